@@ -1,0 +1,192 @@
+"""Charts of effects: df -> alt.Chart. Intervals are computed before they are drawn; nothing global is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from analysis.effects import SERIES, effect, from_other_run, layerwise, pooled
+from analysis.style import (
+    BLUE,
+    DIRECTION_COLOURS,
+    NOUNS,
+    ORANGE,
+    WIDTH,
+    about_pooled,
+    dress,
+    heading,
+    metric_noun,
+    what_where,
+)
+from analysis.summary import CORNERS
+from analysis.table import CUTS
+
+WRITTEN = ("one layer", "one layer, unrelated donor", "whole thought (ceiling)")
+DASHES = ([1, 0], [5, 3], [1, 3])
+ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
+
+
+def layer_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
+    """Pooled effect by layer and direction: of the other run, of an unrelated donor, and of the whole thought."""
+    rows = effect(table[table["metric"] == metric])
+    layers = layerwise(rows)
+    layers = layers[from_other_run(layers) | (layers["source"] == "unrelated")]
+    if layers.empty:
+        raise ValueError(f"the table has no rows of one layer's residual with metric {metric!r}; sweep them too")
+    top = rows[(rows["site"] == "thought") & from_other_run(rows)]
+    curve, flat = pooled(layers, [*SERIES, "layer"]), pooled(top, list(SERIES))
+    spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
+    written = curve["source"].eq("unrelated").map({True: WRITTEN[1], False: WRITTEN[0]})
+    return pd.concat([curve.assign(written=written), spread.assign(written=WRITTEN[2])], ignore_index=True)
+
+
+def layer_curve(effects: pd.DataFrame) -> alt.LayerChart:
+    """Effect by layer in both directions, from `layer_effects`, between the unrelated donor's curve and the ceiling."""
+    x = layer_axis(effects["layer"])
+    colour = alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
+    base = alt.Chart(effects).encode(x=x, color=colour)
+    dash = alt.StrokeDash(
+        "written:N", title=None, scale=alt.Scale(domain=list(WRITTEN), range=list(DASHES)), legend=below(1)
+    )
+    y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
+    band = base.transform_filter(alt.datum.written == WRITTEN[0]).mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
+    faint = (
+        base.transform_filter(alt.datum.written == WRITTEN[1]).mark_area(opacity=0.08).encode(y="low:Q", y2="high:Q")
+    )
+    lines = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, tooltip=tips("direction", "written", "layer"))
+    points = (
+        base.transform_filter(alt.datum.written != WRITTEN[2]).mark_point(filled=True, size=28, opacity=1).encode(y=y)
+    )
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
+    return dress(
+        (zero + faint + band + lines + points).properties(width=WIDTH, height=230),
+        heading(
+            "Effect of one layer's residual stream, at all latent steps",
+            f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters",
+            about_pooled(effects),
+        ),
+    )
+
+
+def heatmap(sites: pd.DataFrame) -> Any:
+    """Effect by layer × step, from `by_site`: one panel per direction and kind of site, colours centred on 0."""
+    places = sites[~sites["site"].isin(CUTS)]
+    if places.empty:
+        raise ValueError(
+            "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
+        )
+    places = places.assign(
+        layers=_span(places, "layer"),
+        steps=_span(places, "step"),
+        written=places["source"].where(~from_other_run(places), "other run"),
+    )
+    reach = float(places["effect"].abs().max()) or 1.0
+    colour = alt.Color(
+        "effect:Q", title="effect", scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
+    )
+    panels = []
+    for (direction, kind, written), panel in places.groupby(["direction", "site", "written"], sort=False):
+        layers, steps = (_in_order(panel, name) for name in ("layer", "step"))
+        text = alt.condition(abs(alt.datum.effect) > 0.6 * reach, alt.value("white"), alt.value("#222"))
+        base = alt.Chart(panel).encode(
+            x=alt.X("steps:O", sort=steps, title="latent step", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("layers:O", sort=layers[::-1], title="layer"),
+        )
+        cells = base.mark_rect().encode(color=colour, tooltip=tips("layers", "steps"))
+        marks = cells + base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=text)
+        size = {"width": max(44 * len(steps), 60), "height": 22 * len(layers)}
+        panels.append(marks.properties(**size, title=f"{NOUNS[str(kind)]}, {direction}, {written}"))
+    chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels)
+    directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
+    ceilings = sites[sites["site"] == "thought"]
+    top = "; ".join(f"{row.direction} {row.effect:.2f}" for row in ceilings.itertuples())
+    return dress(
+        chart,
+        heading(
+            f"Effect by layer and step: {directions}",
+            f"On {metric_noun(sites['metric'].iloc[0])}, pooled (0 host, 1 donor)"
+            + (f"; whole thought: {top}" if top else ""),
+            about_pooled(places),
+        ),
+    )
+
+
+def corner_bars(corners: pd.DataFrame) -> alt.Chart:
+    """What is answered in each corner, from `corners`; a `model` column puts several models side by side."""
+    if corners[["answer_clean", "answer_corrupted"]].isna().all(axis=None):
+        raise ValueError("the corners have no answers; sweep the metrics answer_is_clean and answer_is_corrupted too")
+    models = corners if "model" in corners else corners.assign(model="")
+    names = {corner: [f"{question} question,", f"{thought} thought"] for corner, (question, thought) in CORNERS.items()}
+    order = [" ".join(names[corner]) for corner in CORNERS]
+    long = models.assign(corner=models["corner"].map(lambda corner: " ".join(names[corner]))).melt(
+        ["model", "corner", "n"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
+    )
+    long["answer"] = long["answer"].str.removeprefix("answer_")
+    long["from"] = long.groupby(["model", "corner"])["share"].cumsum() - long["share"]
+    long = long.assign(to=long["from"] + long["share"], middle=long["from"] + long["share"] / 2)
+    long["label"] = long["share"].map(lambda share: f"{share:.0%}" if share >= 0.1 else "")
+    count = models["model"].nunique()
+    base = alt.Chart(long).encode(y=alt.Y("corner:N", sort=order, title=None))
+    bars = base.mark_bar().encode(
+        x=alt.X(
+            "from:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1])
+        ),
+        x2="to:Q",
+        color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
+        tooltip=["model", "corner", "answer", alt.Tooltip("share:Q", format=".1%"), "n"],
+    )
+    text = base.mark_text(fontSize=10).encode(
+        x="middle:Q",
+        text="label:N",
+        color=alt.condition(alt.datum.answer == "other", alt.value("#222"), alt.value("white")),
+    )
+    size = {"width": 200 if count == 1 else 150, "height": 24 * long["corner"].nunique()}
+    chart: Any = (bars + text).properties(**size)
+    if count > 1 or "model" in corners:
+        header = alt.Header(title=None, labelFontWeight="bold", labelFontSize=12)
+        chart = chart.facet(column=alt.Column("model:N", header=header, sort=list(models["model"].unique())))
+    title = "Four corners: the answer that a question gives with another question's thought"
+    return dress(chart, heading(title, about_pooled(corners), width=WIDTH + 20))
+
+
+def layer_axis(layers: pd.Series, most: int = 20) -> alt.X:
+    """Layers from left to right, each at a whole number, of which at most so many are written."""
+    last = int(layers.max())
+    ticks = list(range(0, last + 1, -(-(last + 1) // most)))
+    return alt.X(
+        "layer:Q",
+        title="layer",
+        axis=alt.Axis(values=ticks, format="d", grid=False),
+        scale=alt.Scale(domain=[0, last], nice=False, padding=6),
+    )
+
+
+def scale_of(colours: dict[str, str]) -> alt.Scale:
+    """Each name in its own colour."""
+    return alt.Scale(domain=list(colours), range=list(colours.values()))
+
+
+def tips(*names: str) -> list[Any]:
+    """A tooltip: what a mark stands for, then its pooled effect and interval."""
+    return [*names, *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("effect", "low", "high")), "n:Q"]
+
+
+def below(columns: int, title_orient: Any = "top") -> alt.Legend:
+    """A legend under its chart, so that the chart keeps its width."""
+    return alt.Legend(
+        orient="bottom", columns=columns, titleOrient=title_orient, symbolStrokeWidth=2, symbolSize=90, symbolOpacity=1
+    )
+
+
+def _span(sites: pd.DataFrame, what: str) -> list[str]:
+    """A window's label: `3`, `0–3`, or `all`."""
+    spans = zip(sites[what], sites[f"{what}_last"], strict=True)
+    return ["all" if pd.isna(a) else str(a) if a == b or pd.isna(b) else f"{a}–{b}" for a, b in spans]
+
+
+def _in_order(sites: pd.DataFrame, what: str) -> list[str]:
+    """The labels of windows by where they start and end, `all` last."""
+    ordered = sites.sort_values([what, f"{what}_last"], na_position="last")
+    return list(dict.fromkeys(ordered[f"{what}s"]))

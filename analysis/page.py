@@ -1,0 +1,144 @@
+"""What the report says, from the verdict down to the definitions: each section is a function of the run's data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.markup import facts, figure, figure_row, html_table, paragraph, section, title_line
+from analysis.style import place_name
+from analysis.summary import critical, decomposition, verdict
+
+DEFINITIONS = {
+    "effect": "(patched − host) / (donor − host): 0 leaves the run that is written into as it was, 1 makes it the pair's other "
+    "run. Pooled: sum of numerators over sum of denominators; intervals are 95% percentiles over resampled clusters.",
+    "specific effect": "effect of the pair's other run less the effect of an unrelated question's run, paired. Any write that "
+    "destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
+    "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
+    "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites (family-wise 5%), "
+    "its lower bound above 5% of the ceiling, and a ceiling of at least 0.5.",
+    "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token where "
+    "the two answers differ.",
+    "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. A disturbance, not a "
+    "recovery; the original experiment's metric.",
+    "kl_to_clean": "KL(clean || patched) in nats: 0 where the clean run's distribution is restored.",
+    "rms_logit_difference": "root mean square over the vocabulary of the logits' difference to the corrupted run.",
+    "prediction_change": "1 where the likeliest token is not that of the run written into, else 0.",
+    "answer": "the last number of the greedily decoded answer; answer_is_clean and answer_is_corrupted compare it with the "
+    "pair's keys, every other answer is “other”.",
+}
+WORDS = {True: "passed", False: "failed", None: "noted"}
+
+
+def sections(
+    name: str, manifest: Mapping[str, Any], table: pd.DataFrame, checks: list, unshown: Mapping[str, str]
+) -> list[str]:
+    """The body of the page. `unshown` gives, for each figure that could not be drawn, the reason."""
+
+    def shown(*names: str) -> str:
+        return figure_row(*(paragraph(unshown[n], "quiet") if n in unshown else figure(n) for n in names))
+
+    data, model = manifest.get("data") or {}, manifest.get("model") or {}
+    about = [
+        manifest.get("created"),
+        f"checkpoint {model.get('checkpoint', 'unknown')}",
+        f"protocol {manifest.get('protocol', 'unknown')}",
+        f"{data.get('used', table['pair_id'].nunique())} of {data.get('read', 'unknown')} pairs used",
+    ]
+    return [
+        title_line(name, "; ".join(str(part) for part in about if part)),
+        section("Verdict", paragraph(verdict(table).sentence, "verdict"), shown("corners"), routes_table(table)),
+        section("Checks", checks_table(checks)),
+        section("How far one layer moves the answer", shown("layer_curve", "critical_layers"), ranking(table)),
+        section("The original experiment's figures", shown("kl_by_layer", "layer_similarity", "all_pairs_by_layer")),
+        section("Pairs left out", *excluded(data)),
+        section("Methods", *methods(manifest, table)),
+        section("Definitions", html_table(("", ""), DEFINITIONS.items())),
+    ]
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Invariants first, then findings, each with whether it passed and its sentence."""
+    ordered = sorted(checks, key=lambda check: check.get("grade") != "invariant")
+    words = [WORDS[check.get("passed")] for check in ordered]
+    rows = [
+        (check.get("grade", ""), str(check.get("name", "")).replace("_", " "), word, check.get("sentence", ""))
+        for check, word in zip(ordered, words, strict=True)
+    ]
+    return html_table(("grade", "check", "result", "what was found"), rows, words)
+
+
+def routes_table(table: pd.DataFrame) -> str:
+    """How much of the difference between the two runs goes through the thought, and how much past it."""
+    try:
+        parts = decomposition(table)
+    except ValueError as error:
+        return paragraph(f"Not shown: {error}.", "quiet")
+    rows = [
+        (row.part, row.contrast, f"{row.effect:.2f}", f"{row.low:.2f} to {row.high:.2f}") for row in parts.itertuples()
+    ]
+    return html_table(("route", "corners (question, thought)", "share of cc − xx", "95% interval"), rows)
+
+
+def ranking(table: pd.DataFrame, top: int = 5) -> str:
+    """The largest specific effects, each with the uncertainty of its size and of its rank."""
+    try:
+        sites = critical(table)
+    except ValueError:  # the figure beside it says why
+        return ""
+    rows = [
+        (
+            place_name(row, with_kind=True),
+            f"{row['effect']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['rank_low']} to {row['rank_high']} of {len(sites)}",
+            f"{row['p_fwer']:.2g}",
+            "critical" if row["critical"] else "not critical",
+        )
+        for row in sites.head(top).to_dict("records")
+    ]
+    return html_table(("site", "specific effect", "95% interval", "rank, 95%", "p, family-wise", ""), rows)
+
+
+def excluded(data: Mapping[str, Any]) -> list[str]:
+    """How many pairs were left out and why, each by name."""
+    left_out = data.get("excluded") or []
+    lines = [paragraph(f"{len(left_out)} pairs were left out." if left_out else "No pair was left out.")]
+    if left_out:
+        # A reason begins with its own pair; without that, equal reasons count together.
+        plain = [(str(e["pair_id"]), str(e["reason"]).removeprefix(f"pair {e['pair_id']}: ")) for e in left_out]
+        counts = Counter(reason for _, reason in plain)
+        rows = [
+            (count, reason, ", ".join(pair for pair, why in plain if why == reason))
+            for reason, count in counts.most_common()
+        ]
+        lines.append(html_table(("pairs", "reason", "which"), rows))
+    if lone := data.get("without_unrelated_donor"):
+        lines.append(
+            paragraph(
+                f"No unrelated donor of equal token count: pairs {', '.join(map(str, lone))}; specific effects leave them out."
+            )
+        )
+    return lines
+
+
+def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
+    """What was done, in words and then in the manifest's own values."""
+    model, data = manifest.get("model") or {}, manifest.get("data") or {}
+    size = f"{model.get('n_layers', 'unknown')} layers, {model.get('n_latents', 'unknown')} latent steps"
+    text = (
+        f"Model {model.get('checkpoint', 'unknown')} ({size}), protocol {manifest.get('protocol', 'unknown')}. "
+        f"{table['pair_id'].nunique()} pairs in {table['cluster_id'].nunique()} clusters, "
+        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes the residual stream of one layer "
+        "at all latent steps, or the whole thought, of the pair's other run, of an unrelated question of equal length, or of "
+        "the run itself, into the corrupted run (denoising) or the clean run (noising). Logit metrics are read at the first "
+        "answer token where the two answers differ; answers are decoded greedily with nothing forced."
+    )
+    listed = {
+        **manifest,
+        "data": {key: value for key, value in data.items() if key not in ("excluded", "without_unrelated_donor")},
+    }
+    return [paragraph(text), facts(listed)]

@@ -1,0 +1,118 @@
+"""A run folder to its figures, the original experiment's files, and one offline page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import vl_convert
+
+from analysis.charts import corner_bars, layer_curve, layer_effects
+from analysis.legacy import write_json, write_legacy
+from analysis.markup import figure, page
+from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
+from analysis.page import sections
+from analysis.pair_charts import pair_specs
+from analysis.summary import corners, critical
+from analysis.table import read_table, write_whole
+
+# Each figure of the page, and how it is drawn from the table of cells.
+AGGREGATES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "corners": lambda table: corner_bars(corners(table)),
+    "layer_curve": lambda table: layer_curve(layer_effects(table)),
+    "critical_layers": lambda table: critical_layers(critical(table)),
+    "kl_by_layer": kl_by_layer,
+    "all_pairs_by_layer": pairs_by_layer,
+    "layer_similarity": layer_similarity,
+}
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+def write_report(run: Path | str, figures: bool = True, progress: Progress | None = None) -> Path:
+    """Write a run's report and return the page's path; `figures=False` leaves out the charts' own files.
+
+    `progress` wraps the loop over pairs' figures, as tqdm does. What the table cannot show, the page says in its place.
+    """
+    run = Path(run)
+    manifest = _read(run / "manifest.json", dict)
+    if manifest.get("finished") is False:
+        raise ValueError(f"{run}: this run was cut short before its results were written; run it again")
+    table = read_table(run / "cells.parquet")
+    if table.empty:
+        raise ValueError(f"{run / 'cells.parquet'}: the table has no rows; run the sweep again")
+    checks = _read(run / "checks.json", list)
+    prepared = _read(run / "prepared_pairs.json", list)
+    try:
+        questions = {str(pair["pair_id"]): str(pair["clean"]["question"]) for pair in prepared}
+        write_legacy(run, table, prepared)
+    except (KeyError, TypeError):
+        wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
+        raise ValueError(f"{run / 'prepared_pairs.json'}: an entry is not of the form {wanted}; run it again") from None
+
+    specs: dict[str, Any] = {}
+    unshown: dict[str, str] = {}
+    for name, draw in AGGREGATES.items():
+        try:
+            specs[name] = draw(table).to_dict()
+        except ValueError as error:  # a sweep need not hold what every figure wants
+            unshown[name] = f"Not shown: {error}."
+    bundle = vl_convert.javascript_bundle(None)
+    if figures:
+        save_aggregates(specs, run / "charts" / "aggregate", bundle)
+        save_pairs(table, questions, run / "charts" / "individual", progress)
+    title = f"{manifest.get('name') or run.name}: layer-wise patching of a latent thought"
+    text = page(title, sections(title, manifest, table, checks, unshown), specs, bundle)
+    return write_whole(run / "report.html", text.encode())
+
+
+def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
+    """Each figure as offline HTML, PNG, SVG and Vega-Lite JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, spec in specs.items():
+        write_json(folder / f"{name}.json", spec)
+        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
+
+
+def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, progress: Progress | None = None) -> None:
+    """Each pair's chart as PNG and Vega-Lite JSON, `pair_<id>`, in names that every file system takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    specs = list(pair_specs(table, questions))
+    stems = file_stems([pair_id for pair_id, _ in specs])
+    for pair_id, spec in progress(specs) if progress else specs:
+        write_json(folder / f"{stems[pair_id]}.json", spec)
+        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+
+
+def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
+    """A file name without ending for each pair: letters, digits, `_`, `-` and `.`, no two alike in any case."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for pair_id in pair_ids:
+        plain = "pair_" + re.sub(r"[^A-Za-z0-9._-]+", "_", pair_id)[:80]
+        stem, count = plain, 1
+        while stem.lower() in taken:
+            count += 1
+            stem = f"{plain}_{count}"
+        taken.add(stem.lower())
+        stems[pair_id] = stem
+    return stems
+
+
+def _read(path: Path, kind: type) -> Any:
+    """A JSON file of the run folder."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; wanted the folder of a finished run") from None
+    except ValueError:
+        raise ValueError(f"{path}: is not whole JSON; run it again to write it") from None
+    if type(value) is not kind:
+        found = type(value).__name__
+        raise ValueError(f"{path}: holds a JSON {found}, wanted a {kind.__name__}; run it again to write it")
+    return value

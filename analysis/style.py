@@ -1,0 +1,95 @@
+"""The look that all charts share: colours, sizes, and titles that say what was patched where, on how many pairs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
+DIRECTION_COLOURS = {"denoising": BLUE, "noising": ORANGE}
+WIDTH = 330  # pixels: readable when printed 8 cm wide
+NOUNS = {
+    "resid": "residual stream",
+    "attn": "attention output",
+    "mlp": "MLP output",
+    "head": "one head's output",
+    "kv": "cache entry",
+    "latent": "fed latent",
+    "thought": "whole thought",
+    "question": "question's cache",
+    "bot": "BoT's cache",
+}
+METRIC_NOUNS = {
+    # Two bars, since the fonts at hand lack the sign for parallel.
+    "kl_from_corrupted": "KL(patched || corrupted)",
+    "kl_to_clean": "KL(clean || patched)",
+}
+
+
+def heading(title: str, *lines: str, width: int = WIDTH) -> alt.TitleParams:
+    """A title and grey lines below it, wrapped to a chart's width."""
+    columns = max(width // 6, 40)
+    return alt.TitleParams(
+        text=textwrap.wrap(title, int(columns * 0.92)),
+        subtitle=[part for line in lines for part in textwrap.wrap(line, columns)],
+        anchor="start",
+        frame="bounds",
+        fontSize=13,
+        subtitleFontSize=11,
+        subtitleColor="#555",
+        subtitlePadding=4,
+        offset=10,
+    )
+
+
+def dress(chart: Any, title: alt.TitleParams) -> Any:
+    """A finished chart: its heading, and the fonts and grid that all charts share. Nothing global is set."""
+    return (
+        chart.properties(title=title)
+        .configure(background="white", padding=8)
+        .configure_view(stroke=None)
+        .configure_axis(labelFontSize=11, titleFontSize=11, titleFontWeight="normal", gridColor="#e6e6e6", labelLimit=0)
+        .configure_legend(labelFontSize=11, titleFontSize=11, titleFontWeight="normal", labelLimit=0, titleLimit=0)
+        .configure_header(labelFontSize=11, titleFontSize=11)
+    )
+
+
+def metric_noun(metric: str) -> str:
+    """A metric's name in words."""
+    return METRIC_NOUNS.get(metric, metric.replace("_", " "))
+
+
+def about(table: pd.DataFrame) -> str:
+    """How many pairs and clusters of which protocol a chart of cells rests on."""
+    protocols = ", ".join(sorted(table["protocol"].unique()))
+    return f"n = {table['pair_id'].nunique()} pairs, {table['cluster_id'].nunique()} clusters; protocol {protocols}"
+
+
+def about_pooled(pooled: pd.DataFrame) -> str:
+    """The same of pooled rows, whose `n` and `clusters` are counts already."""
+    protocols = ", ".join(sorted(pooled["protocol"].unique()))
+    counts = sorted(pooled["n"].unique())
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"n = {n} pairs, {pooled['clusters'].max()} clusters; protocol {protocols}"
+
+
+def what_where(direction: str) -> str:
+    """The direction in words."""
+    return {"denoising": "clean values into the corrupted run", "noising": "corrupted values into the clean run"}[
+        direction
+    ]
+
+
+def place_name(site: Mapping[Any, Any], with_kind: bool) -> str:
+    """A site's short name: `layer 3`, `layers 0–3, step 2`, with its kind in front where there are several."""
+    words = [NOUNS[site["site"]]] if with_kind else []
+    for what in ("layer", "step"):
+        first, last = site[what], site[f"{what}_last"]
+        if not pd.isna(first):
+            words.append(f"{what} {first}" if first == last or pd.isna(last) else f"{what}s {first}–{last}")
+    return ", ".join(words) or "all layers and steps"

@@ -1,0 +1,232 @@
+"""Conclusions: the ceiling, the critical sites, the four corners, and the verdict that they allow.
+
+Y(question, thought) is the logit difference with a run's question and a run's thought: `cc` and `xx` are the two
+unpatched runs, `xc` writes the clean thought into the corrupted run, `cx` the corrupted thought into the clean run;
+`cu` and `xu` write the thought of an unrelated question.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.effects import OTHER_RUN, SERIES, effect, from_other_run, pooled, specific
+from analysis.inference import rank_intervals, step_down
+from analysis.table import CUTS, SITE_KEYS
+
+LOW_CEILING = 0.5  # under it, the thought does not carry the edit
+HARMFUL = 0.5  # share of runs from which an unrelated thought takes their answer
+ALPHA = 0.05  # family-wise
+WORTH = 0.05  # a critical site's lower bound is above this part of the ceiling
+CORNERS = {
+    "cc": ("clean", "clean"),
+    "xc": ("corrupted", "clean"),
+    "cx": ("clean", "corrupted"),
+    "xx": ("corrupted", "corrupted"),
+    "cu": ("clean", "unrelated"),
+    "xu": ("corrupted", "unrelated"),
+}
+
+
+class Estimate(NamedTuple):
+    """A pooled effect, its 95 % interval over clusters, and what it rests on."""
+
+    effect: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.effect:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+class Verdict(NamedTuple):
+    """What the corners say of the thought: a label, a sentence with the numbers, and the numbers."""
+
+    label: str
+    sentence: str
+    denoising: Estimate | None
+    noising: Estimate | None
+    harm: float
+
+
+def ceiling(table: pd.DataFrame, direction: str = "denoising", metric: str = "logit_difference") -> Estimate:
+    """The effect of the whole thought of the pair's other run: what no site of the thought can be expected to exceed."""
+    rows = table[(table["site"] == "thought") & (table["direction"] == direction) & (table["metric"] == metric)]
+    rows = rows[from_other_run(rows)]
+    if rows.empty:
+        wanted = f"site 'thought', source {OTHER_RUN.get(direction)!r}, direction {direction!r}, metric {metric!r}"
+        raise ValueError(f"the table has no rows of {wanted}, so the ceiling is unknown; sweep them too")
+    found = pooled(effect(rows), ["direction"]).iloc[0]
+    effect_, low, high = (float(found[name]) for name in ("effect", "low", "high"))
+    return Estimate(effect_, low, high, n=int(found["n"]), clusters=int(found["clusters"]))
+
+
+def critical(
+    table: pd.DataFrame,
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every site by its specific effect, largest first, with interval, rank interval, and family-wise p (`p_fwer`).
+
+    `critical` where p_fwer ≤ 0.05 over all sites tested, the lower bound is above 5 % of the ceiling, and the ceiling
+    itself is not low.
+    """
+    top = ceiling(table, direction, metric)
+    chosen = table[(table["metric"] == metric) & (table["direction"] == direction) & ~table["site"].isin(CUTS)]
+    if chosen.empty:
+        raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
+    rows = specific(chosen).dropna(subset=["numerator", "denominator"])
+    by = [*SERIES, *SITE_KEYS]
+    sites = pooled(rows, by, seed=seed)
+    # A site's number is its place among the sorted groups: the order of the pooled rows.
+    numbered = rows.assign(place=rows.groupby(by, dropna=False).ngroup())
+    sums = numbered.pivot_table(
+        index="cluster_id", columns="place", values=["numerator", "denominator"], aggfunc="sum", fill_value=0.0
+    )
+    numerators, denominators = (sums[name].to_numpy(float) for name in ("numerator", "denominator"))
+    p = step_down(numerators, draws, seed)
+    rank_low, rank_high = rank_intervals(numerators, denominators, seed)
+    ranked = sites.assign(
+        p_fwer=p,
+        ceiling=top.effect,
+        critical=(p <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= LOW_CEILING),
+        rank_low=rank_low.astype(int),
+        rank_high=rank_high.astype(int),
+    ).sort_values("effect", ascending=False, ignore_index=True)
+    return ranked.assign(rank=ranked.index + 1)
+
+
+def _thoughts(table: pd.DataFrame) -> pd.DataFrame:
+    """Every run of the corners: the patched `thought` rows, and the unpatched runs that they carry as references."""
+    rows = table[(table["site"] == "thought") & table["freeze"].isna() & table["read_step"].isna()]
+    if rows.empty:
+        raise ValueError("the table has no rows of site 'thought', so it has no corners; sweep that site too")
+    host = rows["direction"].map({"denoising": "corrupted", "noising": "clean"})
+    keep = ["protocol", "pair_id", "cluster_id", "metric", "question", "thought", "value"]
+    patched = rows.assign(question=host, thought=rows["source"], value=rows["patched"])[keep]
+    patched = patched[patched["thought"].isin(["clean", "corrupted", "unrelated"])]
+    unpatched = rows.drop_duplicates(["protocol", "pair_id", "metric"])
+    runs = [unpatched.assign(question=run, thought=run, value=unpatched[run])[keep] for run in ("clean", "corrupted")]
+    return pd.concat([patched, *runs], ignore_index=True)
+
+
+def corners(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per corner: mean logit difference with interval, and the shares of clean, corrupted and other answers.
+
+    The two unpatched corners are always there, the others where they were swept.
+    """
+    runs = _thoughts(table)
+    read = ["logit_difference", "answer_is_clean", "answer_is_corrupted"]
+    runs = runs[runs["metric"].isin(read)].assign(numerator=lambda rows: rows["value"], denominator=1.0)
+    place = ["protocol", "question", "thought"]
+    means = pooled(runs, [*place, "metric"])
+    rows = (
+        means.pivot(index=place, columns="metric", values="effect")
+        .reindex(columns=read)
+        .join(means[means["metric"] == read[0]].set_index(place)[["low", "high"]])
+        .join(means.groupby(place)[["n", "clusters"]].max())
+        .rename(columns={"answer_is_clean": "answer_clean", "answer_is_corrupted": "answer_corrupted"})
+        .reset_index()
+    )
+    names = {place: name for name, place in CORNERS.items()}
+    named = rows.assign(
+        corner=[names[place] for place in zip(rows["question"], rows["thought"], strict=True)],
+        answer_other=1 - rows["answer_clean"] - rows["answer_corrupted"],
+    )
+    return named.sort_values("corner", key=lambda corner: corner.map(list(CORNERS).index), ignore_index=True)
+
+
+def decomposition(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
+    """What the thought and the question each contribute, as parts of cc − xx, pooled with intervals.
+
+    Indirect (through the thought): xc − xx and cc − cx. Direct (past it): cx − xx and cc − xc. Interaction:
+    cc − xc − cx + xx, zero where the two routes add up.
+    """
+    runs = _thoughts(table)
+    y = runs[runs["metric"] == metric].pivot_table(
+        index=["pair_id", "cluster_id"], columns=["question", "thought"], values="value"
+    )
+    four = ("cc", "xc", "cx", "xx")
+    if lacking := [name for name in four if CORNERS[name] not in y]:
+        raise ValueError(f"corner {lacking[0]} is missing for metric {metric!r}; sweep 'thought' in both directions")
+    cc, xc, cx, xx = (y[CORNERS[name]] for name in four)
+    parts = {
+        ("indirect", "xc − xx"): xc - xx,
+        ("indirect", "cc − cx"): cc - cx,
+        ("direct", "cx − xx"): cx - xx,
+        ("direct", "cc − xc"): cc - xc,
+        ("interaction", "cc − xc − cx + xx"): cc - xc - cx + xx,
+    }
+    frames = [
+        pd.DataFrame({"part": part, "contrast": contrast, "numerator": values, "denominator": cc - xx}).reset_index()
+        for (part, contrast), values in parts.items()
+    ]
+    order = {contrast: i for i, (_, contrast) in enumerate(parts)}
+    return pooled(pd.concat(frames), ["part", "contrast"]).sort_values(
+        "contrast", key=lambda names: names.map(order), ignore_index=True
+    )
+
+
+def harm(table: pd.DataFrame) -> float:
+    """Share of runs, both directions together, that lose their own answer to an unrelated thought; NaN if not measured.
+
+    Only runs that gave their answer unpatched are counted.
+    """
+    rows = table[(table["site"] == "thought") & (table["source"] == "unrelated")]
+    host = rows["direction"].map({"denoising": "corrupted", "noising": "clean"})
+    rows = rows[rows["metric"] == "answer_is_" + host]
+    unpatched = rows["clean"].where(rows["direction"] == "noising", rows["corrupted"])
+    kept = rows.loc[unpatched == 1, "patched"]
+    return float(1 - kept.mean())
+
+
+def verdict(table: pd.DataFrame) -> Verdict:
+    """Read the corners: unused; necessary, not sufficient; redundant with the question; or the answer passes through.
+
+    A ceiling is low under 0.5; an unrelated thought is harmful where at least half of the runs lose their answer to it.
+    """
+    try:
+        denoising, noising = (ceiling(table, direction) for direction in ("denoising", "noising"))
+    except ValueError as error:
+        return Verdict("undecided", f"Undecided: {error}.", None, None, harm(table))
+    lost = harm(table)
+    rows = table[(table["site"] == "thought") & (table["metric"] == "logit_difference")]
+    gap = (rows["clean"] - rows["corrupted"]).mean()
+    numbers = (
+        f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought moves "
+        f"the clean run {noising} of the way to the corrupted run, and "
+        + (
+            "no unrelated thought was tried"
+            if np.isnan(lost)
+            else f"an unrelated thought takes {lost:.0%} of runs' answers"
+        )
+        + f" (n = {denoising.n} pairs, {denoising.clusters} clusters; 1 is all the way)."
+    )
+    # Where the unpatched runs do not tell the two answers apart, a share of their gap says nothing.
+    label = _label(denoising.effect, noising.effect, lost) if gap > 0 else "undecided"
+    meaning = {
+        "the answer passes through the thought": "The answer passes through the thought",
+        "redundant with the question": "The thought is redundant with the question: it suffices, but is not needed",
+        "necessary, not sufficient": "The thought is necessary but not sufficient: without it the answer is lost, yet it "
+        "does not carry the difference between the two questions",
+        "unused": "The thought is unused: the answer depends neither on which thought it reads nor on having its own",
+        "undecided": "Undecided",
+    }[label]
+    return Verdict(label, f"{meaning}: {numbers}", denoising, noising, lost)
+
+
+def _label(denoising: float, noising: float, lost: float) -> str:
+    if np.isnan(denoising) or np.isnan(noising):
+        return "undecided"
+    if denoising >= LOW_CEILING:
+        return "the answer passes through the thought" if noising >= LOW_CEILING else "redundant with the question"
+    if noising >= LOW_CEILING or lost >= HARMFUL:
+        return "necessary, not sufficient"
+    return "undecided" if np.isnan(lost) else "unused"

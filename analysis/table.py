@@ -1,0 +1,114 @@
+"""The table of cells: one row per patched run × metric. Its columns, and how it is checked, written and read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
+from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
+
+SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", "bot")
+CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
+DIRECTIONS = ("denoising", "noising")
+
+_NUMBER = pa.Column("Int64", pa.Check.ge(0), nullable=True)
+_TEXT = pa.Column("str")
+SCHEMA = pa.DataFrameSchema(
+    {
+        "pair_id": _TEXT,
+        "cluster_id": _TEXT,
+        "protocol": _TEXT,
+        "direction": pa.Column("str", pa.Check.isin(DIRECTIONS)),
+        "source": _TEXT,
+        "source_pair": pa.Column("str", nullable=True),
+        "draw": _NUMBER,
+        "site": pa.Column("str", pa.Check.isin(SITES)),
+        "layer": _NUMBER,
+        "layer_last": _NUMBER,
+        "step": _NUMBER,
+        "step_last": _NUMBER,
+        "head": _NUMBER,
+        "freeze": pa.Column("str", nullable=True),
+        "read_step": _NUMBER,
+        "metric": _TEXT,
+        "patched": pa.Column("float64", nullable=True),
+        "clean": pa.Column("float64", nullable=True),
+        "corrupted": pa.Column("float64", nullable=True),
+    },
+    coerce=True,
+    strict=True,
+)
+COLUMNS = tuple(SCHEMA.columns)
+KEYS = COLUMNS[:-3]
+SITE_KEYS = ("site", "layer", "layer_last", "step", "step_last", "head", "freeze", "read_step")
+
+
+def check_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its columns in order and their dtypes coerced; raise ValueError in one sentence if it cannot be."""
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"the table lacks the column {missing[0]!r}; wanted {', '.join(COLUMNS)}")
+    if unknown := [str(name) for name in table if name not in COLUMNS]:
+        raise ValueError(f"the table has an unknown column {unknown[0]!r}; drop it, or keep it in a table of its own")
+    try:
+        checked = SCHEMA.validate(table[list(COLUMNS)], lazy=True)
+    except SchemaErrors as errors:
+        raise ValueError(_first_failure(errors.failure_cases)) from None
+    repeated = checked.duplicated(subset=list(KEYS))
+    if repeated.any():
+        where = ", ".join(f"{key} {value}" for key, value in checked.loc[repeated, list(KEYS)].iloc[0].dropna().items())
+        raise ValueError(
+            f"the table has {repeated.sum()} rows whose keys occurred before, the first at {where}; keep one each"
+        )
+    return checked
+
+
+def _first_failure(cases: pd.DataFrame) -> str:
+    """One sentence about the first value that the schema refused."""
+    case = cases.iloc[0]
+    wanted = {
+        "not_nullable": "a value in every row",
+        "greater_than_or_equal_to(0)": "0 or above",
+        "isin(['denoising', 'noising'])": " or ".join(DIRECTIONS),
+        f"isin({list(SITES)})": f"one of {', '.join(SITES)}",
+    }.get(str(case["check"]), str(SCHEMA.columns[case["column"]].dtype))
+    return f"the table's column {case['column']!r} holds {case['failure_case']!r}; wanted {wanted}"
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file through a temporary one beside it, so that a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # temporary files are private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_table(table: pd.DataFrame, path: Path | str) -> Path:
+    """Check the table and write it as Parquet, whole or not at all."""
+    return write_whole(Path(path), check_table(table).to_parquet(index=False))
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read and check a table of cells."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; wanted the table of a run (cells.parquet)")
+    try:
+        table = pd.read_parquet(path)
+    except ArrowInvalid:
+        raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from None
+    try:
+        return check_table(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,85 @@
+"""Clean/corrupted pairs of word problems: one number changed, the chain recomputed, both sides answered right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from patching.store import write_json
+from traces.model import load_codi
+from traces.problems import LARGEST, Problem, draw
+from traces.thought import last_number, record
+
+
+def draw_pair(rng: random.Random) -> tuple[Problem, Problem, int]:
+    """A problem, the same with the number at one place changed, and that place (0 = the start value).
+
+    The place is drawn so that every step of the chain is equally often the first to feel the edit.
+    """
+    while True:
+        clean = draw(rng)
+        enters = rng.randrange(len(clean.values))
+        place = rng.choice((0, 1)) if enters == 0 else enters + 1
+        value = rng.choice((2, 3)) if clean.operators[place - 1 : place] == "*" and place else rng.randint(2, LARGEST)
+        corrupted = clean.with_number(place, value)
+        once = clean.numbers.count(clean.numbers[place]) == 1
+        if corrupted.valid and corrupted.answer != clean.answer and once:
+            return clean, corrupted, place
+
+
+def candidates(seed: int, batch: int = 64) -> Iterator[list[tuple[Problem, Problem, int]]]:
+    """Batches of different pairs, forever."""
+    rng, seen = random.Random(seed), set()
+    while True:
+        drawn = []
+        while len(drawn) < batch:
+            pair = draw_pair(rng)
+            if pair[0].question not in seen:
+                seen.add(pair[0].question)
+                drawn.append(pair)
+        yield drawn
+
+
+def make_pairs(checkpoints: list[Path], count: int, seed: int, out: Path) -> None:
+    """Write `count` pairs that every checkpoint answers correctly on both sides, reproducible from the seed."""
+    models = [load_codi(folder) for folder in checkpoints]
+    kept: list[tuple[Problem, Problem, int]] = []
+    tried = 0
+    for drawn in candidates(seed):
+        tried += len(drawn)
+        right = [True] * len(drawn)
+        for model in models:
+            for side in (0, 1):
+                answers = record(model, [pair[side].question for pair in drawn]).answers
+                right = [
+                    r and last_number(said) == pair[side].answer
+                    for r, said, pair in zip(right, answers, drawn, strict=True)
+                ]
+        kept += [pair for pair, good in zip(drawn, right, strict=True) if good]
+        if len(kept) >= count:
+            break
+        if tried >= 100 * count:
+            raise ValueError(
+                f"only {len(kept)} of {tried} pairs are answered correctly on both sides by every checkpoint; "
+                f"wanted {count}, so train longer or name fewer checkpoints"
+            )
+    write_json(out, [record for index, pair in enumerate(kept[:count]) for record in as_records(index, *pair)])
+
+
+def as_records(pair_id: int, clean: Problem, corrupted: Problem, place: int) -> list[dict]:
+    """Two records in the original experiment's schema, with the annotated chain and the edit beside it."""
+    return [
+        {
+            "pair_id": pair_id,
+            "variant": variant,
+            "question": problem.question,
+            "answer": problem.answer,
+            "reasoning_steps": len(problem.values),
+            "chain": list(problem.chain),
+            "cluster_id": clean.template,
+            "edited_number": place,
+            "baseline_correct": True,
+        }
+        for variant, problem in (("clean", clean), ("corrupted", corrupted))
+    ]

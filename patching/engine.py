@@ -1,0 +1,264 @@
+"""The sweep: pairs × directions × sources × sites -> the table. The only loop over pairs.
+
+All cells of a pair run together over one uncopied question, in blocks of bounded size (see `traces.thought`). Cells 0,
+1 and 2 of every block are the unpatched clean, corrupted and unrelated runs: hosts, donors and references at once, so a
+patch is a copy between cells of the same forward, and a cell is compared with unpatched runs of its own block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.table import check_table
+from patching.metrics import ANSWER_METRICS, DEFAULT_METRICS, LOGIT_METRICS, METRICS, Reading, read_all
+from patching.pairs import Pair, format_number
+from patching.sites import Site, layerwise
+from patching.sources import HOSTS, RUNS, Donor, draw_unrelated, other, source_name, unrelated
+from traces.model import CodiModel
+from traces.thought import Rows, answer_ids, encode, last_number, question_ids, run, texts
+
+PROTOCOL = "latent_loop"
+
+
+class Cell(NamedTuple):
+    """One patched run of every pair: what is written where, into which run."""
+
+    direction: str
+    source: Callable[[str], str]
+    site: Site
+
+    @property
+    def host(self) -> str:
+        return HOSTS[self.direction]
+
+    @property
+    def donor(self) -> str:
+        return self.source(self.host)
+
+
+class Prepared(NamedTuple):
+    """A pair under a tokenizer: what both answers share (forced) and the tokens at which they differ."""
+
+    index: int
+    pair: Pair
+    tokens: int
+    forced: tuple[int, ...]
+    clean_token: int
+    corrupted_token: int
+
+
+def grid(
+    sites: Sequence[Site], sources: Sequence[Callable] = (other, unrelated), directions=tuple(HOSTS)
+) -> list[Cell]:
+    """Every direction × source × site."""
+    for direction in directions:
+        if direction not in HOSTS:
+            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
+    return [Cell(direction, source, site) for direction in directions for source in sources for site in sites]
+
+
+def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+    """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
+    ready, excluded = [], []
+    eos, unknown = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
+    for index, pair in enumerate(pairs):
+        clean, corrupted = (question_ids(model, side.question) for side in (pair.clean, pair.corrupted))
+        keys = [[*answer_ids(model, f" {format_number(s.answer)}"), eos] for s in (pair.clean, pair.corrupted)]
+        differ = next((i for i, (a, b) in enumerate(zip(*keys, strict=False)) if a != b), None)
+        if unknown is not None and unknown in (*clean, *corrupted, *keys[0], *keys[1]):
+            excluded.append((pair, f"pair {pair.pair_id}: it has words that this checkpoint's tokenizer does not know"))
+        elif len(clean) != len(corrupted):
+            lengths = f"{len(clean)} and {len(corrupted)}"
+            excluded.append((pair, f"pair {pair.pair_id}: its questions have {lengths} tokens, wanted equal counts"))
+        elif differ is None:
+            answer = format_number(pair.clean.answer)
+            excluded.append(
+                (pair, f"pair {pair.pair_id}: both answers are {answer}, so their logit difference is always 0")
+            )
+        else:
+            forced = tuple(keys[0][:differ])
+            ready.append(Prepared(index, pair, len(clean), forced, keys[0][differ], keys[1][differ]))
+    return ready, excluded
+
+
+def sweep(
+    model: CodiModel,
+    pairs: Sequence[Pair],
+    sites: Sequence[Site] | None = None,
+    sources: Sequence[Callable[[str], str]] = (other, unrelated),
+    directions: Sequence[str] = tuple(HOSTS),
+    metrics: Sequence[Any] = DEFAULT_METRICS,
+    **options: Any,
+) -> pd.DataFrame:
+    """Patch every site from every source in every direction: one row per pair × cell × metric.
+
+    `sites` defaults to the original experiment's, one layer at all steps. `options` are those of `sweep_cells`. Raises
+    ValueError for a pair that is no contrast under the model's tokenizer, all of them named.
+    """
+    ready, excluded = prepare(model, pairs)
+    if excluded:
+        raise ValueError("; ".join(reason for _, reason in excluded))
+    cells = grid(layerwise(model) if sites is None else sites, sources, directions)
+    return sweep_cells(model, ready, cells, metrics=metrics, **options)
+
+
+def sweep_cells(
+    model: CodiModel,
+    ready: Sequence[Prepared],
+    cells: Sequence[Cell],
+    *,
+    metrics: Sequence[Any] = DEFAULT_METRICS,
+    donors: Sequence[Donor | None] | None = None,
+    seed: int = 0,
+    cells_per_forward: int = 64,
+    pairs_per_batch: int = 8,
+    max_new_tokens: int = 12,
+    progress: bool = False,
+    remote: bool | str = False,
+) -> pd.DataFrame:
+    """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows."""
+    if not ready or not cells:
+        raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
+    chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
+    if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRICS]:
+        raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRICS)} or a function")
+    for cell in cells:
+        cell.site.places(model)  # refuses layers and steps that do not exist before anything runs
+    donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
+    frames = []
+    with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
+        for batch, drawn in batches(ready, donors, pairs_per_batch):
+            for start in range(0, len(cells), cells_per_forward):
+                block = cells[start : start + cells_per_forward]
+                frame = run_block(model, batch, drawn, block, chosen, max_new_tokens, remote)
+                frames.append(frame.assign(cell=frame["cell"] + start))
+            bar.update(len(batch))
+    place = {str(p.pair.pair_id): p.index for p in ready} | {name: i for i, name in enumerate(chosen)}
+    table = pd.concat(frames, ignore_index=True)
+    order = table[["pair_id", "metric"]].apply(lambda names: names.map(place)).assign(cell=table["cell"])
+    return check_table(table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True))
+
+
+def batches(ready: Sequence[Prepared], donors: Sequence[Donor | None], size: int) -> Iterator[tuple[list, list]]:
+    """Batches of pairs with equally many forced tokens, questions of like length together (less padding)."""
+    paired = sorted(
+        zip(ready, donors, strict=True), key=lambda item: (len(item[0].forced), item[0].tokens, item[0].index)
+    )
+    while paired:
+        same = [item for item in paired[:size] if len(item[0].forced) == len(paired[0][0].forced)]
+        paired = paired[len(same) :]
+        yield [item[0] for item in same], [item[1] for item in same]
+
+
+def lay_out(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Donor | None], cells: Sequence[Cell]) -> Rows:
+    """Three questions a row, and the cells, unpatched runs first; `thought` is exchanged by whom an answer reads."""
+    questions = [
+        [p.pair.clean.question, p.pair.corrupted.question, donor.question if donor else p.pair.clean.question]
+        for p, donor in zip(batch, donors, strict=True)
+    ]
+    base = list(range(len(RUNS)))
+    reads = base + [RUNS.index(cell.host) for cell in cells]
+    thinks = base + [
+        RUNS.index(cell.donor) if cell.site.kind == "thought" else len(base) + i for i, cell in enumerate(cells)
+    ]
+    return encode(model, questions, reads, thinks)
+
+
+def writer(model: CodiModel, cells: Sequence[Cell]) -> list[Callable[[Any, int, int], None]]:
+    """The edit that copies donors' residuals into the patched cells, block by block; empty where no cell needs it."""
+    plan: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for index, cell in enumerate(cells, start=len(RUNS)):
+        if cell.site.kind == "resid":
+            for place in cell.site.places(model):
+                plan.setdefault(place, []).append((index, RUNS.index(cell.donor)))
+    copies = {place: torch.tensor(sorted(pairs), device=model.device).T for place, pairs in plan.items()}
+
+    def write(block: Any, layer: int, step: int) -> None:
+        if (layer, step) in copies:
+            into, donor = copies[layer, step]
+            block.output[:, into] = block.output[:, donor]
+
+    return [write] if copies else []
+
+
+def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> pd.DataFrame:
+    """One session: the cells of one block on one batch of pairs, measured."""
+    first = len(RUNS)
+    device = model.device
+    hosts = torch.tensor([RUNS.index(cell.host) for cell in cells], device=device)
+    clean_token = torch.tensor([[[p.clean_token]] for p in batch], device=device)
+    corrupted_token = torch.tensor([[[p.corrupted_token]] for p in batch], device=device)
+    on_logits = {n: LOGIT_METRICS.get(n, m) for n, m in metrics.items() if n not in ANSWER_METRICS}
+
+    def measure(logits: Tensor) -> dict[str, Tensor]:
+        clean, corrupted = logits[:, 0:1], logits[:, 1:2]
+        reading = Reading(logits[:, first:], logits[:, hosts], clean, corrupted, clean_token, corrupted_token)
+        return read_all(on_logits, reading)
+
+    decoded = [name for name in metrics if name in ANSWER_METRICS]
+    done = run(
+        model, lay_out(model, batch, donors, cells), torch.tensor([p.forced for p in batch]),
+        edits=writer(model, cells), measure=measure, max_new_tokens=max_new_tokens if decoded else 0, remote=remote,
+    )  # fmt: skip
+    values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
+    if decoded:
+        values |= read_answers(batch, texts(model, done.tokens), decoded)
+    return rows_of(batch, donors, cells, values)
+
+
+def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
+    numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
+    patched = numbers[len(RUNS) :]
+    runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
+    keys = [(p.pair.clean.answer, p.pair.corrupted.answer) for p in batch]
+    return {
+        name: np.array(
+            [[[ANSWER_METRICS[name](v, *keys[i]) for v in r[:, i]] for i in range(len(batch))] for r in runs]
+        )
+        for name in metrics
+    }
+
+
+def rows_of(batch, donors, cells: Sequence[Cell], values: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The block's rows; those of an unrelated source are left out where the pair has no unrelated donor."""
+    about_cells = pd.DataFrame(
+        {
+            "cell": index,
+            "protocol": PROTOCOL,
+            "direction": cell.direction,
+            "source": source_name(cell.source, cell.host),
+            "draw": 0 if cell.donor == "unrelated" else None,
+            "site": cell.site.kind,
+            "layer": cell.site.layer,
+            "layer_last": cell.site.layer if cell.site.layer_last is None else cell.site.layer_last,
+            "step": cell.site.step,
+            "step_last": cell.site.step if cell.site.step_last is None else cell.site.step_last,
+            "head": None,
+            "freeze": None,
+            "read_step": None,
+        }
+        for index, cell in enumerate(cells)
+    )
+    pairs = pd.DataFrame(
+        {
+            "pair_id": str(prepared.pair.pair_id),
+            "cluster_id": prepared.pair.cluster_id,
+            "donor_pair": donor.pair_id if donor else None,
+        }
+        for prepared, donor in zip(batch, donors, strict=True)
+    )
+    metrics = pd.DataFrame({"metric": list(values)})
+    frame = metrics.merge(pairs, how="cross").merge(about_cells, how="cross")
+    patched, clean, corrupted = np.stack(list(values.values()), 1).reshape(3, -1)
+    frame = frame.assign(patched=patched, clean=clean, corrupted=corrupted)
+    drawn = frame["source"] == "unrelated"
+    frame["source_pair"] = frame["donor_pair"].where(drawn, frame["pair_id"])
+    return frame[~drawn | frame["donor_pair"].notna()].drop(columns="donor_pair")

@@ -1,0 +1,96 @@
+"""The layer-wise experiment from a config to a run folder: load, check, sweep, save.
+
+The original experiment (patching each layer's residual at every latent step of CODI's thought, on clean and corrupted
+pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, and an unrelated donor.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from configs.schema import RunConfig
+
+from analysis.table import write_table
+from patching.checks import Check, findings, invariants
+from patching.engine import PROTOCOL, grid, prepare, sweep_cells
+from patching.pairs import load_pairs, split_usable, write_prepared
+from patching.sites import THOUGHT, layerwise
+from patching.sources import draw_unrelated, itself, other, unrelated
+from patching.store import MANIFEST, digest, file_digest, open_run, write_json
+from traces.model import load_codi
+
+PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
+
+
+class InvariantError(RuntimeError):
+    """An identity that holds in every model did not hold, so the numbers would mean nothing."""
+
+
+def run_experiment(
+    config: RunConfig, out: Path, *, force: bool = False, fresh: bool = False, progress: bool = True
+) -> Path:
+    """Run the experiment, return its folder; `force` goes on after a failed invariant, `fresh` replaces another run."""
+    started = time.monotonic()
+    read = load_pairs(config.pairs)
+    usable, excluded = split_usable(read)
+    model = load_codi(config.checkpoint, config.device, config.dtype)
+    ready, more = prepare(model, usable)
+    excluded = [*excluded, *more]
+    if not ready:
+        raise ValueError(
+            f"{config.pairs}: none of its {len(read)} pairs is usable; the first reason is: {excluded[0][1]}"
+        )
+    # Donors come from all usable pairs; --limit limits the pairs that are patched.
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
+    ready, donors = ready[: config.limit], donors[: config.limit]
+
+    settings = config.model_dump(mode="json", exclude={"out", "checkpoint", "pairs"})
+    about, data = model.describe(), file_digest(config.pairs)
+    identity = digest([settings, about["sha256"], data])
+    open_run(out, identity, fresh)
+
+    checks: list[Check] = [*invariants(model, ready, donors), *findings(model, ready, donors)]
+    write_json(out / "checks.json", [check._asdict() for check in checks])
+    failed = [check for check in checks if check.grade == "invariant" and not check.passed]
+    if failed and not force:
+        raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
+
+    cells = [
+        *grid([*layerwise(model), THOUGHT], [other, unrelated], config.directions),
+        *grid([THOUGHT], [itself], config.directions),
+    ]
+    table = sweep_cells(
+        model, ready, cells, donors=donors, metrics=config.metrics, cells_per_forward=config.cells_per_forward,
+        pairs_per_batch=config.pairs_per_batch, max_new_tokens=config.max_new_tokens, progress=progress,
+    )  # fmt: skip
+    write_table(table, out / "cells.parquet")
+    write_prepared([p.pair for p in ready], out / "prepared_pairs.json")
+    write_json(
+        out / MANIFEST,
+        {
+            "name": config.name,
+            "identity": identity,
+            "finished": True,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "protocol": PROTOCOL,
+            "config": {**settings, "checkpoint": config.checkpoint.name, "pairs": config.pairs.name},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "model": about,
+            "data": {
+                "pairs_file": config.pairs.name,
+                "sha256": data,
+                "read": len(read),
+                "used": len(ready),
+                "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in excluded],
+                "without_unrelated_donor": [p.pair.pair_id for p, d in zip(ready, donors, strict=True) if d is None],
+            },
+            "seeds": {"unrelated_donors": config.seed},
+            "cells_per_pair": len(cells),
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
+    return out

@@ -1,0 +1,91 @@
+"""Fixtures: small random CODI checkpoints, written and loaded exactly as real ones are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parents[1]
+
+
+def write_random_checkpoint(folder: Path, layers: int = 3, seed: int = 0, n_latents: int = 6) -> Path:
+    """A CODI checkpoint with random base, LoRA (B not zero) and projection; grouped-query attention."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from traces.checkpoint import Card, projection, write_checkpoint
+    from traces.problems import build_tokenizer
+    from traces.model import FAMILIES
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            initializer_range=0.1,  # loud enough for the logits to depend on everything
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    base.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=list(FAMILIES["llama"].adapted), task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    card = Card(base="base", n_latents=n_latents)
+    write_checkpoint(folder, adapted, projection(32, 48), torch.randn(32), torch.randn(32), card)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("random_codi"))
+
+
+@pytest.fixture(scope="session")
+def model(random_checkpoint):
+    """A random CODI model of three layers."""
+    from traces import load_codi
+
+    return load_codi(random_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def problems():
+    """Word problems of different lengths."""
+    from traces.problems import fresh
+
+    return fresh(seed=5, count=6)
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory) -> Path:
+    """Twelve clean/corrupted pairs, three of each of four templates, as `codi pairs arithmetic` writes them."""
+    import random
+
+    from patching.arithmetic import as_records, draw_pair
+    from patching.store import write_json
+
+    rng, records = random.Random(2), []
+    for pair_id in range(12):
+        records += as_records(pair_id, *draw_pair(rng))
+    path = tmp_path_factory.mktemp("pairs") / "pairs.json"
+    write_json(path, records)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pairs(pairs_file):
+    from patching.pairs import load_pairs
+
+    return load_pairs(pairs_file)

@@ -1,0 +1,30 @@
+"""Questions to thoughts: load a CODI model and run its latent loop under nnsight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from traces.checkpoint import CheckpointError as CheckpointError
+    from traces.model import CodiModel as CodiModel
+    from traces.model import load_codi as load_codi
+    from traces.thought import ask as ask
+    from traces.thought import record as record
+
+_HOME = {
+    "CheckpointError": "checkpoint",
+    "CodiModel": "model",
+    "load_codi": "model",
+    "ask": "thought",
+    "record": "thought",
+}
+__all__ = ["CheckpointError", "CodiModel", "ask", "load_codi", "record"]
+
+
+def __getattr__(name: str):
+    """Import torch and nnsight only when something that needs them is asked for."""
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'traces' has no attribute {name!r}")
+    return getattr(import_module(f"traces.{_HOME[name]}"), name)

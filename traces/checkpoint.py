@@ -1,0 +1,136 @@
+"""A CODI checkpoint folder, written and read strictly.
+
+    <folder>/
+      codi.json               the card: base, latents, answer prefix, special-token rule, dtype, provenance
+      adapter/                a standard PEFT LoRA
+      thought.safetensors     projection (prj.1, prj.3, prj.ln, as upstream names them) and the vectors bot and eot
+
+`base` in the card is a folder relative to the checkpoint's, or a Hugging Face id; several checkpoints over one base
+name the same one. The projection's and the special vectors' sizes are read off the tensors, never configured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CARD, ADAPTER, THOUGHT = "codi.json", "adapter", "thought.safetensors"
+
+
+class CheckpointError(ValueError):
+    """The folder is not a CODI checkpoint that can be loaded exactly."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `codi.json` says: everything about a checkpoint that its tensors do not."""
+
+    base: str
+    n_latents: int
+    answer_prefix: str = "The answer is:"
+    remove_eos: bool = True  # whether BoT follows the question directly, without EOS between
+    dtype: str = "float32"
+    revision: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def projection(d_model: int, prj_dim: int) -> nn.Sequential:
+    """From a step's final hidden state to the next latent: Linear, GELU, Linear, LayerNorm."""
+    return nn.Sequential(
+        nn.Sequential(),  # upstream's dropout: keeps its names, prj.1 and prj.3
+        nn.Linear(d_model, prj_dim),
+        nn.GELU(),
+        nn.Linear(prj_dim, d_model),
+    ).append(nn.LayerNorm(d_model))
+
+
+def _names(module: nn.Sequential) -> dict[str, Tensor]:
+    """The projection's tensors under upstream's names."""
+    return {f"prj.{name.replace('4.', 'ln.')}": tensor for name, tensor in module.state_dict().items()}
+
+
+def write_checkpoint(folder: Path, adapted: nn.Module, project: nn.Sequential, bot: Tensor, eot: Tensor, card: Card):
+    """Write a checkpoint folder from a PEFT model, its projection and its two special vectors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapted.save_pretrained(folder / ADAPTER)  # type: ignore[operator]
+    for extra in ("README.md",):  # PEFT's empty model card
+        (folder / ADAPTER / extra).unlink(missing_ok=True)
+    tensors = {**_names(project), "bot": bot, "eot": eot}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
+    (folder / CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> Card:
+    """Read `codi.json`, refusing a folder without one, unknown keys and missing keys."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a CODI checkpoint folder (with {CARD} in it)")
+    path = folder / CARD
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {CARD} in it, so it is not a CODI checkpoint folder")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, wanted an object")
+    known = set(Card.__dataclass_fields__)
+    if unknown := sorted(set(values) - known):
+        raise CheckpointError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for key, kind in (("base", str), ("n_latents", int)):
+        if not isinstance(values.get(key), kind) or isinstance(values.get(key), bool):
+            raise CheckpointError(f"{path}: {key!r} is {values.get(key)!r}, wanted a {kind.__name__}")
+    if values["n_latents"] < 1:
+        raise CheckpointError(f"{path}: 'n_latents' is {values['n_latents']}, wanted 1 or more")
+    return Card(**values)
+
+
+def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The projection and the vectors BoT and EoT (fp32), every tensor accounted for and of the base's width."""
+    path = folder / THOUGHT
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing, so the checkpoint has no projection and cannot think")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
+    first = tensors.get("prj.1.weight")
+    project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 else 1)
+    wanted = {**_names(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise CheckpointError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
+    if unknown := sorted(set(tensors) - set(wanted)):
+        raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0]}")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            found, want = list(tensors[name].shape), list(tensor.shape)
+            raise CheckpointError(f"{path}: {name} has shape {found}, wanted {want}; it belongs to another base")
+    state = {name.removeprefix("prj.").replace("ln.", "4."): t for name, t in tensors.items() if name[:4] == "prj."}
+    project.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return project.requires_grad_(False), tensors["bot"].float(), tensors["eot"].float()
+
+
+def base_location(folder: Path, card: Card) -> str:
+    """The base as `from_pretrained` takes it: the folder the card points to where there is one, else its Hub id."""
+    inside = (folder / card.base).resolve()
+    if inside.is_dir():
+        return str(inside)
+    if card.base.startswith((".", "/")) or card.base.count("/") > 1 or card.base == "base":
+        raise CheckpointError(f"{folder / CARD}: its base {card.base!r} is not a folder next to it; restore {inside}")
+    return card.base
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a checkpoint's own files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,319 @@
+"""The latent loop under nnsight: one session, one trace per forward.
+
+The question is encoded up to BoT; the final hidden state there, projected, is latent 0; each latent is fed through
+`inputs_embeds` and the final hidden state after it, projected, is the next; then EoT and the answer.
+
+Many *cells* (runs) share one forward. The questions of a pair stand side by side in one row of the batch, and every
+cell is one query position of that row: a 4-D mask lets it see the question that it reads and its own thought, and
+explicit position ids make it believe that it is alone. Nothing is copied per cell, and since a cell sees only what the
+mask shows it, no result depends on what else is in the batch. (Tree attention does the same in speculative decoding.)
+
+A function of yours can run inside every latent step's trace: `edit(block, layer, step)` is called at each block in
+forward order and may read and write there, for instance `block.output[:, cell] = vector`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import nnsight
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from traces.model import CodiModel
+
+Edit = Callable[[Any, int, int], None]
+Measure = Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Questions side by side in rows, and the cells that read them.
+
+    Each question is padded on the left to one width and ends in a placeholder for BoT. `reads[cell]` is the segment
+    (which question of the row) that a cell reads; `thinks[cell]` is the cell whose thought its answer reads: itself,
+    unless the whole thought is exchanged.
+    """
+
+    ids: Int[Tensor, "row segment token"]
+    valid: Bool[Tensor, "row segment token"]
+    reads: Int[Tensor, " cell"]
+    thinks: Int[Tensor, " cell"]
+
+    @property
+    def bot_position(self) -> Int[Tensor, "row segment"]:
+        """The position of BoT, counted without padding."""
+        return self.valid.sum(-1) - 1
+
+    @property
+    def bot_column(self) -> Int[Tensor, " segment"]:
+        """Where BoT stands in the flattened row."""
+        segments, width = self.ids.shape[1:]
+        return torch.arange(1, segments + 1, device=self.ids.device) * width - 1
+
+    @property
+    def positions(self) -> Int[Tensor, "row token"]:
+        return (self.valid.cumsum(-1) - 1).clamp(min=0).flatten(1)
+
+    def question_mask(self) -> Bool[Tensor, "row 1 query key"]:
+        """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""
+        segments, width = self.ids.shape[1:]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
+        allowed = torch.block_diag(*[causal] * segments) & self.valid.flatten(1)[:, None]
+        return (allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device))[:, None]
+
+    def question_seen(self) -> Bool[Tensor, "row cell key"]:
+        """What each cell sees of the row's questions: all of the one it reads."""
+        chosen = torch.nn.functional.one_hot(self.reads, self.ids.shape[1]).bool()  # [cell, segment]
+        return (self.valid[:, None] & chosen[None, :, :, None]).flatten(2)
+
+
+class Forced(NamedTuple):
+    """The teacher-forced phase: logits at EoT and at the read position (after the last forced token)."""
+
+    at_eot: Float[Tensor, "row cell vocab"]
+    at_read: Float[Tensor, "row cell vocab"]
+
+
+class Thought(NamedTuple):
+    """A recorded thought."""
+
+    resid: Float[Tensor, "pair layer step d_model"]
+    latents: Float[Tensor, "pair step d_model"]
+    logits: Float[Tensor, "pair vocab"]
+    answers: list[str]
+
+
+class Asked(NamedTuple):
+    """The answer to one question, and the tokens nearest to what each latent step computed."""
+
+    answer_text: str
+    answer: float
+    steps: list[list[str]]
+
+
+def clean_text(text: str) -> str:
+    """Text as upstream's evaluation feeds it: stripped, double spaces collapsed."""
+    return text.strip().replace("  ", " ")
+
+
+def question_ids(model: CodiModel, question: str) -> list[int]:
+    """Token ids of a question with the tokenizer's own special tokens, and EOS where the checkpoint wants it."""
+    ids = model.tokenizer(clean_text(question))["input_ids"]
+    return ids if model.card.remove_eos else [*ids, model.tokenizer.eos_token_id]
+
+
+def answer_ids(model: CodiModel, text: str = "") -> list[int]:
+    """Token ids of the answer prefix with `text` after it, no special tokens."""
+    return model.tokenizer(f"{model.card.answer_prefix}{text}", add_special_tokens=False)["input_ids"]
+
+
+def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int] = (0,),
+           thinks: Sequence[int] | None = None) -> Rows:  # fmt: skip
+    """Tokenise `rows[row][segment]`, pad on the left and put a placeholder for BoT last."""
+    ids = [[[*question_ids(model, question), 0] for question in row] for row in rows]
+    width = max(len(question) for row in ids for question in row)
+    padded = [[[0] * (width - len(q)) + q for q in row] for row in ids]
+    lengths = torch.tensor([[len(q) for q in row] for row in ids])
+    valid = torch.arange(width) >= width - lengths[..., None]
+    thinks = range(len(reads)) if thinks is None else thinks
+    tensors = (torch.tensor(padded), valid, torch.tensor(list(reads)), torch.tensor(list(thinks)))
+    return Rows(*(tensor.to(model.device) for tensor in tensors))
+
+
+@dataclass
+class State:
+    """What passes from trace to trace: the cache, what each cell sees of it, and the latent to feed next."""
+
+    cache: Any
+    seen: Bool[Tensor, "row cell key"]
+    position: Int[Tensor, "row cell"]
+    latent: Float[Tensor, "row cell d_model"]
+
+
+def read_question(model: CodiModel, rows: Rows) -> State:
+    """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
+    column, reads, bot, project = rows.bot_column, rows.reads, model.bot, model.project
+    mask, seen, position = rows.question_mask(), rows.question_seen(), rows.bot_position[:, reads] + 1
+    with model.lm.trace(
+        input_ids=rows.ids.flatten(1), attention_mask=mask, position_ids=rows.positions, use_cache=True,
+        logits_to_keep=1,
+    ):  # fmt: skip
+        model.embedding.output[:, column] = bot
+        latent = project(model.norm.output[:, column])[:, reads]
+        cache = model.lm.output.past_key_values
+    return State(cache, seen, position, latent)
+
+
+def latent_step(model: CodiModel, state: State, step: int, edits: Sequence[Edit]) -> State:
+    """Trace one latent step of every cell, with the edits inside, block by block."""
+    rows, cells = state.position.shape
+    own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
+    seen, project = torch.cat([state.seen, own], -1), model.project
+    with model.lm.trace(
+        inputs_embeds=state.latent, attention_mask=seen[:, None], position_ids=state.position,
+        past_key_values=state.cache, use_cache=True, logits_to_keep=1,
+    ):  # fmt: skip
+        for layer, block in enumerate(model.blocks if edits else ()):
+            for edit in edits:
+                edit(block, layer, step)
+        latent = project(model.norm.output)
+    return State(state.cache, seen, state.position + 1, latent)
+
+
+def exchange_thoughts(rows: Rows, state: State) -> State:
+    """From here on, each cell sees the thought of the cell that `rows.thinks` names: a mask edit, no cache surgery."""
+    questions = rows.ids.shape[1] * rows.ids.shape[2]
+    seen = torch.cat([state.seen[..., :questions], state.seen[:, rows.thinks, questions:]], -1)
+    return State(state.cache, seen, state.position, state.latent)
+
+
+def force_answer(
+    model: CodiModel, state: State, forced: Int[Tensor, "row token"], measure: Measure | None = None
+) -> tuple[State, Forced, dict[str, Tensor]]:
+    """Trace EoT and the teacher-forced tokens of every cell.
+
+    `measure` is called inside the trace with the logits at the read position and what it returns is saved. The state
+    that comes back sees EoT but none of the forced tokens: greedy decoding goes on from there.
+    """
+    rows, cells = state.position.shape
+    length, device, eot = forced.shape[1] + 1, model.device, model.eot
+    past = state.seen.repeat_interleave(length, 1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    own = torch.block_diag(*[causal] * cells).expand(rows, -1, -1)
+    ids = torch.cat([torch.zeros_like(forced[:, :1]), forced], 1).repeat(1, cells)
+    position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
+    at_eot = torch.arange(cells, device=device) * length
+    keep = torch.cat([at_eot, at_eot + length - 1])
+    measured: dict[str, Tensor] = {}
+    with model.lm.trace(
+        input_ids=ids, attention_mask=torch.cat([past, own], -1)[:, None], position_ids=position,
+        past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
+    ):  # fmt: skip
+        model.embedding.output[:, at_eot] = eot
+        logits = model.lm.lm_head.output.float()
+        first, last = logits[:, :cells].clone().save(), logits[:, cells:].clone().save()
+        if measure is not None:
+            for name, value in measure(logits[:, cells:]).items():
+                measured[name] = value.save()
+    only_eot = torch.block_diag(*[causal[:1]] * cells).expand(rows, -1, -1)
+    after = State(state.cache, torch.cat([state.seen, only_eot], -1), state.position + 1, state.latent)
+    return after, Forced(first, last), measured
+
+
+def decode_greedily(
+    model: CodiModel, state: State, at_eot: Float[Tensor, "row cell vocab"], max_new_tokens: int
+) -> Int[Tensor, "row cell token"]:
+    """Feed back the likeliest token, one trace per token, until every cell has said EOS or the limit is reached."""
+    rows, cells = state.position.shape
+    own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
+    token, seen, said = at_eot.argmax(-1), state.seen, []
+    done = torch.zeros_like(token, dtype=torch.bool)
+    for index in range(max_new_tokens):
+        said.append(token)
+        done = done | (token == model.tokenizer.eos_token_id)
+        if index == max_new_tokens - 1 or bool(done.all()):
+            break
+        seen = torch.cat([seen, own], -1)
+        with model.lm.trace(
+            input_ids=token, attention_mask=seen[:, None], position_ids=state.position + index,
+            past_key_values=state.cache, use_cache=True,
+        ):  # fmt: skip
+            token = model.lm.lm_head.output.argmax(-1)
+    return torch.stack(said, -1)
+
+
+class Run(NamedTuple):
+    """What one session brings back: logits, measured numbers, and greedy tokens (`None` where not asked for)."""
+
+    forced: Forced
+    measured: dict[str, Tensor]
+    tokens: Int[Tensor, "row cell token"] | None
+
+
+@torch.no_grad()
+def run(
+    model: CodiModel,
+    rows: Rows,
+    forced: Int[Tensor, "row token"],
+    *,
+    edits: Sequence[Edit] = (),
+    measure: Measure | None = None,
+    max_new_tokens: int = 0,
+    n_latents: int | None = None,
+    remote: bool | str = False,
+) -> Run:
+    """Read the questions, think, answer: every cell of every row in one session. `n_latents` stops early or goes on."""
+    steps = model.n_latents if n_latents is None else n_latents
+    forced = forced.to(model.device)
+    with model.lm.session(remote=remote):
+        state = read_question(model, rows)
+        for step in range(steps):
+            state = latent_step(model, state, step, edits)
+        state = exchange_thoughts(rows, state)
+        state, answer, measured = force_answer(model, state, forced, measure)
+        tokens = decode_greedily(model, state, answer.at_eot, max_new_tokens) if max_new_tokens else None
+        result = nnsight.save(Run(answer, measured, tokens))
+    return result
+
+
+def record(
+    model: CodiModel, questions: Sequence[str], *, edits: Sequence[Edit] = (), max_new_tokens: int = 12,
+    remote: bool | str = False,
+) -> Thought:  # fmt: skip
+    """Run each question once, under the user's edits if any, and keep its thought.
+
+    There is one cell per row, so an edit writes `block.output[:, 0]`, `[pair, d_model]`. `logits` are those after the
+    answer prefix, `answers` the greedy texts.
+    """
+    rows = encode(model, [[question] for question in questions])
+    resid: list[Tensor] = []
+    latents: list[Tensor] = []
+
+    def keep_latent(block: Any, layer: int, step: int) -> None:
+        if layer == 0:
+            latents.append(block.input[:, 0].clone().save())
+
+    def keep_resid(block: Any, layer: int, step: int) -> None:
+        resid.append(block.output[:, 0].clone().save())
+
+    prefix = torch.tensor([answer_ids(model)] * len(questions))
+    order = (keep_latent, *edits, keep_resid)
+    done = run(model, rows, prefix, edits=order, max_new_tokens=max_new_tokens, remote=remote)
+    by_step = torch.stack(resid, 1).unflatten(1, (model.n_latents, model.n_layers))
+    answers = texts(model, done.tokens)[0] if done.tokens is not None else []
+    return Thought(by_step.transpose(1, 2), torch.stack(latents, 1), done.forced.at_read[:, 0], answers)
+
+
+def texts(model: CodiModel, tokens: Int[Tensor, "row cell token"]) -> list[list[str]]:
+    """Decoded text of each cell of each row, up to EOS: `texts[cell][row]`."""
+    eos = model.tokenizer.eos_token_id
+    cut = [[said[: said.index(eos)] if eos in said else said for said in cells] for cells in tokens.tolist()]
+    decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in cut]
+    return [list(column) for column in zip(*decoded, strict=True)]
+
+
+def last_number(text: str) -> float:
+    """The answer as upstream reads it: the last number of the text, NaN where there is none."""
+    numbers = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
+    return float(numbers[-1]) if numbers else float("nan")
+
+
+@torch.no_grad()
+def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
+    """Answer one question and read each step's final hidden state through the LM head."""
+    ids = question_ids(model, question)
+    unknown = model.tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        words = [w for w in model.tokenizer.tokenize(clean_text(question)) if w == model.tokenizer.unk_token]
+        known = "use the words and the numbers that its tokenizer knows"
+        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {known}")
+    thought = record(model, [question])
+    final = model.norm._module(thought.resid[0, -1])
+    nearest = model.lm.lm_head._module(final).topk(top).indices
+    steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in nearest.tolist()]
+    return Asked(thought.answers[0], last_number(thought.answers[0]), steps)
