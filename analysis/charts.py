@@ -24,7 +24,7 @@ from analysis.summary import CORNERS
 from analysis.table import CUTS
 
 WRITTEN = ("one layer", "one layer, unrelated donor", "whole thought (ceiling)")
-DASHES = ([1, 0], [5, 3], [1, 3])
+DASHES = ([1, 0], [4, 2], [1, 2])
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
@@ -100,15 +100,18 @@ def heatmap(sites: pd.DataFrame) -> Any:
         panels.append(marks.properties(**size, title=f"{NOUNS[str(kind)]}, {direction}, {written}"))
     chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels)
     directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
+    kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())
     ceilings = sites[sites["site"] == "thought"]
     top = "; ".join(f"{row.direction} {row.effect:.2f}" for row in ceilings.itertuples())
     return dress(
         chart,
         heading(
-            f"Effect by layer and step: {directions}",
+            f"Effect of the {kinds}, by layer and step",
+            f"Written: {directions}",
             f"On {metric_noun(sites['metric'].iloc[0])}, pooled (0 host, 1 donor)"
             + (f"; whole thought: {top}" if top else ""),
             about_pooled(places),
+            width=WIDTH * len(panels),
         ),
     )
 

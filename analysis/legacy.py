@@ -23,15 +23,12 @@ METRICS = {  # the table's metric: the original file's key
 def patching_results(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`patching_results.json`: an object per pair, its questions and answers, and three metrics of each layer."""
     pairs = {str(pair["pair_id"]): pair for pair in prepared}
-    wide = (
-        _cells(table)
-        .pivot(index=["pair_id", "layer"], columns="metric", values="patched")
-        .reindex(columns=list(METRICS))
-    )
+    cells = _cells(table).pivot(index=["pair_id", "layer"], columns="metric", values="patched")
+    rows = cells.reindex(columns=list(METRICS)).rename(columns=METRICS).reset_index()
     layers: dict[str, list[dict[str, Any]]] = {}
-    for (pair_id, layer), values in wide.sort_index(level="layer").iterrows():  # type: ignore[misc]
-        numbers = {METRICS[str(metric)]: _number(value) for metric, value in values.items()}
-        layers.setdefault(str(pair_id), []).append({"layer": int(layer), **numbers})
+    for row in rows.sort_values("layer").to_dict("records"):
+        numbers = {key: _number(row[key]) for key in METRICS.values()}
+        layers.setdefault(row["pair_id"], []).append({"layer": int(row["layer"]), **numbers})
     if unknown := sorted(set(layers) - set(pairs)):
         raise ValueError(
             f"prepared_pairs.json has no pair {unknown[0]}, which cells.parquet holds; they are of different runs"

@@ -21,8 +21,10 @@ from analysis.style import (
     place_name,
     what_where,
 )
+from analysis.summary import LOW_CEILING
 
 WHERE = "The clean run's residual stream of one layer, at all latent steps, written into the corrupted run"
+VERDICTS = {"critical": BLUE, "not critical": "#BBBBBB"}
 MOST_ROWS = 4_500  # Altair refuses more than 5,000
 
 
@@ -107,7 +109,7 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
         color=alt.Color(
             "verdict:N",
             title=None,
-            scale=scale_of({"critical": BLUE, "not critical": "#BBBBBB"}),
+            scale=scale_of({word: colour for word, colour in VERDICTS.items() if (shown["verdict"] == word).any()}),
             legend=alt.Legend(orient="bottom"),
         ),
         tooltip=tips("place", "rank", "rank_low", "rank_high", "p_fwer"),
@@ -116,15 +118,15 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY).encode(x="x:Q")
     direction, limit = ranked["direction"].iloc[0], ranked["ceiling"].iloc[0]
     any_critical = bool(ranked["critical"].any())
-    low = limit < 0.5
     words = "Critical layers, by specific effect" if any_critical else "Largest specific effects"
-    why = f"ceiling {limit:.2f}" + (", which is low: no layer may be called critical" if low else "")
+    why = f"ceiling {limit:.2f}" + (", which is low: no layer may be called critical" if limit < LOW_CEILING else "")
     kinds = " and ".join(NOUNS[kind] for kind in ranked["site"].unique())
+    steps = " at all latent steps" if ranked["step"].isna().all() else ""
     return dress(
         (bars + zero + whiskers).properties(width=WIDTH - 60, height=24 * len(shown)),
         heading(
             words,
-            f"Written: {kinds}, {what_where(direction)}",
+            f"Written: {kinds}{steps}, {what_where(direction)}",
             f"On {metric_noun(ranked['metric'].iloc[0])}, pooled; whiskers: 95% over clusters; {why}",
             about_pooled(ranked),
         ),
@@ -136,7 +138,7 @@ def layer_similarity(table: pd.DataFrame) -> alt.LayerChart:
     profile = kl_profile(table)
     if len(profile) < 3:
         raise ValueError(f"a correlation over pairs needs at least 3 pairs, found {len(profile)}")
-    long = profile.corr().rename_axis(index="a", columns="b").stack().reset_index(name="r")
+    long = profile.corr().rename_axis(index="a").reset_index().melt("a", var_name="b", value_name="r")
     base = alt.Chart(long).encode(
         x=alt.X("a:O", title="layer", axis=alt.Axis(labelAngle=0)), y=alt.Y("b:O", title="layer", sort="descending")
     )

@@ -35,7 +35,10 @@ def pair_specs(table: pd.DataFrame, questions: Mapping[str, str]) -> Iterator[tu
     frame: dict[str, Any] = _draw(values, heading("")).to_dict() if len(values) else {}
     for pair_id, own in values.groupby("pair_id", sort=False):
         title = _heading(str(pair_id), questions.get(str(pair_id), ""), own["protocol"].iloc[0])
-        yield str(pair_id), {**frame, "title": title.to_dict(), "datasets": {"pair": _records(own)}}
+        yield (
+            str(pair_id),
+            {**frame, "title": title.to_dict(), "datasets": {**frame["datasets"], "pair": _records(own)}},
+        )
 
 
 def pair_layers(table: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +69,7 @@ def _draw(values: pd.DataFrame, title: alt.TitleParams) -> alt.HConcatChart:
     ends = alt.Chart(alt.InlineData([{"y": 0}, {"y": 1}])).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="y:Q")
     both = alt.hconcat(
         panel("kl", "KL(patched || corrupted), nats"),
-        ends + panel("effect", "effect on logit difference (0 host, 1 donor)"),
+        ends + panel("effect", "effect (0 host, 1 donor)"),
         datasets={"pair": _records(values)},
     )
     return dress(both, title)
@@ -76,7 +79,7 @@ def _heading(pair_id: str, question: str, protocol: str) -> alt.TitleParams:
     return heading(
         f"Pair {pair_id}: one layer's residual stream, at all latent steps",
         textwrap.shorten(question, 150, placeholder=" …"),
-        f"n = 1 pair; protocol {protocol}",
+        f"Effect on logit difference; n = 1 pair; protocol {protocol}",
         width=480,
     )
 

@@ -12,7 +12,7 @@ import pandas as pd
 import vl_convert
 
 from analysis.charts import corner_bars, layer_curve, layer_effects
-from analysis.legacy import write_json, write_legacy
+from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
 from analysis.page import sections
@@ -60,7 +60,7 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
             specs[name] = draw(table).to_dict()
         except ValueError as error:  # a sweep need not hold what every figure wants
             unshown[name] = f"Not shown: {error}."
-    bundle = vl_convert.javascript_bundle(None)
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     if figures:
         save_aggregates(specs, run / "charts" / "aggregate", bundle)
         save_pairs(table, questions, run / "charts" / "individual", progress)
@@ -73,7 +73,7 @@ def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
     """Each figure as offline HTML, PNG, SVG and Vega-Lite JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, spec in specs.items():
-        write_json(folder / f"{name}.json", spec)
+        (folder / f"{name}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
         (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
         (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
         (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
@@ -85,7 +85,7 @@ def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, pro
     specs = list(pair_specs(table, questions))
     stems = file_stems([pair_id for pair_id, _ in specs])
     for pair_id, spec in progress(specs) if progress else specs:
-        write_json(folder / f"{stems[pair_id]}.json", spec)
+        (folder / f"{stems[pair_id]}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
         (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 
 

@@ -15,18 +15,18 @@ SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", 
 CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
 DIRECTIONS = ("denoising", "noising")
 
-_NUMBER = pa.Column("Int64", pa.Check.ge(0), nullable=True)
+_NUMBER = pa.Column("Int64", pa.Check.ge(0, error="0 or above"), nullable=True)
 _TEXT = pa.Column("str")
 SCHEMA = pa.DataFrameSchema(
     {
         "pair_id": _TEXT,
         "cluster_id": _TEXT,
         "protocol": _TEXT,
-        "direction": pa.Column("str", pa.Check.isin(DIRECTIONS)),
+        "direction": pa.Column("str", pa.Check.isin(DIRECTIONS, error=" or ".join(DIRECTIONS))),
         "source": _TEXT,
         "source_pair": pa.Column("str", nullable=True),
         "draw": _NUMBER,
-        "site": pa.Column("str", pa.Check.isin(SITES)),
+        "site": pa.Column("str", pa.Check.isin(SITES, error=f"one of {', '.join(SITES)}")),
         "layer": _NUMBER,
         "layer_last": _NUMBER,
         "step": _NUMBER,
@@ -68,14 +68,13 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _first_failure(cases: pd.DataFrame) -> str:
     """One sentence about the first value that the schema refused."""
-    case = cases.iloc[0]
-    wanted = {
-        "not_nullable": "a value in every row",
-        "greater_than_or_equal_to(0)": "0 or above",
-        "isin(['denoising', 'noising'])": " or ".join(DIRECTIONS),
-        f"isin({list(SITES)})": f"one of {', '.join(SITES)}",
-    }.get(str(case["check"]), str(SCHEMA.columns[case["column"]].dtype))
-    return f"the table's column {case['column']!r} holds {case['failure_case']!r}; wanted {wanted}"
+    case = cases.sort_values("failure_case", key=lambda values: values.isna(), kind="stable").iloc[0]
+    name, check, found = case["column"], str(case["check"]), case["failure_case"]
+    if check == "not_nullable":
+        return f"the table's column {name!r} has an empty row; wanted a value in every row"
+    if "dtype" in check:
+        return f"the table's column {name!r} holds {found!s}; wanted values of type {SCHEMA.columns[name].dtype}"
+    return f"the table's column {name!r} holds {found!s}; wanted {check}"
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from traces.checkpoint import ADAPTER, Card, CheckpointError, base_location, fingerprint, read_card, read_thought
@@ -194,7 +195,7 @@ def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype:
         first = str(error).splitlines()[0]
         fetch = "" if os.path.isdir(base) else f"; fetch it once while online: hf download {base}"
         raise CheckpointError(f"{folder}: the base {base} cannot be loaded ({first}){fetch}") from None
-    except (ValueError, RuntimeError, KeyError, SyntaxError) as error:
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: base or adapter cannot be loaded ({first})") from None
     return lm, tokenizer, FAMILIES[config.model_type]

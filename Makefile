@@ -1,0 +1,24 @@
+# `make demo` and `make test` each set up .venv first, where it is missing or the pins have changed.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(if $(shell \
+	$(python) -c 'import sys; print("fits" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null),$(python))))
+INSTALLED := .venv/installed
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test setup
+
+demo: $(INSTALLED)
+	.venv/bin/codi run configs/tiny.toml
+
+test: $(INSTALLED)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest -q
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "found no Python 3.11 to 3.13; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,229 @@
+"""The two kinds of config, their keys and rules. `configs/README.md` lists every key.
+
+>>> load_config("configs/tiny.toml", RunConfig).directions
+('denoising', 'noising')
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+class ConfigError(ValueError):
+    """A config that cannot be read; the message names all of its problems."""
+
+
+def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
+    """A path in a config is relative to that file; one given in Python stays as it is."""
+    return (info.context["folder"] / path.expanduser()).resolve() if info.context else path
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("repeated", "each name once")
+    return values
+
+
+# Numbers are strict, so that a quoted number or `true` is refused rather than guessed at.
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Direction = Literal["denoising", "noising"]
+Metric = Literal[
+    "kl_from_corrupted",
+    "kl_to_clean",
+    "logit_difference",
+    "rms_logit_difference",
+    "prediction_change",
+    "answer",
+    "answer_is_clean",
+    "answer_is_corrupted",
+]
+DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
+METRICS: tuple[Metric, ...] = Metric.__args__  # type: ignore[attr-defined]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(Record):
+    """A layer-wise experiment: which checkpoint, which pairs, what to measure."""
+
+    command: ClassVar = "codi run"
+
+    name: Name
+    checkpoint: ConfigPath
+    pairs: ConfigPath
+    out: ConfigPath | None = None
+    limit: Count | None = None
+    seed: Seed = 0
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
+    max_new_tokens: Count = 12
+    cells_per_forward: Count = 64
+    pairs_per_batch: Count = 8
+
+
+class Architecture(Record):
+    """A small Llama, and how much of its chain of thought is written out."""
+
+    d_model: Count = 64
+    d_mlp: Count = 192
+    layers: Count = 4
+    heads: Count = 4
+    kv_heads: Count = 2
+    terse: Share = 0.0
+
+    @model_validator(mode="after")
+    def heads_divide_evenly(self) -> Self:
+        if self.d_model % (2 * self.heads):
+            text = "d_model is {d_model} with {heads} heads, wanted a multiple of {unit}, as rotary positions need"
+            values = {"d_model": self.d_model, "heads": self.heads, "unit": 2 * self.heads}
+            raise PydanticCustomError("rule", text, values)
+        if self.heads % self.kv_heads:
+            text = "heads is {heads}, wanted a multiple of kv_heads, which is {kv_heads}"
+            raise PydanticCustomError("rule", text, {"heads": self.heads, "kv_heads": self.kv_heads})
+        return self
+
+
+class Optimiser(Record):
+    """AdamW with warm-up and cosine decay."""
+
+    steps: Count
+    batch: Count
+    lr: Positive
+
+
+class Codi(Record):
+    """CODI's self-distillation over a frozen base; what departs from the plain recipe is 0 by default."""
+
+    n_latents: Count = 6
+    rank: Count = 32
+    alpha: Count = 32
+    prj_dim: Count = 128
+    distill_weight: Weight = 3.0
+    hide_question: Share = 0.0
+    decode_weight: Weight = 0.0
+    decode_until: Share = 0.6
+    curriculum: Share = 0.0
+
+
+class TrainConfig(Record):
+    """A training: of a base ([architecture]), or of a CODI model over one (`base` and [codi])."""
+
+    command: ClassVar = "codi train"
+
+    out: ConfigPath
+    base: ConfigPath | None = None
+    seed: Seed = 0
+    threads: Count | None = None
+    notes: str = ""
+    optimiser: Optimiser
+    architecture: Architecture | None = None
+    codi: Codi | None = None
+
+    @model_validator(mode="after")
+    def one_kind_of_training(self) -> Self:
+        if (self.architecture is None) == (self.codi is None):
+            found = "neither" if self.codi is None else "both"
+            text = (
+                "found {found} of [architecture] and [codi], wanted [architecture] to train a base or [codi] over one"
+            )
+            raise PydanticCustomError("rule", text, {"found": found})
+        if self.codi is not None and self.base is None:
+            raise PydanticCustomError("rule", "[codi] needs a base to train over; set base to its folder")
+        if self.architecture is not None and self.base is not None:
+            raise PydanticCustomError("rule", "[architecture] trains a new base, so base has no meaning; remove one")
+        return self
+
+
+TABLES: dict[str, type[Record]] = {"architecture": Architecture, "codi": Codi, "optimiser": Optimiser}
+Config = TypeVar("Config", RunConfig, TrainConfig)
+
+
+def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
+    """Read a TOML file, its paths made absolute. Raises `ConfigError` with every problem at once.
+
+    What is given in `instead`, and not `None`, replaces the file's value.
+    """
+    path = Path(path)
+    values = _read_toml(path)
+    for other in (RunConfig, TrainConfig):
+        if set(values) <= set(other.model_fields) and not set(values) <= set(kind.model_fields):
+            raise ConfigError(f"{path}: is a config for `{other.command}`, wanted one for `{kind.command}`")
+    instead = {key: value for key, value in instead.items() if value is not None}
+    try:
+        return kind.model_validate({**values, **instead}, context={"folder": path.parent})
+    except ValidationError as error:
+        problems = [_sentence(problem, kind, instead) for problem in error.errors() if not _echo(problem)]
+    raise ConfigError(f"{path}: {'; '.join(problems)}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, wanted a TOML file")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give a TOML config, for instance configs/tiny.toml")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text, wanted a TOML file; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML ({error}); mend that line") from None
+
+
+# Pydantic's error types in our words; braces are filled from what it reports.
+WANTED = {
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "model_type": "a table",
+    "path_type": "a path in quotes",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or a digit",
+    "string_too_long": "{max_length} characters or fewer",
+    "string_type": "text in quotes",
+    "too_short": "one or more names",
+    "tuple_type": "a list",
+}
+
+
+def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]) -> str:
+    """One of pydantic's findings in our words."""
+    *table, key = problem["loc"] or ("",)
+    dotted = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        known = (TABLES[str(table[0])] if table else kind).model_fields
+        return f"unknown key '{dotted}', the nearest known key is '{get_close_matches(str(key), known, 1, 0)[0]}'"
+    if problem["type"] == "missing":
+        return f"the key '{dotted}' is missing"
+    if problem["type"] == "rule":
+        return problem["msg"]
+    found = f"--{dotted}" if dotted in instead else f"'{dotted}'"
+    template = WANTED.get(problem["type"])
+    wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
+    return f"{found} is {problem['input']!r}, wanted {wanted}"
+
+
+def _echo(problem: ErrorDetails) -> bool:
+    """Whether pydantic only counts, once more, the items of a list that it has already refused one by one."""
+    return problem["type"] == "too_short" and bool(problem["input"])

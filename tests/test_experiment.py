@@ -1,0 +1,111 @@
+"""The whole experiment on a random tiny model: what it leaves, what it refuses, what stops it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from analysis import read_table, write_report
+from configs.schema import RunConfig
+from patching import experiment
+from patching.checks import Check, check_checkpoint
+from patching.experiment import InvariantError, run_experiment
+
+
+@pytest.fixture(scope="module")
+def config(random_checkpoint, pairs_file):
+    return RunConfig(name="test", checkpoint=random_checkpoint, pairs=pairs_file, device="cpu", limit=6)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    folder = run_experiment(config, tmp_path_factory.mktemp("runs") / "test", progress=False)
+    write_report(folder)
+    return folder
+
+
+def test_a_run_leaves_every_file_of_the_experiment(run):
+    names = ["manifest.json", "cells.parquet", "checks.json", "report.html"]
+    names += ["prepared_pairs.json", "patching_results.json", "aggregate_statistics.json"]
+    aggregates = ("kl_by_layer", "all_pairs_by_layer", "critical_layers", "layer_similarity")
+    names += [f"charts/aggregate/{name}.{kind}" for name in aggregates for kind in ("html", "png", "svg", "json")]
+    names += [f"charts/individual/pair_{i}.{kind}" for i in range(6) for kind in ("png", "json")]
+    assert [name for name in names if not (run / name).is_file()] == []
+
+
+def test_the_table_holds_every_layer_in_both_directions_and_every_control(run):
+    table = read_table(run / "cells.parquet")
+    single = table[(table["site"] == "resid") & (table["metric"] == "logit_difference")]
+    for direction, other in (("denoising", "clean"), ("noising", "corrupted")):
+        layers = single[(single["direction"] == direction) & (single["source"] == other)]
+        assert sorted(layers["layer"].unique()) == [0, 1, 2]
+        assert (layers.groupby("pair_id").size() == 3).all()
+    thoughts = table[table["site"] == "thought"]
+    assert {"clean", "corrupted", "self"} <= set(thoughts["source"])
+    assert table["metric"].nunique() == 8
+
+
+def test_the_manifest_counts_what_was_read_used_and_excluded(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["data"]["read"] == 12
+    assert manifest["data"]["used"] == 6
+    assert manifest["model"]["n_layers"] == 3
+    assert manifest["model"]["lora_modules"] == {"expected": 21, "landed": 21}
+    assert manifest["finished"]
+
+
+def test_the_original_files_repeat_the_table(run):
+    table = read_table(run / "cells.parquet")
+    kl = table[(table["metric"] == "kl_from_corrupted") & (table["site"] == "resid") & (table["source"] == "clean")]
+    results = json.loads((run / "patching_results.json").read_text())
+    assert len(results) == 6
+    for pair in results:
+        ours = kl[(kl["pair_id"] == str(pair["pair_id"])) & (kl["direction"] == "denoising")].set_index("layer")["patched"]
+        assert [layer["kl_divergence"] for layer in pair["layer_results"]] == pytest.approx(ours.sort_index().tolist())
+    means = json.loads((run / "aggregate_statistics.json").read_text())["layer_kl_means"]
+    assert means["1"] == pytest.approx(kl[kl["layer"] == 1]["patched"].mean())
+
+
+def test_the_same_run_again_gives_the_same_table(config, run, tmp_path):
+    again = run_experiment(config, tmp_path / "again", progress=False)
+    pd.testing.assert_frame_equal(read_table(run / "cells.parquet"), read_table(again / "cells.parquet"))
+
+
+def test_another_runs_folder_is_replaced_only_with_fresh(config, run, tmp_path):
+    other = config.model_copy(update={"limit": 2})
+    with pytest.raises(ValueError, match="holds another run .* use --fresh to replace it"):
+        run_experiment(other, run, progress=False)
+    folder = run_experiment(config.model_copy(update={"limit": 3}), tmp_path / "mine", progress=False)
+    run_experiment(other, folder, fresh=True, progress=False)
+    assert json.loads((folder / "manifest.json").read_text())["data"]["used"] == 2
+
+
+def test_a_folder_that_is_no_run_is_never_replaced(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="holds files but is not a run folder"):
+        run_experiment(config, tmp_path, fresh=True, progress=False)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_failed_invariant_stops_the_run_before_the_sweep_unless_forced(config, tmp_path, monkeypatch):
+    broken = [Check("self_patch", "invariant", False, 1.0, "A self-patch changed a logit by 1.")]
+    monkeypatch.setattr(experiment, "invariants", lambda *_: broken)
+    with pytest.raises(InvariantError, match=r"A self-patch changed a logit by 1\. The run stopped before the sweep"):
+        run_experiment(config, tmp_path / "run", progress=False)
+    assert json.loads((tmp_path / "run" / "checks.json").read_text())[0]["passed"] is False
+    assert not (tmp_path / "run" / "cells.parquet").exists()
+    run_experiment(config, tmp_path / "run", force=True, progress=False)
+    assert (tmp_path / "run" / "cells.parquet").exists()
+
+
+def test_every_invariant_holds_on_a_random_model(model, pairs):
+    checks = check_checkpoint(model, pairs)
+    invariants = [check for check in checks if check.grade == "invariant"]
+    assert {check.name for check in invariants} == {"load_report", "self_patch", "never_fed_site", "kl_not_negative"}
+    assert all(check.passed for check in invariants)
+
+
+def test_findings_say_that_a_random_model_cannot_answer(model, pairs):
+    found = {check.name: check for check in check_checkpoint(model, pairs)}
+    assert found["accuracy"].passed is False
+    assert found["first_and_last_layer"].passed
