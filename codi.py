@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from patching.checks import Check
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 SHIPPED_PAIRS = Path(__file__).parent / "patching" / "data" / "arithmetic_pairs.json"
@@ -24,7 +20,7 @@ SHIPPED_PAIRS = Path(__file__).parent / "patching" / "data" / "arithmetic_pairs.
 class FrontDoor(TyperGroup):
     """Turns every bad input into one line on stderr and exit code 2. Anything else that is raised is a bug of ours."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -37,7 +33,7 @@ class FrontDoor(TyperGroup):
             stop(str(error), BAD_INPUT)
 
 
-def stop(sentence: str, code: int) -> None:
+def stop(sentence: str, code: int) -> NoReturn:
     """Say why on stderr, in one line, and leave with `code`."""
     typer.echo(f"codi: {' '.join(from_here(sentence).split())}", err=True)
     raise typer.Exit(code)
@@ -54,26 +50,30 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Causal tracing of latent chain of thought: run a CODI model's latent steps, exchange what happens there between "
-    "a clean and a corrupted question, and see whether the answer follows.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Causal tracing of latent chain of thought.
+
+    A CODI model thinks in latent steps, without text. `codi` runs a clean and a corrupted question, exchanges what
+    happens inside their thoughts, and measures whether the answer follows.""",
     epilog="""\b
 Start here:
-  codi ask traces/embedded/thought "On Sunday Ann had 7 pens. On Monday Ann bought 5 pens. How many pens does Ann have now?"
-  codi check traces/embedded/bypass      identities that must hold, and what the model turns out to be
-  codi run configs/tiny.toml             the layer-wise experiment on the shipped model and pairs
-  codi report runs/tiny                  draw its figures and report again
+  codi ask traces/embedded/thought "On Sunday Ann had 7 pens. ..."
+  codi check traces/embedded/bypass   what must hold, and what it turns out to be
+  codi run configs/tiny.toml          the layer-wise experiment, a minute
+  codi report runs/tiny               its figures and report again
 
 \b
-Your own data and model:
+With your own pairs and model:
   codi pairs check my_pairs.json
-  codi run configs/tiny.toml --checkpoint my_model --pairs my_pairs.json --limit 8 --out runs/mine
+  codi run configs/tiny.toml --checkpoint my_model --pairs my_pairs.json \\
+      --limit 8 --out runs/mine
 
 Paths on the command line are relative to the current folder, those in a config to that file.
+
 Exit codes: 0 done, 1 an invariant failed, 2 bad input.""",
 )
 pairs_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Check a file of clean/corrupted pairs, or make the shipped one."
+    no_args_is_help=True, rich_markup_mode=None, help="Check a file of clean/corrupted pairs, or make one."
 )
 app.add_typer(pairs_app, name="pairs")
 
@@ -96,28 +96,27 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run folder that holds another run.")] = False,
 ) -> None:
-    """Patch every layer of the thought, pair by pair, and report which of it carries the answer."""
+    """Run the layer-wise patching experiment and report on it.
+
+    Every layer of the thought is patched at all latent steps, pair by pair, in both directions, beside the controls.
+    """
     from configs import RunConfig, load_config
 
-    settings = load_config(
-        config, RunConfig, out=here(out), checkpoint=here(checkpoint), pairs=here(pairs), limit=limit, device=device,
-        dtype=dtype,
-    )  # fmt: skip
+    paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs": here(pairs)}
+    settings = load_config(config, RunConfig, **paths, limit=limit, device=device, dtype=dtype)
     from analysis import write_report
     from patching.experiment import InvariantError, run_experiment
 
     try:
-        folder = run_experiment(
-            settings, settings.out or Path("runs", settings.name).resolve(), force=force, fresh=fresh
-        )
+        folder = run_experiment(settings, settings.out or Path("runs", settings.name), force=force, fresh=fresh)
     except InvariantError as error:
-        return stop(str(error), FAILED)
+        stop(str(error), FAILED)
     print_conclusions(folder, write_report(folder, progress=pair_bar))
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `codi run` leaves it.")]) -> None:
-    """Draw a run's figures and write its report again, from its table; needs no model."""
+    """Draw a run's figures and report again from its table."""
     from analysis import write_report
 
     print_conclusions(run, write_report(run, progress=pair_bar))
@@ -130,19 +129,22 @@ def check(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Check a model: identities that hold in every model (exit code 1 if not), and findings about this one."""
+    """Check a model: what must hold, and what it turns out to be.
+
+    Invariants hold in every model; where one fails, the exit code is 1. Findings are about this model.
+    """
     from patching.pairs import load_pairs, split_usable
 
     usable, excluded = split_usable(load_pairs(pairs))
     from patching.checks import check_checkpoint
     from traces import load_codi
 
-    checks = check_checkpoint(load_codi(checkpoint, device, dtype), usable)
+    checks = [item._asdict() for item in check_checkpoint(load_codi(checkpoint, device, dtype), usable)]
     for _, reason in excluded:
         typer.echo(f"excluded: {reason}")
-    typer.echo(aligned([mark(item.grade, item.passed), item.name, item.sentence] for item in checks))
-    if broken := failed_invariants(checks):
-        stop(f"{len(broken)} invariant(s) failed, so no number from this model can be trusted", FAILED)
+    typer.echo(aligned([mark(item), item["name"], item["sentence"]] for item in checks))
+    if failed := [item["name"] for item in checks if mark(item) == "FAILED"]:
+        stop(f"{', '.join(failed)}: must hold in every model, so no number from this one can be trusted", FAILED)
 
 
 @pairs_app.command("check")
@@ -150,7 +152,10 @@ def check_pairs(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON list with two records a pair.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole description as JSON.")] = False,
 ) -> None:
-    """Describe a file of pairs and name all of its problems at once, before any compute is spent."""
+    """Describe a file of pairs and name all of its problems.
+
+    The exit code is 2 where there is a problem; `codi run` leaves out, and lists, pairs that are no contrast.
+    """
     import json
 
     from patching.pairs import PairsError, describe, load_pairs
@@ -176,7 +181,10 @@ def arithmetic_pairs(
     seed: Annotated[int, typer.Option(help="Draws the problems.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 66,
 ) -> None:
-    """Make pairs of arithmetic word problems that every CHECKPOINT answers correctly: how the shipped file was made."""
+    """Make pairs of arithmetic word problems.
+
+    Each pair is answered correctly on both sides by every checkpoint named; the shipped file was made so.
+    """
     from patching.arithmetic import make_pairs
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +194,10 @@ def arithmetic_pairs(
 
 @app.command()
 def train(config: Config, out: Out = None) -> None:
-    """Train a base or a CODI model over one: how the shipped checkpoints were made."""
+    """Train a base, or a CODI model over one.
+
+    The shipped checkpoints were made so; what the config's recipe says ends up in the checkpoint's codi.json.
+    """
     from configs import TrainConfig, load_config
 
     settings = load_config(config, TrainConfig, out=here(out))
@@ -208,7 +219,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Answer one question, and show which tokens each latent step is nearest to."""
+    """Answer a question, and show each latent step's nearest tokens."""
     if not question.strip():
         raise ValueError("the question is empty; put one in quotes")
     from patching.pairs import format_number
@@ -235,43 +246,35 @@ def pair_bar(pairs: Iterable[Any]) -> Iterable[Any]:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as a text table: columns two blanks apart, those that hold numbers to the right, the last one ragged."""
-    rows = [list(row) for row in rows]
-    columns = list(zip(*rows, strict=True))
+    """Rows as a text table, two blanks between columns, numbers to the right; the first row may be their heads."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
-    right = [all(cell[-1:].isdigit() or cell.endswith("%") for cell in column[1:]) for column in columns]
-    pad: list[Callable[[str, int], str]] = [str.rjust if numeric else str.ljust for numeric in right]
-    return "\n".join("  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows)
+    numbers = [all(cell.rstrip("%").lstrip("-").replace(".", "").isdigit() for cell in c[1:]) for c in columns]
+    padded = [
+        [cell.rjust(width) if right else cell.ljust(width) for cell in column]
+        for column, width, right in zip(columns, widths, numbers, strict=True)
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
 
 
-def mark(grade: str, passed: bool | None) -> str:
-    """How a check went, in a word: only an invariant can fail, a finding is as hoped for or to be noted."""
-    if passed is None:
+def mark(check: dict[str, Any]) -> str:
+    """How a check went, in a word: only an invariant can fail; a finding is as hoped for, or noted."""
+    if check["passed"] is None:
         return "measured"
-    return "ok" if passed else {"invariant": "FAILED"}.get(grade, "note")
-
-
-def failed_invariants(checks: Sequence[Check]) -> list[Check]:
-    return [check for check in checks if check.grade == "invariant" and not check.passed]
+    return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
 
 
 def pair_lines(found: dict[str, Any]) -> list[list[str]]:
     """The description of a file of pairs, as rows of name and value."""
-
-    def spread(values: dict[str, float]) -> str:
-        return f"{values['min']} to {values['max']}, median {values['median']}"
-
     places = [change["place"] for change in found["changed_number"]]
-    changed = f"exactly one in {len(places)} of {found['pairs']} pairs"
-    if places:
-        changed += f", the first numeral of the question in {places.count(0)}"
+    spread = "{min} to {max}, median {median}"
     return [
         ["pairs", f"{found['pairs']} in {found['clusters']} clusters, {found['usable']} usable"],
-        ["equal answers", str(len(found["equal_answers"]))],
-        ["reasoning steps", ", ".join(f"{n} questions with {steps}" for steps, n in found["reasoning_steps"].items())],
-        ["answer difference", spread(found["answer_difference"])],
-        ["question words", spread(found["question_words"])],
-        ["changed numbers", changed],
+        ["equal answers", f"{len(found['equal_answers'])} pairs"],
+        ["reasoning steps", ", ".join(f"{steps} in {n} questions" for steps, n in found["reasoning_steps"].items())],
+        ["answer difference", spread.format(**found["answer_difference"])],
+        ["words in a question", spread.format(**found["question_words"])],
+        ["one changed number", f"{len(places)} pairs, in {places.count(0)} the question's first numeral"],
     ]
 
 
@@ -284,20 +287,16 @@ def print_conclusions(folder: Path, page: Path) -> None:
     table = read_table(folder / "cells.parquet")
     checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
     typer.echo(f"\nReport: {from_here(page)}\n")
-    typer.echo(check_lines(checks))
-    typer.echo("\nThe four corners: which question and which thought a run reads, and what it answers")
+    invariants = [mark(check) for check in checks if check["grade"] == "invariant"]
+    typer.echo(f"{invariants.count('ok')} of {len(invariants)} invariants hold.")
+    for check in checks:
+        if mark(check) in ("FAILED", "note") and check["name"] != "corners":  # the corners' verdict is said below
+            typer.echo(f"{mark(check)}: {check['sentence']}")
+    typer.echo("\nThe four corners: which question and whose thought a run reads, and what it answers")
     typer.echo(said_or_why(corner_lines, table))
     typer.echo(f"\n{verdict(table).sentence}")
-    typer.echo("\nLayers by specific effect (beyond an unrelated thought's) on the logit difference, denoising")
+    typer.echo("\nThe five largest layers, by specific effect on the logit difference, denoising")
     typer.echo(said_or_why(layer_lines, table))
-
-
-def check_lines(checks: list[dict[str, Any]]) -> str:
-    """How many invariants hold, and every check that did not pass, but for the corners, which follow."""
-    graded = [check["passed"] for check in checks if check["grade"] == "invariant"]
-    lines = [f"{sum(graded)} of {len(graded)} invariants hold."]
-    failed = [c for c in checks if c["passed"] is False and c["name"] != "corners"]
-    return "\n".join([*lines, *(f"{mark(c['grade'], c['passed'])}: {c['sentence']}" for c in failed)])
 
 
 def said_or_why(lines: Callable[[pd.DataFrame], list[list[str]]], table: pd.DataFrame) -> str:
@@ -309,33 +308,31 @@ def said_or_why(lines: Callable[[pd.DataFrame], list[list[str]]], table: pd.Data
 
 
 def corner_lines(table: pd.DataFrame) -> list[list[str]]:
+    """The corners as rows of text, under their heads."""
     from analysis import corners
 
-    heads = ["question", "thought", "logit difference", "95 % interval", "clean", "corrupted", "other", "n"]
-    return [heads] + [
-        [row.question, row.thought, f"{row.logit_difference:.2f}", interval(row)]
-        + [f"{share:.0%}" for share in (row.answer_clean, row.answer_corrupted, row.answer_other)]
-        + [str(row.n)]
-        for row in corners(table).itertuples()
-    ]
+    rows = [["question", "thought", "logit difference", "95 % interval", "clean", "corrupted", "other", "n"]]
+    for row in corners(table).to_dict("records"):
+        shares = [f"{row[f'answer_{name}']:.0%}" for name in ("clean", "corrupted", "other")]
+        rows.append([row["question"], row["thought"], *estimate(row, "logit_difference"), *shares, str(row["n"])])
+    return rows
 
 
 def layer_lines(table: pd.DataFrame) -> list[list[str]]:
-    """The five largest layers; the word "critical" stands only where the statistics allow it."""
+    """The largest layers; the word "critical" stands only where the statistics allow it."""
     from analysis import critical
 
+    rows = [["layer", "effect", "95 % interval", "rank", "n", "clusters", ""]]
     found = critical(table, direction="denoising", metric="logit_difference")
-    found = found[(found["site"] == "resid") & found["step"].isna()].head(5)
-    heads = ["layer", "effect", "95 % interval", "rank", "n", "clusters", ""]
-    return [heads] + [
-        [str(row.layer), f"{row.effect:.2f}", interval(row), f"{row.rank_low}-{row.rank_high}", str(row.n)]
-        + [str(row.clusters), "critical" if row.critical else ""]
-        for row in found.itertuples()
-    ]
+    for row in found[found["site"] == "resid"].head(5).to_dict("records"):
+        ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
+        rows.append([str(row["layer"]), *estimate(row, "effect"), ranks, str(row["n"]), str(row["clusters"]), word])
+    return rows
 
 
-def interval(row: Any) -> str:
-    return f"[{row.low:.2f}, {row.high:.2f}]"
+def estimate(row: dict[Any, Any], name: str) -> tuple[str, str]:
+    """A number and its interval."""
+    return f"{row[name]:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def main() -> None:
@@ -344,4 +341,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""Effects: how far a patch moves a run towards the pair's other run; per pair, pooled, and beyond an unrelated donor."""
+"""Effects: how far a patch moves a run towards the pair's other run, and how far beyond an unrelated donor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def effect(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """Add recovery = (patched − corrupted) / (clean − corrupted): 0 at the corrupted run, 1 at the clean one, else NaN."""
+    """Add recovery = (patched − corrupted) / (clean − corrupted): 0 is the corrupted run, 1 the clean one."""
     gap = table["clean"] - table["corrupted"]
     return table.assign(recovery=(table["patched"] - table["corrupted"]) / gap.where(gap != 0))
 

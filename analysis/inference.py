@@ -14,13 +14,13 @@ CONFIDENCE = 0.95
 
 @lru_cache(maxsize=16)
 def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """How often each cluster is drawn in each bootstrap resample, `[resample, cluster]`; every row sums to `clusters`."""
+    """How often each cluster is drawn in each resample, `[resample, cluster]`; every row sums to `clusters`."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(float)
 
 
 def resampled_ratios(numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """Σ numerators / Σ denominators in each resample of whole clusters; the inputs are sums per cluster (first axis)."""
+    """Σ numerators / Σ denominators in each resample of whole clusters; inputs are sums per cluster (first axis)."""
     counts = resample_counts(len(numerators), resamples, seed)
     below = counts @ denominators
     return np.divide(counts @ numerators, below, out=np.full_like(below, np.nan), where=below != 0)

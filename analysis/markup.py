@@ -14,9 +14,12 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e6e6e6; }
 td { overflow-wrap: anywhere; } td:first-child { overflow-wrap: normal; }
-.quiet { color: #666; } .passed td:nth-child(3) { color: #00694d; } .failed td:nth-child(3) { color: #b34700; font-weight: bold; }
+.quiet { color: #666; }
+.passed td:nth-child(3) { color: #00694d; }
+.failed td:nth-child(3) { color: #b34700; font-weight: bold; }
 .verdict { border-left: 4px solid #0072B2; padding: .2rem 0 .2rem .9rem; font-size: 1.05rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; } .figures > div { max-width: 100%; overflow-x: auto; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.figures > div { max-width: 100%; overflow-x: auto; }
 """
 # Nothing may be fetched: the page says so itself. Vega compiles its expressions, hence unsafe-eval.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"

@@ -1,4 +1,4 @@
-"""The original experiment's four figures: KL by layer, pairs × layers, the critical layers, and how alike layers are."""
+"""The original experiment's four figures: KL by layer, pairs × layers, critical layers, and how alike layers are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mean_kl(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def kl_by_layer(table: pd.DataFrame) -> alt.LayerChart:
-    """The original experiment's figure: how far each layer's patch disturbs the corrupted run, not how far it recovers."""
+    """The original experiment's figure: how far each layer's patch disturbs the corrupted run (no recovery)."""
     means = mean_kl(table)
     base = alt.Chart(means).encode(x=layer_axis(means["layer"]))
     band = base.mark_area(opacity=0.2, color=BLUE).encode(
@@ -79,12 +79,17 @@ def pairs_by_layer(table: pd.DataFrame) -> alt.Chart:
         long["pair"] = names[long["row"]]
     else:
         long["pair"] = [f"{together} pairs, row {row}" for row in long["row"]]
-    chart = alt.Chart(long).mark_rect().encode(
-        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("row:O", title="pairs, the most disturbed on top", sort="descending", axis=alt.Axis(labels=False, ticks=False)),
-        color=alt.Color("kl:Q", title="KL, nats", scale=alt.Scale(scheme="viridis", type="sqrt", domainMin=0)),
-        tooltip=["pair:N", "layer:O", alt.Tooltip("kl:Q", format=".4g")],
-    )  # fmt: skip
+    unlabelled = alt.Axis(labels=False, ticks=False)
+    chart = (
+        alt.Chart(long)
+        .mark_rect()
+        .encode(
+            x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("row:O", title="pairs, the most disturbed on top", sort="descending", axis=unlabelled),
+            color=alt.Color("kl:Q", title="KL, nats", scale=alt.Scale(scheme="viridis", type="sqrt", domainMin=0)),
+            tooltip=["pair:N", "layer:O", alt.Tooltip("kl:Q", format=".4g")],
+        )
+    )
     each = "a row is one pair" if together == 1 else f"a row is the mean of {together} pairs"
     return dress(
         chart.properties(width=WIDTH - 50, height=min(max(6 * len(shown), 60), 420)),
@@ -97,7 +102,7 @@ def pairs_by_layer(table: pd.DataFrame) -> alt.Chart:
 
 
 def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
-    """The largest specific effects, from `critical`, with intervals; called critical only where the ceiling allows it."""
+    """The largest specific effects, from `critical`, with intervals; critical only where the ceiling allows it."""
     shown = ranked.head(top)
     several = shown["site"].nunique() > 1
     names = [place_name(row, several) for row in shown.to_dict("records")]
@@ -134,7 +139,7 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
 
 
 def layer_similarity(table: pd.DataFrame) -> alt.LayerChart:
-    """Layer × layer correlation over pairs of KL(patched ‖ corrupted): 1 where two layers disturb the same pairs alike."""
+    """Layer × layer correlation of KL(patched ‖ corrupted) over pairs: 1 where both disturb the same pairs alike."""
     profile = kl_profile(table)
     if len(profile) < 3:
         raise ValueError(f"a correlation over pairs needs at least 3 pairs, found {len(profile)}")

@@ -13,22 +13,22 @@ from analysis.style import place_name
 from analysis.summary import critical, decomposition, verdict
 
 DEFINITIONS = {
-    "effect": "(patched − host) / (donor − host): 0 leaves the run that is written into as it was, 1 makes it the pair's other "
-    "run. Pooled: sum of numerators over sum of denominators; intervals are 95% percentiles over resampled clusters.",
-    "specific effect": "effect of the pair's other run less the effect of an unrelated question's run, paired. Any write that "
-    "destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
+    "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
+    "other run. Pooled: sum of numerators over sum of denominators; intervals: 95% percentiles of resampled clusters.",
+    "specific effect": "effect of the pair's other run less that of an unrelated question's run, paired. Any write "
+    "that destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
     "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
-    "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites (family-wise 5%), "
-    "its lower bound above 5% of the ceiling, and a ceiling of at least 0.5.",
-    "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token where "
-    "the two answers differ.",
-    "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. A disturbance, not a "
-    "recovery; the original experiment's metric.",
+    "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites "
+    "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least 0.5.",
+    "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token "
+    "where the two answers differ.",
+    "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. It is "
+    "not a recovery; the original experiment's metric.",
     "kl_to_clean": "KL(clean || patched) in nats: 0 where the clean run's distribution is restored.",
     "rms_logit_difference": "root mean square over the vocabulary of the logits' difference to the corrupted run.",
     "prediction_change": "1 where the likeliest token is not that of the run written into, else 0.",
-    "answer": "the last number of the greedily decoded answer; answer_is_clean and answer_is_corrupted compare it with the "
-    "pair's keys, every other answer is “other”.",
+    "answer": "the last number of the greedily decoded answer; answer_is_clean and answer_is_corrupted compare it with "
+    "the pair's keys, every other answer is “other”.",
 }
 WORDS = {True: "passed", False: "failed", None: "noted"}
 
@@ -106,7 +106,7 @@ def ranking(table: pd.DataFrame, top: int = 5) -> str:
 def excluded(data: Mapping[str, Any]) -> list[str]:
     """How many pairs were left out and why, each by name."""
     left_out = data.get("excluded") or []
-    lines = [paragraph(f"{len(left_out)} pairs were left out." if left_out else "No pair was left out.")]
+    lines = [paragraph(f"Left out: {len(left_out)}." if left_out else "No pair was left out.")]
     if left_out:
         # A reason begins with its own pair; without that, equal reasons count together.
         plain = [(str(e["pair_id"]), str(e["reason"]).removeprefix(f"pair {e['pair_id']}: ")) for e in left_out]
@@ -117,10 +117,9 @@ def excluded(data: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(html_table(("pairs", "reason", "which"), rows))
     if lone := data.get("without_unrelated_donor"):
+        pairs = ", ".join(map(str, lone))
         lines.append(
-            paragraph(
-                f"No unrelated donor of equal token count: pairs {', '.join(map(str, lone))}; specific effects leave them out."
-            )
+            paragraph(f"Specific effects leave out pairs without an unrelated donor of equal length: {pairs}.")
         )
     return lines
 
@@ -132,10 +131,10 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     text = (
         f"Model {model.get('checkpoint', 'unknown')} ({size}), protocol {manifest.get('protocol', 'unknown')}. "
         f"{table['pair_id'].nunique()} pairs in {table['cluster_id'].nunique()} clusters, "
-        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes the residual stream of one layer "
-        "at all latent steps, or the whole thought, of the pair's other run, of an unrelated question of equal length, or of "
-        "the run itself, into the corrupted run (denoising) or the clean run (noising). Logit metrics are read at the first "
-        "answer token where the two answers differ; answers are decoded greedily with nothing forced."
+        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes the residual stream of one "
+        "layer at all latent steps, or the whole thought, of the pair's other run, of an unrelated question of equal "
+        "length, or of the run itself, into the corrupted run (denoising) or the clean one (noising). Logit metrics "
+        "are read at the first answer token where the two answers differ; decoding is greedy, with nothing forced."
     )
     listed = {
         **manifest,

@@ -19,13 +19,11 @@ COLUMNS = ["panel", "direction", "donor", "layer", "value"]
 
 
 def pair_chart(table: pd.DataFrame, pair_id: str, question: str = "") -> alt.HConcatChart:
-    """One pair's layers: KL(patched ‖ corrupted), and the effect on the logit difference beside the unrelated donor's."""
+    """One pair's layers: KL(patched ‖ corrupted), and the effect on the logit difference, of both donors."""
     values = pair_layers(table)
     own = values[values["pair_id"] == str(pair_id)]
     if own.empty:
-        raise ValueError(
-            f"pair {pair_id}: the table has no rows of one layer's residual; it holds {table['pair_id'].nunique()} pairs"
-        )
+        raise ValueError(f"pair {pair_id}: the table has no rows of one layer's residual; wanted one of its pairs")
     return _draw(own, _heading(pair_id, question, own["protocol"].iloc[0]))
 
 

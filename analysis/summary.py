@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 
 
 def ceiling(table: pd.DataFrame, direction: str = "denoising", metric: str = "logit_difference") -> Estimate:
-    """The effect of the whole thought of the pair's other run: what no site of the thought can be expected to exceed."""
+    """The effect of the whole thought of the pair's other run: what no site of it can be expected to exceed."""
     rows = table[(table["site"] == "thought") & (table["direction"] == direction) & (table["metric"] == metric)]
     rows = rows[from_other_run(rows)]
     if rows.empty:
@@ -200,8 +200,8 @@ def verdict(table: pd.DataFrame) -> Verdict:
     rows = table[(table["site"] == "thought") & (table["metric"] == "logit_difference")]
     gap = (rows["clean"] - rows["corrupted"]).mean()
     numbers = (
-        f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought moves "
-        f"the clean run {noising} of the way to the corrupted run, and "
+        f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought "
+        f"moves the clean run {noising} of the way to the corrupted run, and "
         + (
             "no unrelated thought was tried"
             if np.isnan(lost)
@@ -214,8 +214,8 @@ def verdict(table: pd.DataFrame) -> Verdict:
     meaning = {
         "the answer passes through the thought": "The answer passes through the thought",
         "redundant with the question": "The thought is redundant with the question: it suffices, but is not needed",
-        "necessary, not sufficient": "The thought is necessary but not sufficient: without it the answer is lost, yet it "
-        "does not carry the difference between the two questions",
+        "necessary, not sufficient": "The thought is necessary but not sufficient: without it the answer is lost, yet "
+        "it does not carry the difference between the two questions",
         "unused": "The thought is unused: the answer depends neither on which thought it reads nor on having its own",
         "undecided": "Undecided",
     }[label]

@@ -48,7 +48,7 @@ SITE_KEYS = ("site", "layer", "layer_last", "step", "step_last", "head", "freeze
 
 
 def check_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with its columns in order and their dtypes coerced; raise ValueError in one sentence if it cannot be."""
+    """The same table with its columns in order and of their types; ValueError, in one sentence, where it cannot be."""
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"the table lacks the column {missing[0]!r}; wanted {', '.join(COLUMNS)}")
     if unknown := [str(name) for name in table if name not in COLUMNS]:

@@ -173,7 +173,7 @@ def test_a_sweep_without_unrelated_donors_has_no_specific_effect():
 
 def test_the_step_down_takes_the_largest_t_over_all_sign_flips():
     rng = np.random.default_rng(4)
-    sums = rng.standard_normal((9, 4)) + [1.2, 0.5, 0, 0]
+    sums = rng.standard_normal((9, 4)) + np.array([1.2, 0.5, 0, 0])
     flips = np.array(list(itertools.product([1, -1], repeat=9)))
 
     def t(values):  # the studentised mean, over clusters
@@ -307,5 +307,5 @@ def test_by_site_keeps_places_apart_and_never_mixes_sources():
     np.testing.assert_allclose(sites["effect"], [0.8, 0.2, 0.9])
     own = by_site(effect(experiment()), source="self")
     np.testing.assert_allclose(own["effect"], 0, atol=1e-12)
-    with pytest.raises(ValueError, match="no rows of metric 'kl'.*it has metric answer_is_clean"):
+    with pytest.raises(ValueError, match=r"no rows of metric 'kl'.*it has metric answer_is_clean"):
         by_site(effect(experiment()), metric="kl")

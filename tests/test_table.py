@@ -69,10 +69,10 @@ def test_a_missing_a_broken_and_a_foreign_file_are_told_apart(tmp_path):
         read_table(tmp_path / "cells.parquet")
     write_table(one_row(), tmp_path / "cells.parquet")
     (tmp_path / "half.parquet").write_bytes((tmp_path / "cells.parquet").read_bytes()[:500])
-    with pytest.raises(ValueError, match="half.parquet: is not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"half.parquet: is not a whole Parquet file"):
         read_table(tmp_path / "half.parquet")
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="other.parquet: the table lacks the column 'pair_id'"):
+    with pytest.raises(ValueError, match=r"other.parquet: the table lacks the column 'pair_id'"):
         read_table(tmp_path / "other.parquet")
 
 
