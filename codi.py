@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -227,7 +228,8 @@ def ask(
     from traces.thought import ask
 
     asked = ask(load_codi(checkpoint, device, dtype), question)
-    typer.echo(f"answer  {format_number(asked.answer)}  (the model said: {asked.answer_text.strip()!r})\n")
+    number = "none" if isnan(asked.answer) else format_number(asked.answer)
+    typer.echo(f"answer  {number}  (the model said: {asked.answer_text.strip()!r})\n")
     typer.echo(
         aligned([["step", "nearest tokens"], *([str(i), "  ".join(near)] for i, near in enumerate(asked.steps))])
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from patching.store import write_json
 from traces.model import load_codi
@@ -12,8 +13,16 @@ from traces.problems import LARGEST, Problem, draw
 from traces.thought import last_number, record
 
 
-def draw_pair(rng: random.Random) -> tuple[Problem, Problem, int]:
-    """A problem, the same with the number at one place changed, and that place (0 = the start value).
+class Edited(NamedTuple):
+    """A problem, the same with one number changed, and that number's place (0 = the start value)."""
+
+    clean: Problem
+    corrupted: Problem
+    place: int
+
+
+def draw_pair(rng: random.Random) -> Edited:
+    """A random problem with one number changed.
 
     The place is drawn so that every step of the chain is equally often the first to feel the edit.
     """
@@ -21,22 +30,21 @@ def draw_pair(rng: random.Random) -> tuple[Problem, Problem, int]:
         clean = draw(rng)
         enters = rng.randrange(len(clean.values))
         place = rng.choice((0, 1)) if enters == 0 else enters + 1
-        value = rng.choice((2, 3)) if clean.operators[place - 1 : place] == "*" and place else rng.randint(2, LARGEST)
-        corrupted = clean.with_number(place, value)
+        corrupted = clean.with_number(place, rng.randint(2, LARGEST))
         once = clean.numbers.count(clean.numbers[place]) == 1
         if corrupted.valid and corrupted.answer != clean.answer and once:
-            return clean, corrupted, place
+            return Edited(clean, corrupted, place)
 
 
-def candidates(seed: int, batch: int = 64) -> Iterator[list[tuple[Problem, Problem, int]]]:
+def candidates(seed: int, batch: int = 64) -> Iterator[list[Edited]]:
     """Batches of different pairs, forever."""
-    rng, seen = random.Random(seed), set()
+    rng, seen = random.Random(seed), set[str]()
     while True:
-        drawn = []
+        drawn: list[Edited] = []
         while len(drawn) < batch:
             pair = draw_pair(rng)
-            if pair[0].question not in seen:
-                seen.add(pair[0].question)
+            if pair.clean.question not in seen:
+                seen.add(pair.clean.question)
                 drawn.append(pair)
         yield drawn
 
@@ -44,19 +52,17 @@ def candidates(seed: int, batch: int = 64) -> Iterator[list[tuple[Problem, Probl
 def make_pairs(checkpoints: list[Path], count: int, seed: int, out: Path) -> None:
     """Write `count` pairs that every checkpoint answers correctly on both sides, reproducible from the seed."""
     models = [load_codi(folder) for folder in checkpoints]
-    kept: list[tuple[Problem, Problem, int]] = []
+    kept: list[Edited] = []
     tried = 0
     for drawn in candidates(seed):
         tried += len(drawn)
         right = [True] * len(drawn)
         for model in models:
-            for side in (0, 1):
-                answers = record(model, [pair[side].question for pair in drawn]).answers
-                right = [
-                    r and last_number(said) == pair[side].answer
-                    for r, said, pair in zip(right, answers, drawn, strict=True)
-                ]
-        kept += [pair for pair, good in zip(drawn, right, strict=True) if good]
+            for side in ([pair.clean for pair in drawn], [pair.corrupted for pair in drawn]):
+                said = record(model, [problem.question for problem in side]).answers
+                good = [last_number(text) == problem.answer for text, problem in zip(said, side, strict=True)]
+                right = [a and b for a, b in zip(right, good, strict=True)]
+        kept += [pair for pair, both in zip(drawn, right, strict=True) if both]
         if len(kept) >= count:
             break
         if tried >= 100 * count:
@@ -64,7 +70,7 @@ def make_pairs(checkpoints: list[Path], count: int, seed: int, out: Path) -> Non
                 f"only {len(kept)} of {tried} pairs are answered correctly on both sides by every checkpoint; "
                 f"wanted {count}, so train longer or name fewer checkpoints"
             )
-    write_json(out, [record for index, pair in enumerate(kept[:count]) for record in as_records(index, *pair)])
+    write_json(out, [side for index, pair in enumerate(kept[:count]) for side in as_records(index, *pair)])
 
 
 def as_records(pair_id: int, clean: Problem, corrupted: Problem, place: int) -> list[dict]:

@@ -65,6 +65,7 @@ def accuracy(model: CodiModel, problems: list[Problem], n_latents: int, batch: i
         part = problems[start : start + batch]
         rows = encode(model, [[problem.question] for problem in part])
         done = run(model, rows, prefix.expand(len(part), -1), max_new_tokens=8, n_latents=n_latents)
+        assert done.tokens is not None
         said = texts(model, done.tokens)[0]
         right += sum(last_number(text) == problem.answer for text, problem in zip(said, part, strict=True))
     return right / len(problems)

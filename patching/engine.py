@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 class Prepared(NamedTuple):
     """A pair under a tokenizer: what both answers share (forced) and the tokens at which they differ."""
 
-    index: int
+    rank: int  # its place in the list of pairs
     pair: Pair
     tokens: int
     forced: tuple[int, ...]
@@ -140,16 +140,18 @@ def sweep_cells(
                 frame = run_block(model, batch, drawn, block, chosen, max_new_tokens, remote)
                 frames.append(frame.assign(cell=frame["cell"] + start))
             bar.update(len(batch))
-    place = {str(p.pair.pair_id): p.index for p in ready} | {name: i for i, name in enumerate(chosen)}
+    place = {str(p.pair.pair_id): p.rank for p in ready} | {name: i for i, name in enumerate(chosen)}
     table = pd.concat(frames, ignore_index=True)
     order = table[["pair_id", "metric"]].apply(lambda names: names.map(place)).assign(cell=table["cell"])
-    return check_table(table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True))
+    return check_table(
+        table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True)
+    )
 
 
 def batches(ready: Sequence[Prepared], donors: Sequence[Donor | None], size: int) -> Iterator[tuple[list, list]]:
     """Batches of pairs with equally many forced tokens, questions of like length together (less padding)."""
     paired = sorted(
-        zip(ready, donors, strict=True), key=lambda item: (len(item[0].forced), item[0].tokens, item[0].index)
+        zip(ready, donors, strict=True), key=lambda item: (len(item[0].forced), item[0].tokens, item[0].rank)
     )
     while paired:
         same = [item for item in paired[:size] if len(item[0].forced) == len(paired[0][0].forced)]
@@ -208,7 +210,7 @@ def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> p
         edits=writer(model, cells), measure=measure, max_new_tokens=max_new_tokens if decoded else 0, remote=remote,
     )  # fmt: skip
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
-    if decoded:
+    if done.tokens is not None:
         values |= read_answers(batch, texts(model, done.tokens), decoded)
     return rows_of(batch, donors, cells, values)
 

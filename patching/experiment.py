@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.schema import RunConfig
-
 from analysis.table import write_table
+from configs.schema import RunConfig
 from patching.checks import Check, findings, invariants
 from patching.engine import PROTOCOL, grid, prepare, sweep_cells
 from patching.pairs import load_pairs, split_usable, write_prepared

@@ -151,7 +151,7 @@ def write_prepared(pairs: Iterable[Pair], path: Path) -> None:
 
 
 def describe(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What a file holds: counts, what is excluded and why, steps, answers, lengths in words, and the changed numbers."""
+    """What a file holds: counts, what is excluded and why, steps, answers, lengths in words, changed numbers."""
     usable, excluded = split_usable(pairs)
     sides = [side for pair in pairs for side in (pair.clean, pair.corrupted)]
     steps = Counter(side.reasoning_steps for side in sides)
@@ -177,10 +177,8 @@ def changed_number(pair: Pair) -> dict[str, Any] | None:
     clean, corrupted = (NUMERAL.findall(side.question) for side in (pair.clean, pair.corrupted))
     if len(clean) != len(corrupted):
         return None
-    differ = [place for place, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
-    return (
-        {"place": differ[0], "clean": clean[differ[0]], "corrupted": corrupted[differ[0]]} if len(differ) == 1 else None
-    )
+    edits = [(place, a, b) for place, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
+    return dict(zip(("place", "clean", "corrupted"), edits[0], strict=True)) if len(edits) == 1 else None
 
 
 def spread(values: Sequence[float]) -> dict[str, int | float]:

@@ -16,8 +16,8 @@ def write_random_checkpoint(folder: Path, layers: int = 3, seed: int = 0, n_late
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from traces.checkpoint import Card, projection, write_checkpoint
-    from traces.problems import build_tokenizer
     from traces.model import FAMILIES
+    from traces.problems import build_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -38,7 +38,9 @@ def write_random_checkpoint(folder: Path, layers: int = 3, seed: int = 0, n_late
     )
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=list(FAMILIES["llama"].adapted), task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        base, LoraConfig(r=4, lora_alpha=8, target_modules=list(FAMILIES["llama"].adapted), task_type="CAUSAL_LM")
+    )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

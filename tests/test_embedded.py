@@ -37,7 +37,9 @@ def swept(shipped):
 
 def test_accuracy_is_what_the_card_says(shipped):
     name, model = shipped
-    assert accuracy(model, fresh(31_337, 200), model.n_latents) == pytest.approx(CARD[name]["accuracy_by_steps"]["6"], abs=0.05)
+    assert accuracy(model, fresh(31_337, 200), model.n_latents) == pytest.approx(
+        CARD[name]["accuracy_by_steps"]["6"], abs=0.05
+    )
 
 
 def test_there_are_66_pairs_with_different_answers_and_annotated_chains():

@@ -60,7 +60,9 @@ def test_the_original_files_repeat_the_table(run):
     results = json.loads((run / "patching_results.json").read_text())
     assert len(results) == 6
     for pair in results:
-        ours = kl[(kl["pair_id"] == str(pair["pair_id"])) & (kl["direction"] == "denoising")].set_index("layer")["patched"]
+        ours = kl[(kl["pair_id"] == str(pair["pair_id"])) & (kl["direction"] == "denoising")].set_index("layer")[
+            "patched"
+        ]
         assert [layer["kl_divergence"] for layer in pair["layer_results"]] == pytest.approx(ours.sort_index().tolist())
     means = json.loads((run / "aggregate_statistics.json").read_text())["layer_kl_means"]
     assert means["1"] == pytest.approx(kl[kl["layer"] == 1]["patched"].mean())

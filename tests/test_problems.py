@@ -49,7 +49,9 @@ def test_every_word_and_number_is_one_known_token():
         text = f"{problem.question} {chain_text(problem)} The answer is: {problem.answer}"
         assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
     assert all(len(tokenizer(str(n), add_special_tokens=False)["input_ids"]) == 1 for n in range(100))
-    assert tokenizer.decode(tokenizer("The answer is: 18")["input_ids"], skip_special_tokens=True) == "The answer is: 18"
+    assert (
+        tokenizer.decode(tokenizer("The answer is: 18")["input_ids"], skip_special_tokens=True) == "The answer is: 18"
+    )
 
 
 def test_more_than_half_of_the_chains_cannot_be_composed_while_reading():

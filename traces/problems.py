@@ -95,7 +95,9 @@ class Problem:
 
     @property
     def valid(self) -> bool:
-        return all(1 <= value <= LARGEST for value in (*self.numbers, *self.values))
+        """Whether every number is one that problems are drawn with."""
+        operands = all(2 <= operand <= LARGEST_OPERAND for operand in self.numbers[1:])
+        return operands and all(1 <= value <= LARGEST for value in (self.numbers[0], *self.values))
 
     def with_number(self, place: int, value: int) -> Problem:
         """The same story with one number changed."""
@@ -175,7 +177,8 @@ def build_tokenizer():
 
 def fresh(seed: int, count: int, avoid: Iterable[str] = ()) -> list[Problem]:
     """`count` different problems from a seed, none of whose questions is in `avoid`."""
-    rng, seen, problems = random.Random(seed), set(avoid), []
+    rng, seen = random.Random(seed), set(avoid)
+    problems: list[Problem] = []
     while len(problems) < count:
         problem = draw(rng)
         if problem.question not in seen:

@@ -199,7 +199,7 @@ def force_answer(
         first, last = logits[:, :cells].clone().save(), logits[:, cells:].clone().save()
         if measure is not None:
             for name, value in measure(logits[:, cells:]).items():
-                measured[name] = value.save()
+                measured[name] = nnsight.save(value)
     only_eot = torch.block_diag(*[causal[:1]] * cells).expand(rows, -1, -1)
     after = State(state.cache, torch.cat([state.seen, only_eot], -1), state.position + 1, state.latent)
     return after, Forced(first, last), measured

@@ -21,14 +21,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from configs.schema import Architecture, Codi, Optimiser, TrainConfig
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from configs.schema import Architecture, Codi, Optimiser, TrainConfig
 from traces.checkpoint import Card, projection, write_checkpoint
 from traces.model import FAMILIES
 from traces.problems import EOS, Problem, build_tokenizer, chain_text, draw, results
@@ -56,7 +57,7 @@ class Batch:
 class Sampler:
     """Fresh problems forever, tokenised."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, n_latents: int, seed: int, terse: float = 0.0):
+    def __init__(self, tokenizer: Any, n_latents: int, seed: int, terse: float = 0.0):
         self.tokenizer, self.n_latents, self.terse, self.rng = tokenizer, n_latents, terse, random.Random(seed)
 
     def ids(self, text: str, special: bool = False) -> list[int]:
@@ -100,9 +101,8 @@ class Sampler:
 
     def _step_targets(self, problem: Problem) -> list[int]:
         """What each step's output should say: the results in turn, then EOS."""
-        said = [self.tokenizer.convert_tokens_to_ids(str(value)) for value in results(problem)]
-        done = self.tokenizer.convert_tokens_to_ids(EOS)
-        return (said + [done] * self.n_latents)[: self.n_latents]
+        said = [*map(str, results(problem)), *[EOS] * self.n_latents][: self.n_latents]
+        return list(self.tokenizer.convert_tokens_to_ids(said))
 
 
 def schedule(step: int, steps: int, warmup: int = 100) -> float:
@@ -113,7 +113,7 @@ def schedule(step: int, steps: int, warmup: int = 100) -> float:
 
 
 def optimise(
-    parameters: list[nn.Parameter], settings: Optimiser, loss_of: Callable[[int], tuple[Tensor, dict]], report: Report
+    parameters: list[Any], settings: Optimiser, loss_of: Callable[[int], tuple[Tensor, dict]], report: Report
 ) -> None:
     """AdamW with `schedule` and gradients clipped at norm 1; `loss_of(step)` gives the loss and what to report."""
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -197,7 +197,7 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
 class Thinker:
     """A CODI model in training: decoder, its merged weights, projection and the two special vectors."""
 
-    decoder: nn.Module
+    decoder: Any
     weights: dict[str, Tensor]
     project: nn.Module
     bot: Tensor
@@ -255,15 +255,22 @@ def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: R
     chance = torch.Generator().manual_seed(config.seed)
     base = LlamaForCausalLM.from_pretrained(base_folder)
     model = get_peft_model(
-        base, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(FAMILIES["llama"].adapted), task_type="CAUSAL_LM")
+        base,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=list(FAMILIES["llama"].adapted),
+            task_type="CAUSAL_LM",
+        ),
     )
-    model.base_model.disable_adapter_layers()  # the adapter acts through `merged_weights`, once a step
-    decoder, head = base.model, base.lm_head
+    cast(Any, model.base_model).disable_adapter_layers()  # the adapter acts through `merged_weights`, once a step
+    inner: Any = base
+    decoder, head = inner.model, inner.lm_head
     rows = decoder.embed_tokens.weight.detach()
     loudness = rows.pow(2).mean().sqrt().item()
     bot, eot = (torch.randn(rows.shape[1]) * loudness for _ in range(2))
     project = projection(rows.shape[1], settings.prj_dim)
-    nn.init.constant_(project[-1].weight, loudness)  # else latents run an order louder than tokens
+    nn.init.constant_(cast(nn.LayerNorm, project[-1]).weight, loudness)  # else latents run an order louder than tokens
     adapter = [p for name, p in model.named_parameters() if "lora_" in name]
     card = Card(
         base=os.path.relpath(base_folder, config.out),

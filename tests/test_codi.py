@@ -1,0 +1,201 @@
+"""The command line: each bad input is one sentence and exit code 2; --help is quick and teaches."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from codi import aligned, app
+
+ROOT = Path(__file__).parents[1]
+GOOD = {"pair_id": 0, "question": "Ann had 7 pens. How many?"}
+PAIR = [{**GOOD, "variant": "clean", "answer": 7}, {**GOOD, "variant": "corrupted", "answer": 8, "question": "8?"}]
+
+
+@pytest.fixture
+def codi(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text='name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\n'):
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+        return "config.toml"
+
+    return write
+
+
+def refused(result) -> str:
+    """The sentence of a refusal: exit code 2, one line on stderr, nothing on stdout."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    line, *rest = result.stderr.splitlines()
+    assert rest == []
+    assert line.startswith("codi: ")
+    return line
+
+
+def test_help_is_quick_and_shows_what_to_type():
+    started = time.monotonic()
+    said = subprocess.run(
+        [sys.executable, ROOT / "codi.py", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert time.monotonic() - started < 5  # 0.2 s, but for a busy machine
+    for command in ("codi run configs/tiny.toml", "codi pairs check", "codi ask", "codi check", "codi report"):
+        assert command in said
+    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input." in said
+
+
+@pytest.mark.parametrize("words", [["run"], ["report"], ["check"], ["train"], ["ask"], ["pairs", "check"]])
+def test_every_command_says_what_it_is_for(codi, words):
+    said = codi(*words, "--help")
+    assert said.exit_code == 0
+    assert len(said.stdout.splitlines()[2].split()) > 3
+
+
+def test_a_missing_config_is_one_sentence(codi):
+    assert refused(codi("run", "nope.toml")).startswith("codi: nope.toml: no such file; give a TOML config")
+
+
+def test_an_unknown_key_is_one_sentence_with_the_nearest_key(codi, config):
+    config('name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\nlimt = 3')
+    assert "unknown key 'limt', the nearest known key is 'limit'" in refused(codi("run", "config.toml"))
+
+
+def test_a_wrong_option_is_named_as_it_was_typed(codi, config):
+    said = refused(codi("run", config(), "--limit", "0", "--dtype", "fp16"))
+    assert "--limit is 0, wanted 1 or more; --dtype is 'fp16', wanted 'auto'" in said
+
+
+def test_a_config_for_another_command_is_one_sentence(codi, config):
+    wanted = "config.toml: is a config for `codi run`, wanted one for `codi train`"
+    assert refused(codi("train", config())) == f"codi: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (PAIR[:1], "pair 0: its corrupted side is missing"),
+        ([*PAIR, PAIR[0]], "pair 0: its clean side is there 2 times"),
+        ([PAIR[0], {**PAIR[1], "answer": "8"}], "'answer' is \"8\", wanted a number"),
+        ([PAIR[0], {**PAIR[1], "answer": 7}], "both answers are 7, so their logit difference is always 0"),
+        ([], "the list is empty"),
+    ],
+)
+def test_bad_pairs_are_one_sentence_when_checked(codi, tmp_path, pairs, sentence):
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    result = codi("pairs", "check", "pairs.json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("codi: pairs.json: ")
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_bad_pairs_are_one_sentence_when_run(codi, config, tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps(PAIR[:1]))
+    assert "pairs.json: pair 0: its corrupted side is missing" in refused(codi("run", config()))
+
+
+def test_paths_on_the_command_line_are_relative_to_the_current_folder(codi, config, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / config()).rename(tmp_path / "deep" / "config.toml")
+    assert refused(codi("run", "deep/config.toml")).startswith("codi: deep/pairs.json: no such file")
+    said = refused(codi("run", "deep/config.toml", "--pairs", "mine.json"))
+    assert said.startswith("codi: mine.json: no such file")
+
+
+def test_pairs_check_describes_a_good_file_and_gives_it_as_json(codi, tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps(PAIR))
+    result = codi("pairs", "check", "pairs.json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "1 in 1 clusters, 1 usable" in result.stdout
+    assert json.loads(codi("pairs", "check", "pairs.json", "--json").stdout)["pairs"] == 1
+
+
+def test_pairs_check_gives_problems_as_json_too(codi):
+    result = codi("pairs", "check", "nope.json", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["problems"] == ["no such file; give a JSON list of clean and corrupted records"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_sentence(codi, tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps(PAIR))
+    assert "no codi.json in it" in refused(codi("check", ".", "--pairs", "pairs.json"))
+    assert "model: no such folder" in refused(codi("ask", "model", "How many?"))
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(codi):
+    assert "wanted the folder of a finished run" in refused(codi("report", "."))
+
+
+def test_an_empty_question_is_one_sentence(codi):
+    assert refused(codi("ask", "model", " ")) == "codi: the question is empty; put one in quotes"
+
+
+def test_training_without_its_base_is_one_sentence(codi, config):
+    text = 'out = "a"\nbase = "b"\n[codi]\n[optimiser]\nsteps = 1\nbatch = 1\nlr = 1e-3\n'
+    assert refused(codi("train", config(text))).startswith("codi: b: no base model there; train it first")
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(codi, monkeypatch):
+    def forbidden(path, kind, **instead):
+        raise PermissionError(13, "Permission denied", "config.toml")
+
+    monkeypatch.setattr("configs.load_config", forbidden)
+    assert refused(codi("run", "config.toml")) == "codi: config.toml: Permission denied"
+
+
+def test_a_bug_keeps_its_traceback(codi, monkeypatch):
+    def broken(path, kind, **instead):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("configs.load_config", broken)
+    assert isinstance(codi("run", "config.toml").exception, ZeroDivisionError)
+
+
+def test_an_interruption_is_said_and_has_its_exit_code(codi, monkeypatch):
+    def interrupted(path, kind, **instead):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("configs.load_config", interrupted)
+    result = codi("run", "config.toml")
+    assert (result.exit_code, result.stderr[:17]) == (130, "codi: interrupted")
+
+
+def test_columns_are_aligned_and_numbers_stand_to_the_right():
+    assert aligned([["layer", "what"], ["0", "a"], ["11", "bc"]]) == "layer  what\n    0  a\n   11  bc"
+
+
+def test_a_run_prints_the_report_the_corners_the_verdict_and_the_largest_layers(
+    codi, config, random_checkpoint, pairs_file
+):
+    config('name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\nout = "runs/a"')
+    result = codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    for part in ("Report: runs/a/report.html", "4 of 4 invariants hold.", "question   thought", "layer  effect"):
+        assert part in result.stdout
+    assert Path("runs/a/report.html").is_file()
+    again = codi("report", "runs/a")
+    assert (again.exit_code, again.stdout) == (0, result.stdout)
+    refusal = refused(
+        codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--limit", 3)
+    )
+    assert "runs/a: holds another run" in refusal
+
+
+def test_an_invariant_that_fails_is_one_sentence_and_exit_code_1(codi, config, monkeypatch):
+    from patching.experiment import InvariantError
+
+    def broken(config, out, **options):
+        raise InvariantError("Writing a run's own values changes a logit by 0.3 (allowed 1e-05).")
+
+    monkeypatch.setattr("patching.experiment.run_experiment", broken)
+    result = codi("run", config())
+    assert result.exit_code == 1
+    assert result.stderr == "codi: Writing a run's own values changes a logit by 0.3 (allowed 1e-05).\n"

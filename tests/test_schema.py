@@ -1,0 +1,133 @@
+"""Configs: every key is documented, every shipped file loads, every mistake is named."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import ConfigError, RunConfig, TrainConfig, load_config
+from configs.schema import TABLES
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUN = 'name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\n'
+CODI = 'out = "a"\nbase = "b"\n[codi]\n[optimiser]\nsteps = 1\nbatch = 1\nlr = 1e-3\n'
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, kind=RunConfig, **instead):
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, kind, **instead)
+
+    return load
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(path):
+    load_config(path, TrainConfig if path.name.startswith("train_") else RunConfig)
+
+
+def test_the_readme_lists_exactly_the_keys_of_the_schema():
+    sections = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
+    listed = [re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) for section in sections]
+    tables = [key for name in ("optimiser", "architecture", "codi") for key in TABLES[name].model_fields]
+    assert listed[0] == list(RunConfig.model_fields)
+    assert listed[1] == [key for key in TrainConfig.model_fields if key not in TABLES] + tables
+
+
+def test_the_readme_states_the_defaults_of_the_schema():
+    run, train = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
+    for text, record in ((run, RunConfig), (train, TrainConfig), *((train, table) for table in TABLES.values())):
+        for key, field in record.model_fields.items():
+            stated = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
+            if field.is_required() and key not in TABLES:
+                assert stated[1] == "required", key
+            elif isinstance(field.default, int | float):
+                assert stated[1] == f"`{field.default}`", key
+
+
+def test_paths_are_relative_to_the_config_file(load, tmp_path):
+    config = load('name = "a"\ncheckpoint = "../model"\npairs = "data/pairs.json"\nout = "/elsewhere"')
+    assert config.checkpoint == (tmp_path / "../model").resolve()
+    assert config.pairs == (tmp_path / "data/pairs.json").resolve()
+    assert config.out == Path("/elsewhere")
+
+
+def test_a_config_cannot_be_changed(load):
+    with pytest.raises(ValueError, match="frozen"):
+        load(RUN).seed = 1
+
+
+def test_what_is_given_instead_replaces_the_file_and_nothing_replaces_nothing(load):
+    config = load(RUN + "limit = 3\nseed = 7", limit=5, seed=None)
+    assert (config.limit, config.seed) == (5, 7)
+    with pytest.raises(ConfigError, match="--limit is 0, wanted 1 or more"):
+        load(RUN, limit=0)
+
+
+def test_all_problems_are_named_in_one_line(load):
+    with pytest.raises(ConfigError) as error:
+        load('name = "../up"\nchekpoint = "a"\nseed = "1"\nlimit = true\ndirections = ["up"]')
+    message = str(error.value)
+    for problem in (
+        "unknown key 'chekpoint', the nearest known key is 'checkpoint'",
+        "the key 'checkpoint' is missing",
+        "the key 'pairs' is missing",
+        "'name' is '../up', wanted letters, digits",
+        "'seed' is '1', wanted a whole number",
+        "'limit' is True, wanted a whole number",
+        "'directions.0' is 'up', wanted 'denoising' or 'noising'",
+    ):
+        assert problem in message
+    assert message.count(";") == 6
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('dtype = "fp16"', "'dtype' is 'fp16', wanted 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("metrics = []", "'metrics' is [], wanted one or more names"),
+        ('metrics = ["answer", "answer"]', "wanted each name once"),
+        ("device = 0", "'device' is 0, wanted text in quotes"),
+        ("pairs_per_batch = 1.5", "'pairs_per_batch' is 1.5, wanted a whole number"),
+        ("seed = -1", "'seed' is -1, wanted 0 or more"),
+        ("directions = 3", "'directions' is 3, wanted a list"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_wanted(load, line, problem):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load(RUN + line)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (CODI.replace("[codi]", "[codi]\nrnk = 3"), "unknown key 'codi.rnk', the nearest known key is 'rank'"),
+        (CODI.replace('base = "b"\n', ""), "needs a base to train over"),
+        (CODI.replace("[codi]", "[architecture]"), "trains a new base, so base has no meaning"),
+        (CODI.replace("[codi]\n", ""), "found neither of [architecture] and [codi]"),
+        (CODI.replace("[codi]", "[architecture]\n[codi]"), "found both of [architecture] and [codi]"),
+        (CODI.replace("[codi]", "[codi]\nhide_question = 1.5"), "'codi.hide_question' is 1.5, wanted 1.0 or less"),
+        (CODI.replace("1e-3", "nan"), "'optimiser.lr' is nan"),
+        (CODI.replace("[codi]", "[architecture]\nheads = 3"), "d_model is 64 with 3 heads, wanted a multiple of 6"),
+        (CODI.replace("[codi]", "[architecture]\nkv_heads = 3"), "heads is 4, wanted a multiple of kv_heads"),
+        (RUN, "is a config for `codi run`, wanted one for `codi train`"),
+    ],
+)
+def test_a_training_that_means_nothing_is_refused(load, text, problem):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load(text, TrainConfig)
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(load, tmp_path):
+    with pytest.raises(ConfigError, match=r"nope\.toml: no such file; give a TOML config"):
+        load_config(tmp_path / "nope.toml", RunConfig)
+    with pytest.raises(ConfigError, match="is a folder, wanted a TOML file"):
+        load_config(tmp_path, RunConfig)
+    with pytest.raises(ConfigError, match="is not valid TOML .*line 1"):
+        load("name = \n")
+    (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_config(tmp_path / "latin.toml", RunConfig)
