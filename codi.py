@@ -214,6 +214,18 @@ def train(config: Config, out: Out = None) -> None:
 
 
 @app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds the checkpoints thought and bypass.")],
+    problems: Annotated[int, typer.Option(min=1, help="Fresh problems to measure accuracy on.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Fresh pairs to draw.")] = 1000,
+) -> None:
+    """Measure the arithmetic checkpoints afresh and write their model card: how the shipped card was made."""
+    from patching.card import write_card
+
+    typer.echo(f"written to {write_card(folder, problems=problems, pairs=pairs)}")
+
+
+@app.command()
 def ask(
     checkpoint: Checkpoint,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],

@@ -121,6 +121,7 @@ class Codi(Record):
     decode_weight: Weight = 0.0
     decode_until: Share = 0.6
     curriculum: Share = 0.0
+    start: ConfigPath | None = None
 
 
 class TrainConfig(Record):

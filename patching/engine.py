@@ -129,6 +129,9 @@ def sweep_cells(
     chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
     if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRICS]:
         raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRICS)} or a function")
+    if len(set(cells)) < len(cells):
+        again = next(cell for i, cell in enumerate(cells) if cell in cells[:i])
+        raise ValueError(f"{again.direction} of {again.site} occurs twice in the sweep; name each site once")
     for cell in cells:
         cell.site.places(model)  # refuses layers and steps that do not exist before anything runs
     donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)

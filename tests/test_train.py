@@ -32,6 +32,19 @@ def test_a_trained_checkpoint_loads_and_declares_its_recipe(trained):
     assert {"loss", "student", "teacher", "distill", "decode"} <= set().union(*(figures for _, figures in reports))
 
 
+def test_training_goes_on_from_a_checkpoint_and_remembers_it(trained):
+    folder, _ = trained
+    optimiser = {"steps": 1, "batch": 4, "lr": 1e-9}
+    config = TrainConfig(
+        out=folder / "more", base=folder / "base", optimiser=optimiser, codi={"start": folder / "codi"}
+    )
+    train(config, lambda *_: None)
+    before, after = (load_codi(folder / name, device="cpu") for name in ("codi", "more"))
+    torch.testing.assert_close(after.bot, before.bot)
+    torch.testing.assert_close(after.project[1].weight, before.project[1].weight, atol=1e-6, rtol=0)
+    assert after.card.provenance["went_on_from"] == before.card.provenance
+
+
 @torch.no_grad()
 def test_the_students_loop_is_the_loop_that_is_traced(trained, problems):
     model = load_codi(trained[0] / "codi", device="cpu")

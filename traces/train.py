@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from configs.schema import Architecture, Codi, Optimiser, TrainConfig
-from traces.checkpoint import Card, projection, write_checkpoint
+from traces.checkpoint import ADAPTER, Card, projection, read_card, read_thought, write_checkpoint
 from traces.model import FAMILIES
 from traces.problems import EOS, Problem, build_tokenizer, chain_text, draw, results
 
@@ -245,86 +245,105 @@ class Thinker:
         )
 
 
-def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: Report) -> None:
-    """Self-distil a CODI model over the frozen base in `base_folder` and save its checkpoint folder."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoTokenizer
+class Parts(NamedTuple):
+    """A CODI model in the making: the adapted model, and what CODI adds to it."""
 
-    tokenizer = AutoTokenizer.from_pretrained(base_folder)
-    sampler = Sampler(tokenizer, settings.n_latents, config.seed + 1)
-    chance = torch.Generator().manual_seed(config.seed)
-    base = LlamaForCausalLM.from_pretrained(base_folder)
-    model = get_peft_model(
-        base,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            target_modules=list(FAMILIES["llama"].adapted),
-            task_type="CAUSAL_LM",
-        ),
-    )
-    cast(Any, model.base_model).disable_adapter_layers()  # the adapter acts through `merged_weights`, once a step
-    inner: Any = base
-    decoder, head = inner.model, inner.lm_head
-    rows = decoder.embed_tokens.weight.detach()
+    adapted: Any  # PEFT model over the frozen base
+    project: nn.Sequential
+    bot: Tensor
+    eot: Tensor
+
+
+def begin(base: LlamaForCausalLM, settings: Codi) -> Parts:
+    """New LoRA, projection and special vectors, or those of the checkpoint `start` to go on from."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    rows = cast(nn.Embedding, base.get_input_embeddings()).weight.detach()
+    if settings.start is not None:
+        adapted = PeftModel.from_pretrained(base, settings.start / ADAPTER, is_trainable=True)
+        return Parts(adapted, *read_thought(settings.start, rows.shape[1]))
+    targets = list(FAMILIES["llama"].adapted)
+    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    adapted = get_peft_model(base, lora)
     loudness = rows.pow(2).mean().sqrt().item()
     bot, eot = (torch.randn(rows.shape[1]) * loudness for _ in range(2))
     project = projection(rows.shape[1], settings.prj_dim)
     nn.init.constant_(cast(nn.LayerNorm, project[-1]).weight, loudness)  # else latents run an order louder than tokens
-    adapter = [p for name, p in model.named_parameters() if "lora_" in name]
-    card = Card(
-        base=os.path.relpath(base_folder, config.out),
-        n_latents=settings.n_latents,
-        answer_prefix=PREFIX,
-        provenance=provenance(config),
-    )
-    trained = [*(p.requires_grad_(True) for p in adapter), *project.parameters()]
+    return Parts(adapted, project, bot, eot)
+
+
+def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: Report) -> None:
+    """Self-distil a CODI model over the frozen base in `base_folder` and save its checkpoint folder."""
+    from transformers import AutoTokenizer
+
+    sampler = Sampler(AutoTokenizer.from_pretrained(base_folder), settings.n_latents, config.seed + 1)
+    chance = torch.Generator().manual_seed(config.seed)
+    base: Any = LlamaForCausalLM.from_pretrained(base_folder)
+    parts = begin(base, settings)
+    parts.adapted.base_model.disable_adapter_layers()  # it acts through `merged_weights`, computed once a step
+    lora = [parameter for name, parameter in parts.adapted.named_parameters() if "lora_" in name]
+    trained = [parameter.requires_grad_(True) for parameter in (*lora, *parts.project.parameters())]
+    place = os.path.relpath(base_folder, config.out)
+    card = Card(base=place, n_latents=settings.n_latents, answer_prefix=PREFIX, provenance=provenance(config))
+    size, steps = config.optimiser.batch, config.optimiser.steps
 
     def loss_of(step: int) -> tuple[Tensor, dict]:
-        batch = sampler.batch(config.optimiser.batch, longest_chain(step / config.optimiser.steps, settings.curriculum))
-        pairs = torch.arange(config.optimiser.batch)
-        thinker = Thinker(decoder, merged_weights(decoder), project, bot, eot, settings.n_latents)
-        teacher = thinker.run(input_ids=batch.teacher, attention_mask=batch.teacher_mask, output_hidden_states=True)
-        teacher_loss = next_token_loss(head(teacher.last_hidden_state), batch.teacher_labels)
-
-        cache, mask, last, outputs = thinker.think(batch.question, batch.question_mask)
-        hidden = torch.rand(config.optimiser.batch, generator=chance) < settings.hide_question
-        student = thinker.answer(batch.answer, cache, mask, last, hidden)
-        logits = head(student.last_hidden_state)
-        student_loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.answer[:, 1:].flatten())
-
-        colon = batch.answer.shape[1] - 3  # the token before the number: placeholder, prefix, number, EOS
-        apart = torch.zeros(())
-        for ours, theirs in zip(student.hidden_states[1:], teacher.hidden_states[1:], strict=True):
-            target = theirs[pairs, batch.teacher_colon].detach()
-            apart = apart + F.smooth_l1_loss(ours[:, colon], target) / target.std()
-        apart = apart / (len(student.hidden_states) - 1)
-        loss = student_loss + teacher_loss + settings.distill_weight * apart
-
-        figures = {
-            "student": student_loss.item(),
-            "teacher": teacher_loss.item(),
-            "distill": apart.item(),
-            "accuracy": (logits[:, colon].argmax(-1) == batch.answer[:, -2]).float().mean().item(),
-        }
-        weight = settings.decode_weight * max(0.0, 1 - step / max(1, settings.decode_until * config.optimiser.steps))
-        if weight > 0:
-            said = head(outputs)
-            decoded = F.cross_entropy(said.flatten(0, 1), batch.steps.flatten())
-            loss = loss + weight * decoded
-            figures["decode"] = decoded.item()
-            figures["decoded"] = (said.argmax(-1) == batch.steps).float().mean().item()
-        return loss, figures
+        batch = sampler.batch(size, longest_chain(step / steps, settings.curriculum))
+        weights = merged_weights(base.model)
+        thinker = Thinker(base.model, weights, parts.project, parts.bot, parts.eot, settings.n_latents)
+        hidden = torch.rand(size, generator=chance) < settings.hide_question
+        decode = settings.decode_weight * max(0.0, 1 - step / max(1, settings.decode_until * steps))
+        return codi_loss(thinker, base.lm_head, batch, hidden, settings.distill_weight, decode)
 
     def save(step: int, figures: dict) -> None:
         report(step, figures)
-        if step % 500 == 0 or step == config.optimiser.steps - 1:
-            write_checkpoint(config.out, model, project, bot, eot, card)
+        if step % 500 == 0 or step == steps - 1:
+            write_checkpoint(config.out, *parts, card)
 
     optimise(trained, config.optimiser, loss_of, save)
 
 
+def codi_loss(
+    thinker: Thinker, head: nn.Module, batch: Batch, hidden: Tensor, distill_weight: float, decode_weight: float
+) -> tuple[Tensor, dict]:
+    """CODI's three terms, and the decoder's where it has weight; with what to report of them."""
+    teacher = thinker.run(input_ids=batch.teacher, attention_mask=batch.teacher_mask, output_hidden_states=True)
+    teacher_loss = next_token_loss(head(teacher.last_hidden_state), batch.teacher_labels)
+
+    cache, mask, last, outputs = thinker.think(batch.question, batch.question_mask)
+    student = thinker.answer(batch.answer, cache, mask, last, hidden)
+    logits = head(student.last_hidden_state)
+    student_loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.answer[:, 1:].flatten())
+
+    colon = batch.answer.shape[1] - 3  # the token before the number: placeholder, prefix, number, EOS
+    pairs, apart = torch.arange(len(batch.answer)), []
+    for ours, theirs in zip(student.hidden_states[1:], teacher.hidden_states[1:], strict=True):
+        target = theirs[pairs, batch.teacher_colon].detach()
+        apart.append(F.smooth_l1_loss(ours[:, colon], target) / target.std())
+    distill_loss = torch.stack(apart).mean()
+
+    loss = student_loss + teacher_loss + distill_weight * distill_loss
+    figures = {
+        "student": student_loss.item(),
+        "teacher": teacher_loss.item(),
+        "distill": distill_loss.item(),
+        "accuracy": (logits[:, colon].argmax(-1) == batch.answer[:, -2]).float().mean().item(),
+    }
+    if decode_weight > 0:
+        said = head(outputs)
+        decode_loss = F.cross_entropy(said.flatten(0, 1), batch.steps.flatten())
+        loss = loss + decode_weight * decode_loss
+        figures["decode"] = decode_loss.item()
+        figures["decoded"] = (said.argmax(-1) == batch.steps).float().mean().item()
+    return loss, figures
+
+
 def provenance(config: TrainConfig) -> dict:
-    """What `codi.json` keeps of a training: the whole recipe, so that nothing about it has to be remembered."""
-    recipe = config.model_dump(mode="json", exclude={"out", "base", "threads"}, exclude_none=True)
-    return {"made_by": "codi train", "task": "arithmetic word problems (traces/problems.py)", **recipe}
+    """What `codi.json` keeps of a training: the whole recipe, and that of the checkpoint it went on from."""
+    recipe = config.model_dump(
+        mode="json", exclude={"out": True, "base": True, "threads": True, "codi": {"start"}}, exclude_none=True
+    )
+    made = {"made_by": "codi train", "task": "arithmetic word problems (traces/problems.py)", **recipe}
+    if config.codi is not None and config.codi.start is not None:
+        made["went_on_from"] = read_card(config.codi.start).provenance
+    return made
