@@ -192,8 +192,8 @@ CARD_HEAD = """\
 
 Small models, trained by this project's own code, on which the whole instrument can be tried in a minute. They have the
 same task, the same base and (nearly) the same accuracy, and opposite causal stories: `thought` answers through its
-latent thought, `bypass` answers past it. **That the ceiling of `thought` is high is a design property of this model, not
-a finding about CODI.**
+latent thought, `bypass` answers past it. **That the ceiling of `thought` is high is a design property of this model,
+not a finding about CODI.**
 
 - `base/`: a Llama of 4 layers (d 64, 4 heads, 2 key-value heads), trained from scratch on word problems with written
   chain of thought (`<<7+5=12>>`) and, in 70 % of the examples, with the chain's bare results (`7 12 24`); then frozen.
