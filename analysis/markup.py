@@ -13,7 +13,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; marg
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e6e6e6; }
-td { overflow-wrap: anywhere; } td:first-child { overflow-wrap: normal; }
+td:last-child { overflow-wrap: anywhere; }
 .quiet { color: #666; }
 .passed td:nth-child(3) { color: #00694d; }
 .failed td:nth-child(3) { color: #b34700; font-weight: bold; }

@@ -1,5 +1,6 @@
-"""Draw the README's figure from two run folders: python docs/figures.py runs/tiny runs/bypass"""
+"""Draw the README's figure, four corners of several runs: python docs/figures.py runs/tiny runs/bypass"""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,13 +8,18 @@ import pandas as pd
 
 from analysis import corner_bars, corners, read_table
 
+HERE = Path(__file__).parent
+CARD = HERE.parent / "traces" / "embedded" / "card.json"
+
 
 def main(*runs: str) -> None:
-    """The four corners of each run's model, side by side."""
-    tables = {Path(run).name: read_table(Path(run) / "cells.parquet") for run in runs}
-    names = {"tiny": "thought"}  # configs/tiny.toml runs the checkpoint `thought`
-    found = [corners(table).assign(model=names.get(name, name)) for name, table in tables.items()]
-    corner_bars(pd.concat(found, ignore_index=True)).save(Path(__file__).with_name("corners.png"), scale_factor=2)
+    """One panel a run, headed by its checkpoint and the accuracy that the card reports of it."""
+    card, panels = json.loads(CARD.read_text(encoding="utf-8")), []
+    for run in map(Path, runs):
+        name = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]["checkpoint"]
+        accuracy = card[name]["accuracy_by_steps"]["6"]
+        panels.append(corners(read_table(run / "cells.parquet")).assign(model=f"{name} (accuracy {accuracy:.1%})"))
+    corner_bars(pd.concat(panels, ignore_index=True)).save(HERE / "corners.png", scale_factor=2)
 
 
 if __name__ == "__main__":
