@@ -30,10 +30,11 @@ def draw_pair(rng: random.Random) -> Edited:
         clean = draw(rng)
         enters = rng.randrange(len(clean.values))
         place = rng.choice((0, 1)) if enters == 0 else enters + 1
-        corrupted = clean.with_number(place, rng.randint(2, LARGEST))
-        once = clean.numbers.count(clean.numbers[place]) == 1
-        if corrupted.valid and corrupted.answer != clean.answer and once:
-            return Edited(clean, corrupted, place)
+        # Only the value is drawn again, not the problem: else short chains, easier to edit, would be too many.
+        edits = [clean.with_number(place, value) for value in range(2, LARGEST + 1)]
+        fit = [problem for problem in edits if problem.valid and problem.answer != clean.answer]
+        if fit and clean.numbers.count(clean.numbers[place]) == 1:
+            return Edited(clean, rng.choice(fit), place)
 
 
 def candidates(seed: int, batch: int = 64) -> Iterator[list[Edited]]:

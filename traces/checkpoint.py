@@ -57,12 +57,13 @@ def _names(module: nn.Sequential) -> dict[str, Tensor]:
     return {f"prj.{name.replace('4.', 'ln.')}": tensor for name, tensor in module.state_dict().items()}
 
 
-def write_checkpoint(folder: Path, adapted: nn.Module, project: nn.Sequential, bot: Tensor, eot: Tensor, card: Card):
+def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Tensor, eot: Tensor, card: Card):
     """Write a checkpoint folder from a PEFT model, its projection and its two special vectors."""
     folder.mkdir(parents=True, exist_ok=True)
-    adapted.save_pretrained(folder / ADAPTER)  # type: ignore[operator]
-    for extra in ("README.md",):  # PEFT's empty model card
-        (folder / ADAPTER / extra).unlink(missing_ok=True)
+    for adapter in adapted.peft_config.values():
+        adapter.base_model_name_or_path = card.base  # not the path that it was trained at
+    adapted.save_pretrained(folder / ADAPTER)
+    (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     tensors = {**_names(project), "bot": bot, "eot": eot}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
     (folder / CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
