@@ -129,7 +129,7 @@ def corner_bars(corners: pd.DataFrame) -> alt.Chart:
     long["answer"] = long["answer"].str.removeprefix("answer_")
     long["from"] = long.groupby(["model", "corner"])["share"].cumsum() - long["share"]
     long = long.assign(to=long["from"] + long["share"], middle=long["from"] + long["share"] / 2)
-    long["label"] = long["share"].map(lambda share: f"{share:.0%}" if share >= 0.1 else "")
+    long["label"] = long["share"].map(lambda share: f"{share:.0%}" if share >= 0.15 else "")
     count = models["model"].nunique()
     base = alt.Chart(long).encode(y=alt.Y("corner:N", sort=order, title=None))
     bars = base.mark_bar().encode(

@@ -21,8 +21,8 @@ from patching.sites import THOUGHT, layerwise, resid
 from patching.sources import Donor, draw_unrelated, itself, other, unrelated
 from traces.model import CodiModel
 
-EXACT = 1e-5  # largest |change of a logit| that counts as none, in fp32, for logits up to about 10
-ROUNDING = 2.0**-20  # and for larger ones, as a share of the largest: eight units in the last place of fp32
+EXACT = 1e-5  # a change of a logit up to this counts as none in any model
+UNITS = 128  # and the unpatched runs of one forward may differ by so many units of rounding of the largest logit
 
 
 class Check(NamedTuple):
@@ -59,10 +59,13 @@ def invariants(
     table = sweep_cells(model, ready, cells, donors=donors, metrics=metrics)
     change = table[table["metric"] == "max_logit_change"]
     own = change[change["source"] == "self"]
-    loudest = table.loc[table["metric"] == "largest_logit", "patched"].max()
-    allowed = max(EXACT, ROUNDING * float(loudest))
-    if model.dtype != torch.float32:  # no more than an unpatched run changes by standing in another cell
-        allowed = max(allowed, float(own.loc[own["site"] == "thought", "patched"].max()))
+    # An unpatched run that stands in another cell sums in another order, and six steps amplify the rounding: a patch
+    # changes nothing if it changes no more than that.
+    spread = float(own.loc[own["site"] == "thought", "patched"].max())
+    rounding = (
+        UNITS * torch.finfo(model.dtype).eps * float(table.loc[table["metric"] == "largest_logit", "patched"].max())
+    )
+    allowed = max(EXACT, 4 * spread)
     unchanged = float(own["patched"].max())
     last = change[(change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)]
     unfed = float(last["patched"].max())
@@ -71,6 +74,9 @@ def invariants(
     return [
         Check("load_report", "invariant", landed == expected, landed / expected,
               f"LoRA landed on {landed} of {expected} linear layers; projection, BoT and EoT are complete."),
+        Check("unpatched_spread", "invariant", spread <= max(EXACT, rounding), spread,
+              f"The same unpatched run in different cells of a forward differs by at most {spread:.1e} in any logit "
+              f"(allowed {max(EXACT, rounding):.1e})."),
         Check("self_patch", "invariant", unchanged <= allowed, unchanged,
               f"Writing a run's own values at every layer, and its own thought, changes no logit by more than "
               f"{unchanged:.1e} (allowed {allowed:.1e})."),

@@ -103,7 +103,13 @@ def test_a_failed_invariant_stops_the_run_before_the_sweep_unless_forced(config,
 def test_every_invariant_holds_on_a_random_model(model, pairs):
     checks = check_checkpoint(model, pairs)
     invariants = [check for check in checks if check.grade == "invariant"]
-    assert {check.name for check in invariants} == {"load_report", "self_patch", "never_fed_site", "kl_not_negative"}
+    assert {check.name for check in invariants} == {
+        "load_report",
+        "unpatched_spread",
+        "self_patch",
+        "never_fed_site",
+        "kl_not_negative",
+    }
     assert all(check.passed for check in invariants)
 
 
