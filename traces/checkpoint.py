@@ -62,7 +62,7 @@ def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Te
     folder.mkdir(parents=True, exist_ok=True)
     for adapter in adapted.peft_config.values():
         adapter.base_model_name_or_path = card.base  # not the path that it was trained at
-    adapted.save_pretrained(folder / ADAPTER)
+    adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are frozen
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     tensors = {**_names(project), "bot": bot, "eot": eot}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
