@@ -95,7 +95,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run folder that holds another run.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
 ) -> None:
     """Run the layer-wise patching experiment and report on it.
 
@@ -108,10 +108,14 @@ def run(
     from analysis import write_report
     from patching.experiment import InvariantError, run_experiment
 
+    folder = settings.out or Path("runs", settings.name)
+    before = modified(folder / "cells.parquet")
     try:
-        folder = run_experiment(settings, settings.out or Path("runs", settings.name), force=force, fresh=fresh)
+        run_experiment(settings, folder, force=force, fresh=fresh)
     except InvariantError as error:
         stop(str(error), FAILED)
+    if before is not None and modified(folder / "cells.parquet") == before:
+        typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
     print_conclusions(folder, write_report(folder, progress=pair_bar))
 
 
@@ -245,6 +249,11 @@ def ask(
     typer.echo(
         aligned([["step", "nearest tokens"], *([str(i), "  ".join(near)] for i, near in enumerate(asked.steps))])
     )
+
+
+def modified(path: Path) -> int | None:
+    """When a file was last written; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def here(path: Path | None) -> Path | None:

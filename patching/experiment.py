@@ -32,7 +32,7 @@ class InvariantError(RuntimeError):
 def run_experiment(
     config: RunConfig, out: Path, *, force: bool = False, fresh: bool = False, progress: bool = True
 ) -> Path:
-    """Run the experiment, return its folder; `force` goes on after a failed invariant, `fresh` replaces another run."""
+    """Run the experiment, return its folder; `force` goes on after a failed invariant, `fresh` starts anew."""
     started = time.monotonic()
     read = load_pairs(config.pairs)
     usable, excluded = split_usable(read)
@@ -50,7 +50,8 @@ def run_experiment(
     settings = config.model_dump(mode="json", exclude={"out", "checkpoint", "pairs"})
     about, data = model.describe(), file_digest(config.pairs)
     identity = digest([settings, about["sha256"], data])
-    open_run(out, identity, fresh)
+    if not open_run(out, identity, fresh):
+        return out  # this very run is there, finished
 
     checks: list[Check] = [*invariants(model, ready, donors), *findings(model, ready, donors)]
     write_json(out / "checks.json", [check._asdict() for check in checks])

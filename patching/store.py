@@ -32,30 +32,39 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def open_run(out: Path, identity: str, fresh: bool) -> None:
-    """Make `out` ready for a run whose hash is `identity`; another run's folder is replaced only with `fresh`."""
+def open_run(out: Path, identity: str, fresh: bool) -> bool:
+    """Make `out` ready for the run whose hash is `identity`; False where it holds that run, finished: nothing is to do.
+
+    Another run's folder is replaced only with `fresh`, and a folder that holds no run never.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, wanted a folder for the run; choose another with --out")
     if out.is_dir() and any(out.iterdir()):
-        found = _identity(out)
+        found, finished = _identity(out)
         if found is None:
             raise ValueError(f"{out}: holds files but is not a run folder (no {MANIFEST}); choose another with --out")
         if found != identity and not fresh:
             raise ValueError(
                 f"{out}: holds another run (its config, model or pairs differ); use --fresh to replace it, or --out"
             )
+        if finished and found == identity and not fresh:
+            return False
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     # From the first moment the folder says what it is, so that a run that was cut short can be started again.
     write_json(out / MANIFEST, {"identity": identity, "finished": False})
+    return True
 
 
-def _identity(out: Path) -> str | None:
-    """The hash of the run in a folder; empty where its manifest is damaged, `None` where there is none."""
+def _identity(out: Path) -> tuple[str | None, bool]:
+    """The hash of the run in a folder (empty where its manifest is damaged, `None` where there is none), and whether
+    it is finished."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return None, False
     except ValueError:
-        return ""
-    return str(manifest.get("identity", "")) if isinstance(manifest, dict) else ""
+        return "", False
+    if not isinstance(manifest, dict):
+        return "", False
+    return str(manifest.get("identity", "")), manifest.get("finished") is True

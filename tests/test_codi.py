@@ -183,6 +183,8 @@ def test_a_run_prints_the_report_the_corners_the_verdict_and_the_largest_layers(
     assert Path("runs/a/report.html").is_file()
     again = codi("report", "runs/a")
     assert (again.exit_code, again.stdout) == (0, result.stdout)
+    once_more = codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--device", "cpu")
+    assert "runs/a holds this very run, finished; --fresh runs it again" in once_more.stderr
     refusal = refused(
         codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--limit", 3)
     )

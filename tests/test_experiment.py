@@ -73,6 +73,25 @@ def test_the_same_run_again_gives_the_same_table(config, run, tmp_path):
     pd.testing.assert_frame_equal(read_table(run / "cells.parquet"), read_table(again / "cells.parquet"))
 
 
+def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
+    small = config.model_copy(update={"limit": 2})
+    folder = run_experiment(small, tmp_path / "run", progress=False)
+    (folder / "note.txt").write_text("mine")
+    run_experiment(small, folder, progress=False)
+    assert (folder / "note.txt").exists()
+    run_experiment(small, folder, fresh=True, progress=False)
+    assert not (folder / "note.txt").exists()
+
+
+def test_a_run_that_was_cut_short_starts_again(config, run, tmp_path):
+    folder = run_experiment(config.model_copy(update={"limit": 2}), tmp_path / "run", progress=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({"identity": manifest["identity"], "finished": False}))
+    (folder / "cells.parquet").unlink()
+    run_experiment(config.model_copy(update={"limit": 2}), folder, progress=False)
+    assert (folder / "cells.parquet").exists()
+
+
 def test_another_runs_folder_is_replaced_only_with_fresh(config, run, tmp_path):
     other = config.model_copy(update={"limit": 2})
     with pytest.raises(ValueError, match="holds another run .* use --fresh to replace it"):
