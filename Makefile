@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 INSTALLED := .venv/installed
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test setup
+.PHONY: demo test test-slow setup
 
 demo: $(INSTALLED)
 	.venv/bin/codi run configs/tiny.toml
@@ -14,6 +14,10 @@ test: $(INSTALLED)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest -q
+
+# A checkpoint of Llama-3.2-1B's real size: a minute, 5 GB of disk.
+test-slow: $(INSTALLED)
+	.venv/bin/pytest -q -m slow
 
 setup: $(INSTALLED)
 

@@ -218,6 +218,36 @@ def train(config: Config, out: Out = None) -> None:
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Upstream's output: a folder, a file or a Hub id.")],
+    base: Annotated[str, typer.Option(help="The base that it was trained over: a folder or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
+    alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; 32 in the published checkpoints.")] = None,
+    keep_base: Annotated[bool, typer.Option("--keep-base", help="Store its own base where it differs.")] = False,
+    latents: Annotated[int, typer.Option(min=1, help="How many latent steps it was trained with.")] = 6,
+    keep_eos: Annotated[bool, typer.Option("--keep-eos", help="Trained without upstream's remove_eos.")] = False,
+) -> None:
+    """Convert upstream CODI's weights into a checkpoint folder.
+
+    Every tensor is used, found equal to the base's, or refused; rank, targets and projection are read off the tensors.
+    """
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"--alpha is {alpha:g}, wanted a number above 0")
+    from traces.convert import convert
+    from traces.upstream import ConversionError
+
+    try:
+        report = convert(
+            source, base, out, alpha=alpha, keep_base=keep_base, n_latents=latents, remove_eos=not keep_eos
+        )
+    except ConversionError as error:
+        print_parts(error.report)
+        raise
+    print_parts(report)
+    typer.echo(f"written to {from_here(out)}; look at it with: codi check {from_here(out)} --pairs FILE")
+
+
+@app.command()
 def card(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds the checkpoints thought and bypass.")],
     problems: Annotated[int, typer.Option(min=1, help="Fresh problems to measure accuracy on.")] = 1000,
@@ -249,6 +279,13 @@ def ask(
     typer.echo(
         aligned([["step", "nearest tokens"], *([str(i), "  ".join(near)] for i, near in enumerate(asked.steps))])
     )
+
+
+def print_parts(report: Sequence[Any]) -> None:
+    """What became of a converted file's tensors, part by part."""
+    if report:
+        heads = ["tensors", "expected", "landed", "missing", "unexpected"]
+        typer.echo(aligned([heads, *([part.part, *map(str, part[1:])] for part in report)]))
 
 
 def modified(path: Path) -> int | None:

@@ -122,6 +122,21 @@ def test_an_adapter_of_another_base_is_refused(folder, tmp_path):
         load_codi(folder, device="cpu")
 
 
+@pytest.mark.parametrize("dropped", ["layers.1.self_attn.q_proj.lora_B", "layers.2"])
+def test_an_adapter_that_lacks_a_matrix_is_refused_and_not_left_at_zero(folder, dropped):
+    path = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if dropped not in name}, path)
+    with pytest.raises(CheckpointError, match=r"adapter' did not attach"):
+        load_codi(folder, device="cpu")
+
+
+def test_an_adapter_with_a_matrix_too_many_is_refused(folder):
+    path = folder / "adapter" / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}, path)
+    with pytest.raises(CheckpointError, match=r"adapter' did not attach"):
+        load_codi(folder, device="cpu")
+
+
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="device 'warp' cannot be used here"):
         pick_device("warp")

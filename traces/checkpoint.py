@@ -29,6 +29,11 @@ class CheckpointError(ValueError):
     """The folder is not a CODI checkpoint that can be loaded exactly."""
 
 
+def reason(error: Exception) -> str:
+    """The first sentence of what another library says went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+
+
 @dataclass(frozen=True)
 class Card:
     """What `codi.json` says: everything about a checkpoint that its tensors do not."""
@@ -64,8 +69,16 @@ def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Te
         adapter.base_model_name_or_path = card.base  # not the path that it was trained at
     adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are frozen
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    tensors = {**_names(project), "bot": bot, "eot": eot}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
+    write_thought(folder, {**_names(project), "bot": bot, "eot": eot})
+    write_card(folder, card)
+
+
+def write_thought(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `thought.safetensors`: the projection under upstream's names, and the vectors bot and eot."""
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
+
+
+def write_card(folder: Path, card: Card) -> None:
     (folder / CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
 
 
@@ -98,10 +111,7 @@ def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Ten
     path = folder / THOUGHT
     if not path.is_file():
         raise CheckpointError(f"{path}: missing, so the checkpoint has no projection and cannot think")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
+    tensors = read_tensors(path)
     first = tensors.get("prj.1.weight")
     project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 else 1)
     wanted = {**_names(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
@@ -116,6 +126,16 @@ def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Ten
     state = {name.removeprefix("prj.").replace("ln.", "4."): t for name, t in tensors.items() if name[:4] == "prj."}
     project.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return project.requires_grad_(False), tensors["bot"].float(), tensors["eot"].float()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; restore the file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
 
 
 def base_location(folder: Path, card: Card) -> str:

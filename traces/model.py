@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,26 +18,41 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from traces.checkpoint import ADAPTER, Card, CheckpointError, base_location, fingerprint, read_card, read_thought
+from traces.checkpoint import (
+    ADAPTER,
+    Card,
+    CheckpointError,
+    base_location,
+    fingerprint,
+    read_card,
+    read_tensors,
+    read_thought,
+    reason,
+)
 
 
 class Family(NamedTuple):
-    """Where a model family keeps the modules that the loop touches: paths in the nnsight tree."""
+    """Where a model family keeps the modules that the loop touches: names in the nnsight tree."""
 
     decoder: str
     embedding: str
     blocks: str
     norm: str
-    adapted: tuple[str, ...]  # the linear layers of a block that carry LoRA
+    adapted: tuple[str, ...]  # PEFT's names of the linear layers that CODI adapts
 
 
-_LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FAMILIES = {"llama": Family("model", "embed_tokens", "layers", "norm", _LLAMA_LINEAR)}
+FAMILIES = {
+    "llama": Family(
+        "model", "embed_tokens", "layers", "norm",
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    ),
+    "gpt2": Family("transformer", "wte", "h", "ln_f", ("c_attn", "c_proj", "c_fc")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was expected of the adapter and what landed, in LoRA-carrying modules."""
+    """LoRA-carrying modules: how many the adapter's config asks for, and how many hold the values of its file."""
 
     expected: int
     landed: int
@@ -128,8 +145,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from None
+        raise ValueError(f"device {name!r} cannot be used here ({reason(error)}); use auto, cpu or cuda") from None
     return device
 
 
@@ -148,15 +164,8 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     place, kind = pick_device(device), getattr(torch, name)
     lm, tokenizer, family = _load_base(base, folder, card, place, kind)
-    decoder = getattr(lm, family.decoder)
     project, bot, eot = read_thought(folder, lm.config.hidden_size)
-    modules = [name for name, _ in lm._module.named_modules() if name.endswith(".lora_A")]
-    report = LoadReport(expected=len(family.adapted) * len(getattr(decoder, family.blocks)), landed=len(modules))
-    if not report.complete:
-        raise CheckpointError(
-            f"{folder / ADAPTER}: LoRA landed on {report.landed} of {report.expected} linear layers of the base; "
-            "the adapter belongs to another base or was trained on fewer modules than CODI's"
-        )
+    report = _compare_adapter(lm._module, folder / ADAPTER)
     return CodiModel(
         lm=lm,
         tokenizer=tokenizer,
@@ -179,23 +188,58 @@ def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     pinned = {"revision": card.revision} if card.revision else {}
-    try:
+    with refusing(f"{folder}: its base", base):
         config = AutoConfig.from_pretrained(base, **pinned)
-        if config.model_type not in FAMILIES:
-            known = ", ".join(sorted(FAMILIES))
-            raise CheckpointError(f"{folder}: its base is of family {config.model_type!r}; supported are {known}")
+        family = family_of(config, base)
         tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
         lm = TransformersModel(
             base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,
             device_map=device, dispatch=True, **pinned,
         )  # fmt: skip
+    return lm, tokenizer, family
+
+
+def family_of(config: Any, base: str) -> Family:
+    """The record of a base's family, by its config's model type."""
+    if config.model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise CheckpointError(f"{base}: is of family {config.model_type!r}; supported are {known}")
+    return FAMILIES[config.model_type]
+
+
+@contextmanager
+def refusing(what: str, base: str) -> Iterator[None]:
+    """Turn what transformers, PEFT and the Hub raise while a base is loaded into one sentence."""
+    try:
+        yield
     except CheckpointError:
         raise
     except OSError as error:
-        first = str(error).splitlines()[0]
-        fetch = "" if os.path.isdir(base) else f"; fetch it once while online: hf download {base}"
-        raise CheckpointError(f"{folder}: the base {base} cannot be loaded ({first}){fetch}") from None
+        if os.path.isdir(base):
+            raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)}); restore its files") from None
+        raise CheckpointError(
+            f"{what} {base} is no folder here and not in the local Hugging Face cache ({reason(error)}); "
+            f"fetch it once while online: hf download {base}"
+        ) from None
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder}: base or adapter cannot be loaded ({first})") from None
-    return lm, tokenizer, FAMILIES[config.model_type]
+        raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)})") from None
+
+
+def _compare_adapter(module: nn.Module, adapter: Path) -> LoadReport:
+    """Count the LoRA modules whose matrices equal the adapter's file; PEFT leaves what it does not find at zero."""
+    stored = read_tensors(adapter / "adapter_model.safetensors")
+    lora = {name.replace(".default.", "."): p for name, p in module.named_parameters() if ".lora_" in name}
+    asked = {name.partition(".lora_")[0] for name in lora}
+    unfit = []
+    for name, parameter in lora.items():
+        tensor = stored.pop(f"base_model.model.{name}", None)
+        if tensor is None or not torch.equal(tensor.to(parameter), parameter):
+            unfit.append(name.partition(".lora_")[0])
+    report = LoadReport(expected=len(asked), landed=len(asked - set(unfit)))
+    if unfit or stored or not lora:
+        first = min([*unfit, *stored], default="none")
+        raise CheckpointError(
+            f"{adapter}: LoRA landed on {report.landed} of {report.expected} linear layers and {len(stored)} of its "
+            f"tensors fit nowhere, the first is {first}; the adapter belongs to another base or is incomplete"
+        )
+    return report

@@ -73,9 +73,12 @@ class Rows:
 
 
 class Forced(NamedTuple):
-    """The teacher-forced phase: logits at EoT and at the read position (after the last forced token)."""
+    """The teacher-forced phase: logits where the answer starts (at EoT, or EOS after it) and at the read position.
 
-    at_eot: Float[Tensor, "row cell vocab"]
+    The read position is after the last forced token.
+    """
+
+    at_start: Float[Tensor, "row cell vocab"]
     at_read: Float[Tensor, "row cell vocab"]
 
 
@@ -105,6 +108,11 @@ def question_ids(model: CodiModel, question: str) -> list[int]:
     """Token ids of a question with the tokenizer's own special tokens, and EOS where the checkpoint wants it."""
     ids = model.tokenizer(clean_text(question))["input_ids"]
     return ids if model.card.remove_eos else [*ids, model.tokenizer.eos_token_id]
+
+
+def opening_ids(model: CodiModel) -> list[int]:
+    """What ends a thought: a placeholder for EoT, and EOS where the checkpoint's questions end in EOS too."""
+    return [0] if model.card.remove_eos else [0, model.tokenizer.eos_token_id]
 
 
 def answer_ids(model: CodiModel, text: str = "") -> list[int]:
@@ -181,14 +189,16 @@ def force_answer(
     that comes back sees EoT but none of the forced tokens: greedy decoding goes on from there.
     """
     rows, cells = state.position.shape
-    length, device, eot = forced.shape[1] + 1, model.device, model.eot
+    device, eot = model.device, model.eot
+    opening = torch.tensor(opening_ids(model), device=device)
+    opened, length = len(opening), len(opening) + forced.shape[1]
     past = state.seen.repeat_interleave(length, 1)
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     own = torch.block_diag(*[causal] * cells).expand(rows, -1, -1)
-    ids = torch.cat([torch.zeros_like(forced[:, :1]), forced], 1).repeat(1, cells)
+    ids = torch.cat([opening.expand(rows, -1), forced], 1).repeat(1, cells)
     position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
     at_eot = torch.arange(cells, device=device) * length
-    keep = torch.cat([at_eot, at_eot + length - 1])
+    keep = torch.cat([at_eot + opened - 1, at_eot + length - 1])
     measured: dict[str, Tensor] = {}
     with model.lm.trace(
         input_ids=ids, attention_mask=torch.cat([past, own], -1)[:, None], position_ids=position,
@@ -200,18 +210,18 @@ def force_answer(
         if measure is not None:
             for name, value in measure(logits[:, cells:]).items():
                 measured[name] = nnsight.save(value)
-    only_eot = torch.block_diag(*[causal[:1]] * cells).expand(rows, -1, -1)
-    after = State(state.cache, torch.cat([state.seen, only_eot], -1), state.position + 1, state.latent)
-    return after, Forced(first, last), measured
+    only_opening = own[:, length - 1 :: length] & (torch.arange(length, device=device) < opened).repeat(cells)
+    seen = torch.cat([state.seen, only_opening], -1)
+    return State(state.cache, seen, state.position + opened, state.latent), Forced(first, last), measured
 
 
 def decode_greedily(
-    model: CodiModel, state: State, at_eot: Float[Tensor, "row cell vocab"], max_new_tokens: int
+    model: CodiModel, state: State, at_start: Float[Tensor, "row cell vocab"], max_new_tokens: int
 ) -> Int[Tensor, "row cell token"]:
     """Feed back the likeliest token, one trace per token, until every cell has said EOS or the limit is reached."""
     rows, cells = state.position.shape
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
-    token, seen, said = at_eot.argmax(-1), state.seen, []
+    token, seen, said = at_start.argmax(-1), state.seen, []
     done = torch.zeros_like(token, dtype=torch.bool)
     for index in range(max_new_tokens):
         said.append(token)
@@ -247,16 +257,24 @@ def run(
     n_latents: int | None = None,
     remote: bool | str = False,
 ) -> Run:
-    """Read the questions, think, answer: every cell of every row in one session. `n_latents` stops early or goes on."""
+    """Read the questions, think, answer: every cell of every row in one session.
+
+    `n_latents` stops early or goes on; decoding ends with the model's last position. Raises ValueError where even the
+    forced tokens have no room.
+    """
     steps = model.n_latents if n_latents is None else n_latents
     forced = forced.to(model.device)
+    longest = int(rows.bot_position.max()) + 1 + steps + len(opening_ids(model)) + forced.shape[1]
+    if longest > (room := model.lm.config.max_position_embeddings):
+        raise ValueError(f"question, thought and answer need {longest} positions, the model has {room}; shorten them")
+    max_new_tokens = min(max_new_tokens, room - longest)
     with model.lm.session(remote=remote):
         state = read_question(model, rows)
         for step in range(steps):
             state = latent_step(model, state, step, edits)
         state = exchange_thoughts(rows, state)
         state, answer, measured = force_answer(model, state, forced, measure)
-        tokens = decode_greedily(model, state, answer.at_eot, max_new_tokens) if max_new_tokens else None
+        tokens = decode_greedily(model, state, answer.at_start, max_new_tokens) if max_new_tokens else None
         result = nnsight.save(Run(answer, measured, tokens))
     return result
 
@@ -275,8 +293,8 @@ def record(
     latents: list[Tensor] = []
 
     def keep_latent(block: Any, layer: int, step: int) -> None:
-        if layer == 0:
-            latents.append(block.input[:, 0].clone().save())
+        if layer == 0:  # what was fed, before GPT-2 adds its positions
+            latents.append(model.decoder.inputs[1]["inputs_embeds"][:, 0].clone().save())
 
     def keep_resid(block: Any, layer: int, step: int) -> None:
         resid.append(block.output[:, 0].clone().save())

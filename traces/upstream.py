@@ -1,0 +1,252 @@
+"""Upstream CODI's whole state dict, read safely and accounted for tensor by tensor.
+
+Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`):
+
+    codi.base_model.model.<module>.base_layer.weight      the base under an adapted module
+    codi.base_model.model.<module>.lora_A.default.weight  [rank, in], and lora_B [out, rank]
+    codi.base_model.model.<embedding>.weight              with three rows after the vocabulary: pad, BoT, EoT
+    codi.base_model.model.<the rest of the base>
+    prj.1.*, prj.3.*, prj.ln.*                            the projection
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from traces.checkpoint import CheckpointError, read_tensors, reason
+from traces.model import Family, family_of, refusing
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
+PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
+SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
+OLD_BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old GPT-2 code stored; they are no weights
+
+State = Mapping[str, Tensor]
+
+
+class Part(NamedTuple):
+    """One line of the report: how many tensors of a kind were expected and landed, and what became of them."""
+
+    part: str
+    expected: int
+    landed: int
+    missing: int
+    unexpected: int
+
+
+class ConversionError(CheckpointError):
+    """The source cannot be converted exactly; `report` accounts for its tensors, as far as that was reached."""
+
+    def __init__(self, sentence: str, report: Iterable[Part] = ()):
+        self.report = tuple(report)
+        super().__init__(sentence)
+
+
+def read_state(path: Path) -> State:
+    """All tensors of a weights file, mapped into memory where its format allows; nothing in it is ever executed."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        state = _load(path)
+    except pickle.UnpicklingError:
+        raise ConversionError(
+            f"{path}: refused, because it is damaged or holds Python objects beside its tensors, which could run code; "
+            "save the plain state dict"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
+        raise ConversionError(f"{path}: holds no plain state dict (names to tensors); save model.state_dict()")
+    return state
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # the format of before torch 1.6
+
+
+class Base(NamedTuple):
+    """The base as `from_pretrained` gives it, in its own dtype."""
+
+    name: str
+    lm: Any
+    tokenizer: Any
+    family: Family
+    revision: str | None  # the commit, where it came from the Hub
+
+    @property
+    def embedding(self) -> str:
+        return f"{self.family.decoder}.{self.family.embedding}.weight"
+
+    @property
+    def vocabulary(self) -> int:
+        return self.lm.get_input_embeddings().weight.shape[0]
+
+
+def load_base(name: str) -> Base:
+    """The base with its tokenizer, weights in the dtype that they are stored in."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    with refusing("the base", name):
+        config = AutoConfig.from_pretrained(name)
+        family = family_of(config, name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    return Base(name, lm, tokenizer, family, getattr(config, "_commit_hash", None))
+
+
+class Layout(NamedTuple):
+    """The names that a CODI state dict over one base must have. `base` goes from the base's own names to them."""
+
+    modules: dict[str, nn.Module]  # the adapted modules, by the base's own names
+    lora: set[str]
+    base: dict[str, str]
+    optional: set[str]  # what may be there or not: a tied LM head, old buffers
+
+    @property
+    def wanted(self) -> set[str]:
+        return (self.lora | set(self.base.values()) | set(PROJECTION)) - self.optional
+
+
+def layout(state: State, lm: nn.Module, family: Family) -> Layout:
+    """What `state` must hold, given the base; which of its modules are adapted is read off the names."""
+    adapted = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name}
+    targets = {name.rpartition(".")[2] for name in adapted} & set(family.adapted)
+    linear = [(name, module) for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    modules: dict[str, nn.Module] = {name: module for name, module in linear if name.rpartition(".")[2] in targets}
+    lora = {f"{PREFIX}{name}{side}" for name in modules for side in (LORA_A, LORA_B)}
+    base = {}
+    for name in lm.state_dict():
+        module, _, leaf = name.rpartition(".")
+        base[name] = f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
+    optional = {name for name in state if name.startswith(PREFIX) and name.endswith(OLD_BUFFERS)} - set(base.values())
+    return Layout(modules, lora, base, optional | ({base["lm_head.weight"]} if is_tied(lm) else set()))
+
+
+def is_tied(lm: Any) -> bool:
+    """Whether the base's LM head is its embedding."""
+    return lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+
+
+def account(names: set[str], wanted: Layout, rows: int) -> list[Part]:
+    """Expected, landed, missing and unexpected, part by part; `rows` is how many rows follow the vocabulary."""
+    known = {"base": set(wanted.base.values()), "LoRA": wanted.lora, "projection": set(PROJECTION), "other": set()}
+    stray = Counter(part_of(name) for name in names - wanted.wanted - wanted.optional)
+    parts = []
+    for part, of_part in known.items():
+        expected = of_part & wanted.wanted
+        if expected or stray[part]:
+            parts.append(Part(part, len(expected), len(expected & names), len(expected - names), stray[part]))
+    landed = min(max(rows, 0), SPECIAL)
+    return [*parts, Part("special rows", SPECIAL, landed, SPECIAL - landed, max(rows - SPECIAL, 0))]
+
+
+def part_of(name: str) -> str:
+    """Which part of a CODI model a tensor belongs to, by its name."""
+    if name.startswith("prj."):
+        return "projection"
+    return ("LoRA" if ".lora_" in name else "base") if name.startswith(PREFIX) else "other"
+
+
+def untied(state: State, ground: Base) -> tuple[dict[str, Tensor], Layout]:
+    """The state dict with its embedding in place: files that store tied weights once may keep the LM head instead."""
+    state = dict(state)
+    wanted = layout(state, ground.lm, ground.family)
+    embedding, head = wanted.base[ground.embedding], wanted.base["lm_head.weight"]
+    if is_tied(ground.lm) and embedding not in state and head in state:
+        state[embedding] = state[head]
+    return state, wanted
+
+
+def special_rows(state: State, wanted: Layout, ground: Base) -> int:
+    """How many rows the state dict's embedding has beyond the base's vocabulary."""
+    table = state.get(wanted.base[ground.embedding])
+    return -ground.vocabulary if table is None else table.shape[0] - ground.vocabulary
+
+
+def fault(state: State, wanted: Layout, ground: Base) -> str | None:
+    """The first thing that is wrong with the state dict over this base, as the end of a sentence."""
+    names = set(state)
+    missing, unexpected = sorted(wanted.wanted - names), sorted(names - wanted.wanted - wanted.optional)
+    if not names & set(PROJECTION):
+        return "has no projection (prj.1, prj.3, prj.ln), so it cannot think; give a model trained with use_prj"
+    if not wanted.modules:
+        return f"adapts none of {', '.join(ground.family.adapted)}, so it is no CODI LoRA over {ground.name}"
+    table, head = (state.get(wanted.base[name]) for name in (ground.embedding, "lm_head.weight"))
+    if is_tied(ground.lm) and table is not None and head is not None and not torch.equal(table, head):
+        return f"its LM head differs from its embedding, and {ground.name} has one matrix for both"
+    if table is not None and table.shape[1:] == ground.lm.get_input_embeddings().weight.shape[1:]:
+        rows, want = table.shape[0], ground.vocabulary + SPECIAL
+        if rows == ground.vocabulary:
+            return f"its embedding has {rows} rows, wanted {want}: the rows of pad, BoT and EoT are missing"
+        if rows != want:
+            return f"its embedding has {rows} rows, wanted {want}; it was trained over another base than {ground.name}"
+    if missing or unexpected:
+        said = [f"{len(some)} {what}, the first is {some[0]}"
+                for what, some in (("missing", missing), ("unexpected", unexpected)) if some]  # fmt: skip
+        why = f"it is incomplete or was trained over another base than {ground.name}"
+        return f"its tensors do not fit: {'; '.join(said)}; {why}"
+    return shape_fault(state, wanted, ground)
+
+
+def shape_fault(state: State, wanted: Layout, ground: Base) -> str | None:
+    """The first tensor whose shape does not fit the base or the others."""
+    d_model, rank, prj_dim = ground.lm.config.hidden_size, lora_rank(state, wanted), state["prj.1.weight"].shape[0]
+    ln = "prj.ln."
+    shapes = {
+        "prj.1.weight": (prj_dim, d_model), "prj.1.bias": (prj_dim,), "prj.3.weight": (d_model, prj_dim),
+        "prj.3.bias": (d_model,), f"{ln}weight": (d_model,), f"{ln}bias": (d_model,),
+    }  # fmt: skip
+    for name, module in wanted.modules.items():
+        n_in, n_out = features(module)
+        shapes |= {f"{PREFIX}{name}{LORA_A}": (rank, n_in), f"{PREFIX}{name}{LORA_B}": (n_out, rank)}
+    tables = {ground.embedding, "lm_head.weight"}
+    for own, tensor in ground.lm.state_dict().items():
+        extra = SPECIAL if own in tables else 0
+        shapes[wanted.base[own]] = (tensor.shape[0] + extra, *tensor.shape[1:])
+    for name, shape in shapes.items():
+        if name in state and tuple(state[name].shape) != shape:
+            found = list(state[name].shape)
+            return (
+                f"{name} has shape {found}, wanted {list(shape)}; it was trained over another base than {ground.name}"
+            )
+    return None
+
+
+def features(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer; GPT-2 keeps its weights the other way round."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape)
+
+
+def lora_rank(state: State, wanted: Layout) -> int:
+    """LoRA's rank, read off the first module; all others are compared with it."""
+    return state[f"{PREFIX}{next(iter(wanted.modules))}{LORA_A}"].shape[0]
+
+
+def differing(state: State, wanted: Layout, ground: Base) -> list[str]:
+    """The base tensors whose values are not the base's, compared in the state dict's precision."""
+    differ = []
+    for own, tensor in ground.lm.state_dict().items():
+        if (name := wanted.base[own]) in state:
+            stored = state[name][: ground.vocabulary] if own in (ground.embedding, "lm_head.weight") else state[name]
+            if not torch.equal(tensor.to(stored.dtype), stored):
+                differ.append(own)
+    return differ
