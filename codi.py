@@ -103,8 +103,8 @@ def run(
     """
     from configs import RunConfig, load_config
 
-    paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs": here(pairs)}
-    settings = load_config(config, RunConfig, **paths, limit=limit, device=device, dtype=dtype)
+    paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs__file": here(pairs)}
+    settings = load_config(config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype)
     from analysis import write_report
     from patching.experiment import InvariantError, run_experiment
 
@@ -197,6 +197,47 @@ def arithmetic_pairs(
     typer.echo(f"{count} pairs in {out}")
 
 
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(help="Questions and answers: JSONL in GSM8K's form.")],
+    steps: Annotated[list[int] | None, typer.Option(min=0, help="Only so many steps; may be given repeatedly.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer's longest length.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSONL.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Measure greedy accuracy, with the whole thought and with 0, 1, … of its steps.
+
+    The answer is the last number that the model says; the interval is Wilson's.
+    """
+    from traces.gsm8k import read_problems
+
+    problems = read_problems(data)[:limit]
+    from analysis.inference import share_interval
+    from traces import load_codi
+    from traces.evaluate import score
+
+    model = load_codi(checkpoint, device, dtype)
+    chosen = [*range(model.n_latents + 1)] if steps is None else sorted(set(steps))
+    rows: list[list[str]] = []
+    scored: list[Any] = []
+    for count in reversed(chosen):  # the whole thought first: it is what one waits for
+        new = score(model, problems, count, batch_size=batch, max_new_tokens=max_new_tokens, progress=True)
+        scored += new
+        if out is not None:  # after each count, so that an interruption loses no finished one
+            write_lines(out, (item._asdict() for item in scored))
+        right = sum(item.correct for item in new)
+        low, high = share_interval(right, len(new))
+        trained = "as trained" if count == model.n_latents else ""
+        rows.insert(
+            0, [str(count), f"{right / len(new):.1%}", f"[{low:.1%}, {high:.1%}]", f"{right}/{len(new)}", trained]
+        )
+    typer.echo(aligned([["steps", "accuracy", "95 % interval", "correct", ""], *rows]))
+
+
 @app.command()
 def train(config: Config, out: Out = None) -> None:
     """Train a base, or a CODI model over one.
@@ -279,6 +320,14 @@ def ask(
     typer.echo(
         aligned([["step", "nearest tokens"], *([str(i), "  ".join(near)] for i, near in enumerate(asked.steps))])
     )
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write JSONL."""
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 
 
 def print_parts(report: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Array = NDArray[np.float64]
 RESAMPLES = 2_000
@@ -36,6 +37,12 @@ def ratio_interval(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(ratios, (tail, 1 - tail))
     return float(low), float(high)
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of independent cases (Wilson's, which stays within 0 and 1)."""
+    interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def rank_intervals(numerators: Array, denominators: Array, seed: int = 0) -> tuple[Array, Array]:

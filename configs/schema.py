@@ -11,7 +11,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 
@@ -59,6 +68,15 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Pairs(Record):
+    """Which pairs: a file, a filter, and how many. `both_correct` is measured under the checkpoint, never read."""
+
+    file: ConfigPath
+    filter: Literal["usable", "both_correct"] = "usable"
+    limit: Count | None = None
+    seed: Seed | None = None
+
+
 class RunConfig(Record):
     """A layer-wise experiment: which checkpoint, which pairs, what to measure."""
 
@@ -66,9 +84,8 @@ class RunConfig(Record):
 
     name: Name
     checkpoint: ConfigPath
-    pairs: ConfigPath
+    pairs: Pairs
     out: ConfigPath | None = None
-    limit: Count | None = None
     seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -77,6 +94,13 @@ class RunConfig(Record):
     max_new_tokens: Count = 12
     cells_per_forward: Count = 64
     pairs_per_batch: Count = 8
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def pairs_are_a_table(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise PydanticCustomError("rule", "'pairs' is a text, wanted a table: [pairs] and in it file = …")
+        return value
 
 
 class Architecture(Record):
@@ -153,23 +177,29 @@ class TrainConfig(Record):
         return self
 
 
-TABLES: dict[str, type[Record]] = {"architecture": Architecture, "codi": Codi, "optimiser": Optimiser}
+OPTIONS = {"pairs.file": "--pairs", "pairs.limit": "--limit"}  # of the command line, where not the key's own name
+TABLES: dict[str, type[Record]] = {"architecture": Architecture, "codi": Codi, "pairs": Pairs, "optimiser": Optimiser}
 Config = TypeVar("Config", RunConfig, TrainConfig)
 
 
 def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
     """Read a TOML file, its paths made absolute. Raises `ConfigError` with every problem at once.
 
-    What is given in `instead`, and not `None`, replaces the file's value.
+    What is given in `instead`, and not `None`, replaces the file's value; `pairs__limit` is `limit` in `[pairs]`.
     """
     path = Path(path)
     values = _read_toml(path)
     for other in (RunConfig, TrainConfig):
         if set(values) <= set(other.model_fields) and not set(values) <= set(kind.model_fields):
             raise ConfigError(f"{path}: is a config for `{other.command}`, wanted one for `{kind.command}`")
-    instead = {key: value for key, value in instead.items() if value is not None}
+    instead = {key.replace("__", "."): value for key, value in instead.items() if value is not None}
+    for key, value in instead.items():
+        table, _, name = key.rpartition(".")
+        inner = values.setdefault(table, {}) if table else values
+        if isinstance(inner, dict):  # where it is none, that is the problem to report
+            inner[name] = value
     try:
-        return kind.model_validate({**values, **instead}, context={"folder": path.parent})
+        return kind.model_validate(values, context={"folder": path.parent})
     except ValidationError as error:
         problems = [_sentence(problem, kind, instead) for problem in error.errors() if not _echo(problem)]
     raise ConfigError(f"{path}: {'; '.join(problems)}")
@@ -213,16 +243,26 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
     *table, key = problem["loc"] or ("",)
     dotted = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        known = (TABLES[str(table[0])] if table else kind).model_fields
-        return f"unknown key '{dotted}', the nearest known key is '{get_close_matches(str(key), known, 1, 0)[0]}'"
+        nearest = _nearest(str(key), str(table[0]) if table else None, kind)
+        return f"unknown key '{dotted}', the nearest known key is '{nearest}'"
     if problem["type"] == "missing":
         return f"the key '{dotted}' is missing"
     if problem["type"] == "rule":
         return problem["msg"]
-    found = f"--{dotted}" if dotted in instead else f"'{dotted}'"
+    found = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
     template = WANTED.get(problem["type"])
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return f"{found} is {problem['input']!r}, wanted {wanted}"
+
+
+def _nearest(key: str, table: str | None, kind: type[Record]) -> str:
+    """The known key that is most like `key`; of two equally like, the one in its own table."""
+    tables = [name for name in kind.model_fields if name in TABLES]
+    known = {name: f"{inner}.{name}" for inner in tables for name in TABLES[inner].model_fields}
+    known |= {name: name for name in kind.model_fields}
+    if table is not None:
+        known |= {name: f"{table}.{name}" for name in TABLES[table].model_fields}
+    return known[get_close_matches(key, known, 1, 0)[0]]
 
 
 def _echo(problem: ErrorDetails) -> bool:

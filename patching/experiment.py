@@ -15,10 +15,11 @@ from pathlib import Path
 from analysis.table import write_table
 from configs.schema import RunConfig
 from patching.checks import Check, findings, invariants
-from patching.engine import PROTOCOL, grid, prepare, sweep_cells
-from patching.pairs import load_pairs, split_usable, write_prepared
+from patching.engine import PROTOCOL, grid, sweep_cells
+from patching.pairs import load_pairs, write_prepared
+from patching.selection import select
 from patching.sites import THOUGHT, layerwise
-from patching.sources import draw_unrelated, itself, other, unrelated
+from patching.sources import itself, other, unrelated
 from patching.store import MANIFEST, digest, file_digest, open_run, write_json
 from traces.model import load_codi
 
@@ -34,21 +35,13 @@ def run_experiment(
 ) -> Path:
     """Run the experiment, return its folder; `force` goes on after a failed invariant, `fresh` starts anew."""
     started = time.monotonic()
-    read = load_pairs(config.pairs)
-    usable, excluded = split_usable(read)
+    read = load_pairs(config.pairs.file)
     model = load_codi(config.checkpoint, config.device, config.dtype)
-    ready, more = prepare(model, usable)
-    excluded = [*excluded, *more]
-    if not ready:
-        raise ValueError(
-            f"{config.pairs}: none of its {len(read)} pairs is usable; the first reason is: {excluded[0][1]}"
-        )
-    # Donors come from all usable pairs; --limit limits the pairs that are patched.
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
-    ready, donors = ready[: config.limit], donors[: config.limit]
+    chosen = select(model, read, config, progress)
+    ready, donors = chosen.ready, chosen.donors
 
-    settings = config.model_dump(mode="json", exclude={"out", "checkpoint", "pairs"})
-    about, data = model.describe(), file_digest(config.pairs)
+    settings = config.model_dump(mode="json", exclude={"out": True, "checkpoint": True, "pairs": {"file"}})
+    about, data = model.describe(), file_digest(config.pairs.file)
     identity = digest([settings, about["sha256"], data])
     if not open_run(out, identity, fresh):
         return out  # this very run is there, finished
@@ -77,18 +70,23 @@ def run_experiment(
             "finished": True,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "protocol": PROTOCOL,
-            "config": {**settings, "checkpoint": config.checkpoint.name, "pairs": config.pairs.name},
+            "config": {
+                **settings,
+                "checkpoint": config.checkpoint.name,
+                "pairs": {"file": config.pairs.file.name, **settings["pairs"]},
+            },
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "model": about,
             "data": {
-                "pairs_file": config.pairs.name,
+                "pairs_file": config.pairs.file.name,
                 "sha256": data,
-                "read": len(read),
+                "filter": config.pairs.filter,
+                **chosen.counts,
                 "used": len(ready),
-                "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in excluded],
+                "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in chosen.excluded],
                 "without_unrelated_donor": [p.pair.pair_id for p, d in zip(ready, donors, strict=True) if d is None],
             },
-            "seeds": {"unrelated_donors": config.seed},
+            "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
             "cells_per_pair": len(cells),
             "seconds": round(time.monotonic() - started, 1),
         },

@@ -24,7 +24,7 @@ def codi(tmp_path, monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-    def write(text='name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\n'):
+    def write(text='name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\n'):
         (tmp_path / "config.toml").write_text(text, encoding="utf-8")
         return "config.toml"
 
@@ -64,8 +64,8 @@ def test_a_missing_config_is_one_sentence(codi):
 
 
 def test_an_unknown_key_is_one_sentence_with_the_nearest_key(codi, config):
-    config('name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\nlimt = 3')
-    assert "unknown key 'limt', the nearest known key is 'limit'" in refused(codi("run", "config.toml"))
+    config('name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\nlimt = 3')
+    assert "unknown key 'limt', the nearest known key is 'pairs.limit'" in refused(codi("run", "config.toml"))
 
 
 def test_a_wrong_option_is_named_as_it_was_typed(codi, config):
@@ -175,7 +175,7 @@ def test_columns_are_aligned_and_numbers_stand_to_the_right():
 def test_a_run_prints_the_report_the_corners_the_verdict_and_the_largest_layers(
     codi, config, random_checkpoint, pairs_file
 ):
-    config('name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\nout = "runs/a"')
+    config('name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\nout = "runs/a"')
     result = codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--device", "cpu")
     assert result.exit_code == 0, result.output
     for part in ("Report: runs/a/report.html", "5 of 5 invariants hold.", "question   thought", "layer  effect"):

@@ -12,9 +12,13 @@ from patching.checks import Check, check_checkpoint
 from patching.experiment import InvariantError, run_experiment
 
 
+def limited(config, limit):
+    return config.model_copy(update={"pairs": config.pairs.model_copy(update={"limit": limit})})
+
+
 @pytest.fixture(scope="module")
 def config(random_checkpoint, pairs_file):
-    return RunConfig(name="test", checkpoint=random_checkpoint, pairs=pairs_file, device="cpu", limit=6)
+    return RunConfig(name="test", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 6}, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_the_same_run_again_gives_the_same_table(config, run, tmp_path):
 
 
 def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
-    small = config.model_copy(update={"limit": 2})
+    small = limited(config, 2)
     folder = run_experiment(small, tmp_path / "run", progress=False)
     (folder / "note.txt").write_text("mine")
     run_experiment(small, folder, progress=False)
@@ -84,19 +88,19 @@ def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
 
 
 def test_a_run_that_was_cut_short_starts_again(config, run, tmp_path):
-    folder = run_experiment(config.model_copy(update={"limit": 2}), tmp_path / "run", progress=False)
+    folder = run_experiment(limited(config, 2), tmp_path / "run", progress=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"identity": manifest["identity"], "finished": False}))
     (folder / "cells.parquet").unlink()
-    run_experiment(config.model_copy(update={"limit": 2}), folder, progress=False)
+    run_experiment(limited(config, 2), folder, progress=False)
     assert (folder / "cells.parquet").exists()
 
 
 def test_another_runs_folder_is_replaced_only_with_fresh(config, run, tmp_path):
-    other = config.model_copy(update={"limit": 2})
+    other = limited(config, 2)
     with pytest.raises(ValueError, match="holds another run .* use --fresh to replace it"):
         run_experiment(other, run, progress=False)
-    folder = run_experiment(config.model_copy(update={"limit": 3}), tmp_path / "mine", progress=False)
+    folder = run_experiment(limited(config, 3), tmp_path / "mine", progress=False)
     run_experiment(other, folder, fresh=True, progress=False)
     assert json.loads((folder / "manifest.json").read_text())["data"]["used"] == 2
 

@@ -9,7 +9,7 @@ from configs import ConfigError, RunConfig, TrainConfig, load_config
 from configs.schema import TABLES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RUN = 'name = "a"\ncheckpoint = "model"\npairs = "pairs.json"\n'
+RUN = 'name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\n'
 CODI = 'out = "a"\nbase = "b"\n[codi]\n[optimiser]\nsteps = 1\nbatch = 1\nlr = 1e-3\n'
 
 
@@ -32,13 +32,18 @@ def test_the_readme_lists_exactly_the_keys_of_the_schema():
     sections = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
     listed = [re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) for section in sections]
     tables = [key for name in ("optimiser", "architecture", "codi") for key in TABLES[name].model_fields]
-    assert listed[0] == list(RunConfig.model_fields)
+    assert listed[0] == [*RunConfig.model_fields, *TABLES["pairs"].model_fields]
     assert listed[1] == [key for key in TrainConfig.model_fields if key not in TABLES] + tables
 
 
 def test_the_readme_states_the_defaults_of_the_schema():
     run, train = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
-    for text, record in ((run, RunConfig), (train, TrainConfig), *((train, table) for table in TABLES.values())):
+    places = {"pairs": run.split("`[pairs]`,")[1]}
+    for text, record in (
+        (run, RunConfig),
+        (train, TrainConfig),
+        *((places.get(n, train), t) for n, t in TABLES.items()),
+    ):
         for key, field in record.model_fields.items():
             stated = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
             if field.is_required() and key not in TABLES:
@@ -48,9 +53,9 @@ def test_the_readme_states_the_defaults_of_the_schema():
 
 
 def test_paths_are_relative_to_the_config_file(load, tmp_path):
-    config = load('name = "a"\ncheckpoint = "../model"\npairs = "data/pairs.json"\nout = "/elsewhere"')
+    config = load('name = "a"\ncheckpoint = "../model"\npairs.file = "data/pairs.json"\nout = "/elsewhere"')
     assert config.checkpoint == (tmp_path / "../model").resolve()
-    assert config.pairs == (tmp_path / "data/pairs.json").resolve()
+    assert config.pairs.file == (tmp_path / "data/pairs.json").resolve()
     assert config.out == Path("/elsewhere")
 
 
@@ -60,23 +65,23 @@ def test_a_config_cannot_be_changed(load):
 
 
 def test_what_is_given_instead_replaces_the_file_and_nothing_replaces_nothing(load):
-    config = load(RUN + "limit = 3\nseed = 7", limit=5, seed=None)
-    assert (config.limit, config.seed) == (5, 7)
+    config = load(RUN + "pairs.limit = 3\nseed = 7", pairs__limit=5, seed=None)
+    assert (config.pairs.limit, config.seed) == (5, 7)
     with pytest.raises(ConfigError, match="--limit is 0, wanted 1 or more"):
-        load(RUN, limit=0)
+        load(RUN, pairs__limit=0)
 
 
 def test_all_problems_are_named_in_one_line(load):
     with pytest.raises(ConfigError) as error:
-        load('name = "../up"\nchekpoint = "a"\nseed = "1"\nlimit = true\ndirections = ["up"]')
+        load('name = "../up"\nchekpoint = "a"\nseed = "1"\npairs.limit = true\ndirections = ["up"]')
     message = str(error.value)
     for problem in (
         "unknown key 'chekpoint', the nearest known key is 'checkpoint'",
         "the key 'checkpoint' is missing",
-        "the key 'pairs' is missing",
+        "the key 'pairs.file' is missing",
         "'name' is '../up', wanted letters, digits",
         "'seed' is '1', wanted a whole number",
-        "'limit' is True, wanted a whole number",
+        "'pairs.limit' is True, wanted a whole number",
         "'directions.0' is 'up', wanted 'denoising' or 'noising'",
     ):
         assert problem in message
@@ -104,7 +109,7 @@ def test_a_wrong_value_is_named_with_what_was_wanted(load, line, problem):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (CODI.replace("[codi]", "[codi]\nrnk = 3"), "unknown key 'codi.rnk', the nearest known key is 'rank'"),
+        (CODI.replace("[codi]", "[codi]\nrnk = 3"), "unknown key 'codi.rnk', the nearest known key is 'codi.rank'"),
         (CODI.replace('base = "b"\n', ""), "needs a base to train over"),
         (CODI.replace("[codi]", "[architecture]"), "trains a new base, so base has no meaning"),
         (CODI.replace("[codi]\n", ""), "found neither of [architecture] and [codi]"),

@@ -1,0 +1,78 @@
+"""Which pairs of a file a run patches: contrasts, the filter, the limit. Every pair left out is named."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from configs.schema import RunConfig
+from patching.engine import Prepared, prepare
+from patching.pairs import Pair, format_number, split_usable
+from patching.sources import Donor, draw_unrelated
+from traces.evaluate import answers
+from traces.model import CodiModel
+from traces.thought import last_number
+
+
+class Selection(NamedTuple):
+    """The pairs to patch with their unrelated donors, those left out with their reasons, and the counts."""
+
+    ready: list[Prepared]
+    donors: list[Donor | None]
+    excluded: list[tuple[Pair, str]]
+    counts: dict[str, int]
+
+
+def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: bool = False) -> Selection:
+    """Filter and draw the pairs of a run. Raises ValueError where none is left.
+
+    Donors come from all pairs that pass the filter; the limit limits the pairs that are patched.
+    """
+    chosen = config.pairs
+    usable, excluded = split_usable(read)
+    ready, more = prepare(model, usable)
+    excluded = [*excluded, *more]
+    counts = {"read": len(read), "usable": len(ready)}
+    if chosen.filter == "both_correct":
+        ready, wrong = both_correct(model, ready, config.max_new_tokens, progress)
+        excluded += wrong
+        counts["both_correct"] = len(ready)
+    if not ready:
+        raise ValueError(
+            f"{chosen.file}: none of its {len(read)} pairs passes the filter {chosen.filter!r}; "
+            f"the first reason is: {excluded[0][1]}"
+        )
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
+    kept = draw(len(ready), chosen.limit, chosen.seed)
+    return Selection([ready[i] for i in kept], [donors[i] for i in kept], excluded, counts)
+
+
+def draw(count: int, limit: int | None, seed: int | None) -> list[int]:
+    """Which of `count` pairs, in their order: the first `limit`, or with a seed that many drawn at random."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return list(range(limit)) if seed is None else sorted(random.Random(seed).sample(range(count), limit))
+
+
+def both_correct(
+    model: CodiModel, ready: Sequence[Prepared], max_new_tokens: int, progress: bool = False
+) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+    """The pairs whose two questions this model answers with their keys, and the others, each with what it said."""
+    questions = [side.question for p in ready for side in (p.pair.clean, p.pair.corrupted)]
+    said = answers(model, questions, max_new_tokens=max_new_tokens, progress=progress)
+    right, wrong = [], []
+    for index, prepared in enumerate(ready):
+        pair = prepared.pair
+        faults = [
+            f"the {name} question is answered {text.strip()!r}, its key is {format_number(side.answer)}"
+            for name, side, text in zip(
+                ("clean", "corrupted"), (pair.clean, pair.corrupted), said[2 * index : 2 * index + 2], strict=True
+            )
+            if last_number(text) != side.answer
+        ]
+        if faults:
+            wrong.append((pair, f"pair {pair.pair_id}: {' and '.join(faults)}"))
+        else:
+            right.append(prepared)
+    return right, wrong

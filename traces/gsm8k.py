@@ -1,0 +1,71 @@
+"""GSM8K's files: one JSON object a line, `question` and `answer`, whose last line is `#### 18`. No torch.
+
+Any data of that form can be evaluated on; an answer may also be the bare number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+KEY = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+
+
+class Problem(NamedTuple):
+    """A question, its worked solution as the file has it, and the number that is its key."""
+
+    line: int  # its place in the file, from 1
+    question: str
+    solution: str
+    answer: float
+
+
+class DataError(ValueError):
+    """A file that is not of GSM8K's form; the message names its first faults, and how many there are."""
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """Read a JSONL file of questions and answers; raises `DataError` with all of its problems counted."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, wanted a JSONL file of questions and answers")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a JSONL file in GSM8K's form (question, answer)")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); wanted a JSONL file") from None
+    problems: list[Problem] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found = _problem(number, line)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                faults.append(found)
+    if faults:
+        more = f"; and {len(faults) - 3} more lines" if len(faults) > 3 else ""
+        raise DataError(f"{path}: {'; '.join(faults[:3])}{more}")
+    if not problems:
+        raise DataError(f"{path}: is empty, wanted one JSON object a line, with question and answer")
+    return problems
+
+
+def _problem(number: int, line: str) -> Problem | str:
+    """One line of the file, or what is wrong with it."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return f"line {number} is not JSON"
+    if not isinstance(record, dict) or not isinstance(record.get("question"), str) or not record["question"].strip():
+        return f"line {number} has no 'question' in text"
+    answer = record.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        return f"line {number} has no 'answer', wanted a solution that ends in '#### 18', or a number"
+    key = KEY.fullmatch(str(answer).rpartition("####")[2].strip().lstrip("$"))
+    if key is None:
+        return f"line {number}: its answer does not end in a number after '####'"
+    return Problem(number, record["question"], str(answer), float(key[0].replace(",", "")))
