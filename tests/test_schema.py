@@ -38,12 +38,9 @@ def test_the_readme_lists_exactly_the_keys_of_the_schema():
 
 def test_the_readme_states_the_defaults_of_the_schema():
     run, train = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
-    places = {"pairs": run.split("`[pairs]`,")[1]}
-    for text, record in (
-        (run, RunConfig),
-        (train, TrainConfig),
-        *((places.get(n, train), t) for n, t in TABLES.items()),
-    ):
+    texts = {"pairs": run.split("`[pairs]`,")[-1]}
+    tables = [(texts.get(name, train), table) for name, table in TABLES.items()]
+    for text, record in ((run, RunConfig), (train, TrainConfig), *tables):
         for key, field in record.model_fields.items():
             stated = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
             if field.is_required() and key not in TABLES:
@@ -57,6 +54,13 @@ def test_paths_are_relative_to_the_config_file(load, tmp_path):
     assert config.checkpoint == (tmp_path / "../model").resolve()
     assert config.pairs.file == (tmp_path / "data/pairs.json").resolve()
     assert config.out == Path("/elsewhere")
+
+
+def test_pairs_are_a_table_and_a_bare_path_says_so(load):
+    with pytest.raises(ConfigError, match=r"'pairs' is a text, wanted a table: \[pairs\] and in it file = …"):
+        load('name = "a"\ncheckpoint = "model"\npairs = "pairs.json"')
+    with pytest.raises(ConfigError, match=r"'pairs.filter' is 'correct', wanted 'usable' or 'both_correct'"):
+        load(RUN + 'pairs.filter = "correct"')
 
 
 def test_a_config_cannot_be_changed(load):

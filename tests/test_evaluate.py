@@ -1,0 +1,44 @@
+"""Answers to many questions do not depend on how they are batched, and accuracy is what the keys say."""
+
+from pathlib import Path
+
+import pytest
+
+from traces import load_codi
+from traces.evaluate import answers, score
+from traces.gsm8k import Problem
+from traces.problems import fresh
+from traces.thought import last_number, record
+
+THOUGHT = Path(__file__).parents[1] / "traces" / "embedded" / "thought"
+
+
+@pytest.fixture(scope="module")
+def thought():
+    return load_codi(THOUGHT, device="cpu")
+
+
+def test_answers_come_in_the_order_asked_however_they_are_batched(model, problems):
+    questions = [problem.question for problem in problems]
+    alone = [record(model, [question]).answers[0] for question in questions]
+    for batch_size in (1, 4, 100):
+        assert answers(model, questions, batch_size=batch_size, max_new_tokens=12) == alone
+
+
+def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
+    problems = [Problem(i, p.question, "", float(p.answer)) for i, p in enumerate(fresh(seed=77, count=40))]
+    with_thought, without = score(thought, problems, 6), score(thought, problems, 0)
+    assert sum(item.correct for item in with_thought) >= 39
+    assert sum(item.correct for item in without) <= 8
+    assert [item.line for item in without] == list(range(40))
+
+
+def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
+    problem = fresh(seed=78, count=1)[0]
+    right, wrong = (score(thought, [Problem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
+    assert (right.correct, wrong.correct) == (True, False)
+    assert last_number(right.said) == problem.answer
+
+
+def test_no_questions_have_no_answers(model):
+    assert answers(model, []) == []
