@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.effects import SERIES, effect, from_other_run, layerwise, pooled
+from analysis.effects import SERIES, effect, from_other_run, known_split, layerwise, pooled
 from analysis.style import (
     BLUE,
     DIRECTION_COLOURS,
@@ -28,22 +28,50 @@ DASHES = ([1, 0], [4, 2], [1, 2])
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
-def layer_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
-    """Pooled effect by layer and direction: of the other run, of an unrelated donor, and of the whole thought."""
-    rows = effect(table[table["metric"] == metric])
+def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: str | None = None) -> pd.DataFrame:
+    """Pooled effect by layer and direction: of the other run, of an unrelated donor, and of the whole thought.
+
+    `split` names a further column to keep apart, as `kind`, how the pair's questions differ.
+    """
+    apart = [split] if split else []
+    rows = effect(known_split(table[table["metric"] == metric], split))
     layers = layerwise(rows)
     layers = layers[from_other_run(layers) | (layers["source"] == "unrelated")]
     if layers.empty:
         raise ValueError(f"the table has no rows of one layer's residual with metric {metric!r}; sweep them too")
     top = rows[(rows["site"] == "thought") & from_other_run(rows)]
-    curve, flat = pooled(layers, [*SERIES, "layer"]), pooled(top, list(SERIES))
+    curve, flat = pooled(layers, [*SERIES, *apart, "layer"]), pooled(top, [*SERIES, *apart])
     spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
     written = curve["source"].eq("unrelated").map({True: WRITTEN[1], False: WRITTEN[0]})
     return pd.concat([curve.assign(written=written), spread.assign(written=WRITTEN[2])], ignore_index=True)
 
 
-def layer_curve(effects: pd.DataFrame) -> alt.LayerChart:
-    """Effect by layer in both directions, from `layer_effects`, between the unrelated donor's curve and the ceiling."""
+def layer_curve(effects: pd.DataFrame) -> Any:
+    """Effect by layer in both directions, from `layer_effects`, between the unrelated donor's curve and the ceiling.
+
+    Where the effects were split by kind there is one panel for each.
+    """
+    panels = [layer_panel(effects)]
+    if "kind" in effects:
+        apart = effects.groupby("kind", sort=True)
+        panels = [
+            layer_panel(part).properties(title=f"{str(kind).replace('_', ' ')} (n = {part['n'].max()})")
+            for kind, part in apart
+        ]
+    chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels).resolve_scale(y="shared")
+    return dress(
+        chart,
+        heading(
+            "Effect of one layer's residual stream, at all latent steps",
+            f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters",
+            about_pooled(effects) + ("; counted in each panel" if len(panels) > 1 else ""),
+            width=WIDTH * len(panels),
+        ),
+    )
+
+
+def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
+    """The curves of `layer_curve`, without their heading."""
     x = layer_axis(effects["layer"])
     colour = alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
     base = alt.Chart(effects).encode(x=x, color=colour)
@@ -60,18 +88,11 @@ def layer_curve(effects: pd.DataFrame) -> alt.LayerChart:
         base.transform_filter(alt.datum.written != WRITTEN[2]).mark_point(filled=True, size=28, opacity=1).encode(y=y)
     )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
-    return dress(
-        (zero + faint + band + lines + points).properties(width=WIDTH, height=230),
-        heading(
-            "Effect of one layer's residual stream, at all latent steps",
-            f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters",
-            about_pooled(effects),
-        ),
-    )
+    return (zero + faint + band + lines + points).properties(width=WIDTH, height=230)
 
 
 def heatmap(sites: pd.DataFrame) -> Any:
-    """Effect by layer × step, from `by_site`: one panel per direction and kind of site, colours centred on 0."""
+    """Effect by layer × step, from `by_site`: colours centred on 0, one panel per direction, site and kind of pair."""
     places = sites[~sites["site"].isin(CUTS)]
     if places.empty:
         raise ValueError(
@@ -87,7 +108,9 @@ def heatmap(sites: pd.DataFrame) -> Any:
         "effect:Q", title="effect", scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
     )
     panels = []
-    for (direction, kind, written), panel in places.groupby(["direction", "site", "written"], sort=False):
+    apart = ["kind"] if "kind" in places else []
+    for key, panel in places.groupby(["direction", "site", "written", *apart], sort=False):
+        direction, kind, *written = key
         layers, steps = (_in_order(panel, name) for name in ("layer", "step"))
         text = alt.condition(abs(alt.datum.effect) > 0.6 * reach, alt.value("white"), alt.value("#222"))
         base = alt.Chart(panel).encode(
@@ -97,7 +120,7 @@ def heatmap(sites: pd.DataFrame) -> Any:
         cells = base.mark_rect().encode(color=colour, tooltip=tips("layers", "steps"))
         marks = cells + base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=text)
         size = {"width": max(44 * len(steps), 60), "height": 22 * len(layers)}
-        panels.append(marks.properties(**size, title=f"{NOUNS[str(kind)]}, {direction}, {written}"))
+        panels.append(marks.properties(**size, title=", ".join(map(str, (NOUNS[str(kind)], direction, *written)))))
     chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels)
     directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
     kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())

@@ -95,8 +95,13 @@ def by_site(
     direction: str | None = None,
     metric: str = "logit_difference",
     source: str | None = None,
+    split: str | None = None,
 ) -> pd.DataFrame:
-    """One pooled row per site × layer × step, of one direction or both; `source=None` is the pair's other run."""
+    """One pooled row per site × layer × step, of one direction or both; `source=None` is the pair's other run.
+
+    `split` names a further column to keep apart, as `kind`, how the pair's questions differ.
+    """
+    effects = known_split(effects, split)
     chosen = effects[effects["metric"] == metric]
     if direction is not None:
         chosen = chosen[chosen["direction"] == direction]
@@ -104,7 +109,19 @@ def by_site(
     if chosen.empty:
         where = f"direction {direction or 'any'}, source {source or 'the other run'}"
         raise ValueError(f"the table has no rows of metric {metric!r}, {where}; it has {_offer(effects)}")
-    return pooled(chosen, [*SERIES, *SITE_KEYS])
+    return pooled(chosen, [*SERIES, *SITE_KEYS, *([split] if split else [])])
+
+
+def known_split(table: pd.DataFrame, split: str | None) -> pd.DataFrame:
+    """The rows whose value of `split` is known; ValueError where the table has no such column or no such row."""
+    if split is None:
+        return table
+    if split not in table:
+        raise ValueError(f"the table has no column {split!r} to split by; it has {', '.join(map(str, table))}")
+    known = table[table[split].notna()]
+    if known.empty:
+        raise ValueError(f"no pair has a {split}, so there is nothing to split by; make pairs with `codi pairs make`")
+    return known
 
 
 def _offer(table: pd.DataFrame) -> str:

@@ -53,6 +53,7 @@ def sections(
         section("Verdict", paragraph(verdict(table).sentence, "verdict"), shown("corners"), routes_table(table)),
         section("Checks", checks_table(checks)),
         section("How far one layer moves the answer", shown("layer_curve", "critical_layers"), ranking(table)),
+        *([section("By kind of edit", shown("layer_curve_by_kind"))] if table["kind"].nunique() > 1 else []),
         section("The original experiment's figures", shown("kl_by_layer", "layer_similarity", "all_pairs_by_layer")),
         section("Pairs left out", *excluded(data)),
         section("Methods", *methods(manifest, table)),

@@ -29,6 +29,9 @@ AGGREGATES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "all_pairs_by_layer": pairs_by_layer,
     "layer_similarity": layer_similarity,
 }
+BY_KIND: dict[str, Callable[[pd.DataFrame], Any]] = {  # where the pairs are of several kinds
+    "layer_curve_by_kind": lambda table: layer_curve(layer_effects(table, split="kind")),
+}
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -55,7 +58,7 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
 
     specs: dict[str, Any] = {}
     unshown: dict[str, str] = {}
-    for name, draw in AGGREGATES.items():
+    for name, draw in (AGGREGATES | (BY_KIND if table["kind"].nunique() > 1 else {})).items():
         try:
             specs[name] = draw(table).to_dict()
         except ValueError as error:  # a sweep need not hold what every figure wants

@@ -21,6 +21,7 @@ SCHEMA = pa.DataFrameSchema(
     {
         "pair_id": _TEXT,
         "cluster_id": _TEXT,
+        "kind": pa.Column("str", nullable=True),  # how the pair's questions differ, where that is known
         "protocol": _TEXT,
         "direction": pa.Column("str", pa.Check.isin(DIRECTIONS, error=" or ".join(DIRECTIONS))),
         "source": _TEXT,

@@ -256,6 +256,7 @@ def rows_of(batch, donors, cells: Sequence[Cell], values: dict[str, np.ndarray])
         {
             "pair_id": str(prepared.pair.pair_id),
             "cluster_id": prepared.pair.cluster_id,
+            "kind": prepared.pair.kind,
             "donor_pair": donor.pair_id if donor else None,
         }
         for prepared, donor in zip(batch, donors, strict=True)

@@ -54,6 +54,7 @@ class Pair:
     cluster_id: str
     clean: Side
     corrupted: Side
+    kind: str | None = None  # how the two questions differ, in a word; charts can split by it
 
 
 def load_pairs(path: str | Path) -> list[Pair]:

@@ -76,6 +76,28 @@ def test_the_layer_curve_lies_between_the_unrelated_donor_and_the_ceiling(table)
     assert ceilings.index.tolist() == [0, 1, 2]
 
 
+def by_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table, a third of whose pairs change an operator word and the others a number."""
+    return table.assign(kind=table["pair_id"].map(lambda pair: "operator_word" if int(pair) % 3 == 0 else "operand"))
+
+
+def test_split_by_kind_each_panel_is_the_curve_of_its_own_pairs(table):
+    split = layer_effects(by_kind(table), split="kind")
+    alone = layer_effects(table[table["pair_id"].map(int) % 3 == 0])
+    part = split[split["kind"] == "operator_word"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part[alone.columns], alone, check_dtype=False)
+    titles = [panel["title"] for panel in drawn(layer_curve(split))["hconcat"]]
+    assert titles == ["operand (n = 8)", "operator word (n = 4)"]
+    assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="kind")).hconcat) == 2
+
+
+def test_a_table_without_kinds_cannot_be_split_by_them(table):
+    with pytest.raises(ValueError, match="no pair has a kind, so there is nothing to split by"):
+        layer_effects(table, split="kind")
+    with pytest.raises(ValueError, match="the table has no column 'mood' to split by; it has pair_id"):
+        by_site(effect(table), split="mood")
+
+
 def test_the_kl_curve_is_the_mean_over_pairs_and_its_band_holds_it(table):
     means = mean_kl(table).set_index("layer")
     cells = table.query("metric == 'kl_from_corrupted' and site == 'resid' and source == 'clean'")

@@ -50,6 +50,15 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_pairs_of_several_kinds_get_a_curve_each(tmp_path):
+    table = experiment(layers=(0.2, 0.9), pairs=4)
+    table["kind"] = table["pair_id"].map(lambda pair: "later_operand" if pair == "0" else "first_operand")
+    folder = make_run(tmp_path / "kinds", table, prepared(4))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "By kind of edit" in page
+    assert (folder / "charts" / "aggregate" / "layer_curve_by_kind.png").stat().st_size > 500
+
+
 def test_a_run_folder_holds_every_promised_file(run):
     for name in AGGREGATES:
         for ending in ("html", "png", "svg", "json"):
