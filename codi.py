@@ -179,6 +179,47 @@ def check_pairs(
         raise typer.Exit(BAD_INPUT)
 
 
+@pairs_app.command("make")
+def make_gsm8k_pairs(
+    file: Annotated[
+        Path, typer.Argument(metavar="GSM8K.jsonl", help="Questions with annotated solutions, one a line.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file of pairs to write; JSON, or JSONL by its name.")],
+    seed: Annotated[int, typer.Option(help="Draws the changes.")] = 0,
+    per_question: Annotated[
+        int, typer.Option(min=1, help="At most so many pairs of a question; they share a cluster.")
+    ] = 1,
+    delta: Annotated[list[int] | None, typer.Option(help="How a number may change, as 1 or -1; default any.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="first_operand, later_operand, operator_word; default all.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep changes of equal token count under its tokenizer.")
+    ] = None,
+) -> None:
+    """Make verified pairs from GSM8K: one number or operator word changed, both answers computed.
+
+    Each operand of the annotated solution is traced to the question, and the whole chain computed again exactly.
+    """
+    from traces.gsm8k import read_problems
+
+    problems = read_problems(file)
+    from patching.generate import KINDS, equal_tokens, make_pairs
+    from patching.store import write_json
+
+    fits = equal_tokens(str(checkpoint)) if checkpoint is not None else None
+    records, funnel = make_pairs(
+        problems, seed=seed, per_question=per_question, deltas=delta or (), kinds=kind or KINDS, fits=fits
+    )
+    if out.suffix == ".jsonl":
+        write_lines(out, records)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, records)
+    typer.echo(aligned([("", "count"), *funnel.lines()]))
+    typer.echo(f"written to {from_here(out)}; look at them with: codi pairs check {from_here(out)}")
+
+
 @pairs_app.command("arithmetic")
 def arithmetic_pairs(
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
