@@ -52,9 +52,11 @@ def test_help_is_quick_and_shows_what_to_type():
     assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input." in said
 
 
-@pytest.mark.parametrize("words", [["run"], ["report"], ["check"], ["train"], ["ask"], ["pairs", "check"]])
+@pytest.mark.parametrize(
+    "words", ["run", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"]
+)
 def test_every_command_says_what_it_is_for(codi, words):
-    said = codi(*words, "--help")
+    said = codi(*words.split(), "--help")
     assert said.exit_code == 0
     assert len(said.stdout.splitlines()[2].split()) > 3
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from codi import app
 from tests.upstream import random_base, save_upstream, write_upstream
 from traces.checkpoint import CARD, CheckpointError, read_card
 from traces.convert import convert
@@ -303,6 +305,48 @@ def test_a_moved_base_is_named_in_the_refusal(gpt2, tmp_path):
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=f"{CARD}: its base '../base' is not a folder next to it"):
         load_codi(tmp_path / "out", device="cpu")
+
+
+@pytest.fixture
+def codi(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_command_prints_the_report_and_the_checkpoint_can_be_asked(codi, gpt2):
+    said = codi("convert", gpt2[0] / "codi", "--base", gpt2[0] / "base", "--out", "made/out", "--alpha", 16)
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[:5] == [
+        "tensors       expected  landed  missing  unexpected",
+        "base                28      28        0           0",
+        "LoRA                16      16        0           0",
+        "projection           6       6        0           0",
+        "special rows         3       3        0           0",
+    ]
+    assert codi("ask", "made/out", "How many?").exit_code == 0
+
+
+def test_the_command_prints_the_report_of_a_refusal_too(codi, gpt2, state):
+    save_upstream(drop("prj.3")(state), Path("codi"))
+    said = codi("convert", "codi", "--base", gpt2[0] / "base", "--out", "out", "--alpha", 16)
+    assert said.exit_code == 2
+    assert "projection           6       4        2           0" in said.stdout
+    assert said.stderr.startswith("codi: codi/pytorch_model.bin: its tensors do not fit: 2 missing, the first is prj.3")
+    assert len(said.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere/at/all"], "nowhere/at/all: no such file or folder"),
+        (["zen-E/CODI-gpt2"], "fetch it once while online: hf download zen-E/CODI-gpt2"),
+        ([".", "--alpha", "0"], "--alpha is 0, wanted a number above 0"),
+    ],
+)
+def test_bad_input_at_the_command_line_is_one_sentence(codi, gpt2, words, sentence):
+    said = codi("convert", *words, "--base", gpt2[0] / "base", "--out", "out")
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert sentence in said.stderr
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """Answers to many questions do not depend on how they are batched, and accuracy is what the keys say."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from analysis.inference import share_interval
+from codi import app
 from traces import load_codi
 from traces.evaluate import answers, score
 from traces.gsm8k import Problem
@@ -42,3 +46,38 @@ def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
 
 def test_no_questions_have_no_answers(model):
     assert answers(model, []) == []
+
+
+@pytest.fixture
+def codi(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"question": p.question, "answer": f"#### {p.answer}"}) for p in fresh(seed=79, count=10)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    return lambda *words: CliRunner().invoke(app, ["eval", str(THOUGHT), "--data", *map(str, words)])
+
+
+def test_the_command_reports_accuracy_by_steps_with_its_interval_and_keeps_every_answer(codi):
+    said = codi("data.jsonl", "--steps", 6, "--steps", 0, "--out", "said.jsonl", "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    head, none, all_steps = said.stdout.splitlines()
+    assert head.split() == ["steps", "accuracy", "95", "%", "interval", "correct"]
+    assert none.split()[0] == "0"
+    assert all_steps.split() == ["6", "100.0%", "[72.2%,", "100.0%]", "10/10", "as", "trained"]
+    records = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert len(records) == 20
+    assert sum(record["correct"] for record in records if record["steps"] == 6) == 10
+
+
+def test_the_interval_is_wilsons():
+    low, high = share_interval(10, 10)
+    assert (low, high) == (pytest.approx(1 / (1 + 1.959964**2 / 10), abs=1e-6), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["nowhere.jsonl"], "nowhere.jsonl: no such file"), (["data.jsonl", "--device", "warp"], "device 'warp' cannot")],
+)
+def test_bad_input_is_one_sentence(codi, words, sentence):
+    said = codi(*words)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert sentence in said.stderr

@@ -65,7 +65,8 @@ def test_patching_takes_the_table_and_its_numbers_from_analysis_and_draws_nothin
 
 
 def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
-    for name in ("codi.py", "patching/pairs.py", "patching/store.py"):
+    light = ("pairs", "store", "chains", "words", "perturb", "operators", "generate")
+    for name in ("codi.py", "traces/gsm8k.py", *(f"patching/{module}.py" for module in light)):
         assert not HEAVY & set(map(root, imports(ROOT / name, top_level=True))), name
 
 
