@@ -15,8 +15,9 @@ from pathlib import Path
 from analysis.table import write_table
 from configs.schema import RunConfig
 from patching.checks import Check, findings, invariants
+from patching.contrast import split_usable
 from patching.engine import PROTOCOL, grid, prepare, sweep_cells
-from patching.pairs import load_pairs, split_usable, write_prepared
+from patching.pairs import load_pairs, write_prepared
 from patching.sites import THOUGHT, layerwise
 from patching.sources import draw_unrelated, itself, other, unrelated
 from patching.store import MANIFEST, digest, file_digest, open_run, write_json
