@@ -138,7 +138,8 @@ def check(
 
     Invariants hold in every model; where one fails, the exit code is 1. Findings are about this model.
     """
-    from patching.pairs import load_pairs, split_usable
+    from patching.contrast import split_usable
+    from patching.pairs import load_pairs
 
     usable, excluded = split_usable(load_pairs(pairs))
     from patching.checks import check_checkpoint
@@ -154,29 +155,46 @@ def check(
 
 @pairs_app.command("check")
 def check_pairs(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON list with two records a pair.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSONL: one object a pair, or two records.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Judge the pairs under this CODI checkpoint too.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole description as JSON.")] = False,
 ) -> None:
-    """Describe a file of pairs and name all of its problems.
+    """Describe a file of pairs, and judge which of them are a contrast.
 
-    The exit code is 2 where there is a problem; `codi run` leaves out, and lists, pairs that are no contrast.
+    With a checkpoint, its tokenizer counts too, and both sides of each pair are answered. The exit code is 2 where the
+    file is bad or a pair is not usable; `codi run` leaves out, and lists, pairs that are no contrast.
     """
     import json
 
-    from patching.pairs import PairsError, describe, load_pairs
+    from patching.contrast import judge
+    from patching.describe import describe, summary_rows, verdict_rows
+    from patching.pairs import PairsError, load_pairs
 
     try:
-        found = describe(load_pairs(file))
+        pairs = load_pairs(file)
     except PairsError as error:
-        found = {"problems": list(error.problems)}
+        if as_json:
+            typer.echo(json.dumps({"problems": error.problems}, indent=2, ensure_ascii=False))
+        for problem in shortened(error.problems, "problems"):
+            typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    model = None
+    if checkpoint is not None:
+        from traces import load_codi
+
+        model = load_codi(checkpoint, device, dtype)
+    found = describe(pairs, judge(pairs, model, progress=True))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-    elif "pairs" in found:
-        typer.echo(aligned(pair_lines(found)))
-    for problem in found["problems"]:
-        typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
-    if found["problems"]:
-        raise typer.Exit(BAD_INPUT)
+    else:
+        typer.echo(aligned(summary_rows(found)))
+        if rows := verdict_rows(found["each"]):
+            typer.echo("\n" + "\n".join(shortened(aligned(rows).splitlines(), "pairs", heads=1)))
+    if problems := found["problems"]:
+        count = f"{len(problems)} of {len(pairs)} pairs are not usable; the first is " if len(problems) > 1 else ""
+        stop(f"{file}: {count}{problems[0]}", BAD_INPUT)
 
 
 @pairs_app.command("make")
@@ -414,18 +432,10 @@ def mark(check: dict[str, Any]) -> str:
     return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
 
 
-def pair_lines(found: dict[str, Any]) -> list[list[str]]:
-    """The description of a file of pairs, as rows of name and value."""
-    places = [change["place"] for change in found["changed_number"]]
-    spread = "{min} to {max}, median {median}"
-    return [
-        ["pairs", f"{found['pairs']} in {found['clusters']} clusters, {found['usable']} usable"],
-        ["equal answers", f"{len(found['equal_answers'])} pairs"],
-        ["reasoning steps", ", ".join(f"{steps} in {n} questions" for steps, n in found["reasoning_steps"].items())],
-        ["answer difference", spread.format(**found["answer_difference"])],
-        ["words in a question", spread.format(**found["question_words"])],
-        ["one changed number", f"{len(places)} pairs, in {places.count(0)} the question's first numeral"],
-    ]
+def shortened(lines: Sequence[str], what: str, heads: int = 0, most: int = 20) -> list[str]:
+    """The first lines, and how many more there are."""
+    rest = len(lines) - heads - most
+    return [*lines[: heads + most], *([f"… and {rest} more {what}; --json lists all"] if rest > 0 else [])]
 
 
 def print_conclusions(folder: Path, page: Path) -> None:

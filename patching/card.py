@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from analysis.effects import effect, pooled
 from analysis.summary import corners, verdict
@@ -21,9 +20,10 @@ from patching.pairs import Pair, pairs_from_records
 from patching.sites import THOUGHT, layerwise, prefixes, stepwise
 from patching.sources import draw_unrelated, other, unrelated
 from patching.store import write_json
+from traces.evaluate import answers
 from traces.model import CodiModel, load_codi
 from traces.problems import Problem, fresh
-from traces.thought import answer_ids, encode, last_number, run, texts
+from traces.text import last_number
 
 DIRECTIONS = ("denoising", "noising")
 METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
@@ -57,18 +57,12 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[Problem], n_latents: int, batch: int = 100) -> float:
+def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` steps of thought."""
-    right = 0
-    prefix = torch.tensor([answer_ids(model)])
-    for start in range(0, len(problems), batch):
-        part = problems[start : start + batch]
-        rows = encode(model, [[problem.question] for problem in part])
-        done = run(model, rows, prefix.expand(len(part), -1), max_new_tokens=8, n_latents=n_latents)
-        assert done.tokens is not None
-        said = texts(model, done.tokens)[0]
-        right += sum(last_number(text) == problem.answer for text, problem in zip(said, part, strict=True))
-    return right / len(problems)
+    questions = [problem.question for problem in problems]
+    said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
+    right = [last_number(text) == problem.answer for text, problem in zip(said, problems, strict=True)]
+    return sum(right) / len(right)
 
 
 def fresh_pairs(model: CodiModel, count: int, seed: int) -> list[Pair]:

@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.table import check_table
+from patching.contrast import text_faults, token_faults, tokenise
 from patching.metrics import ANSWER_METRICS, DEFAULT_METRICS, LOGIT_METRICS, METRICS, Reading, read_all
-from patching.pairs import Pair, format_number
+from patching.pairs import Pair
 from patching.sites import Site, layerwise
 from patching.sources import HOSTS, RUNS, Donor, draw_unrelated, other, source_name, unrelated
 from traces.model import CodiModel
-from traces.thought import Rows, answer_ids, encode, last_number, question_ids, run, texts
+from traces.thought import Rows, encode, last_number, run, texts
 
 PROTOCOL = "latent_loop"
 
@@ -67,24 +68,15 @@ def grid(
 def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
     """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
     ready, excluded = [], []
-    eos, unknown = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
     for index, pair in enumerate(pairs):
-        clean, corrupted = (question_ids(model, side.question) for side in (pair.clean, pair.corrupted))
-        keys = [[*answer_ids(model, f" {format_number(s.answer)}"), eos] for s in (pair.clean, pair.corrupted)]
-        differ = next((i for i, (a, b) in enumerate(zip(*keys, strict=False)) if a != b), None)
-        if unknown is not None and unknown in (*clean, *corrupted, *keys[0], *keys[1]):
-            excluded.append((pair, f"pair {pair.pair_id}: it has words that this checkpoint's tokenizer does not know"))
-        elif len(clean) != len(corrupted):
-            lengths = f"{len(clean)} and {len(corrupted)}"
-            excluded.append((pair, f"pair {pair.pair_id}: its questions have {lengths} tokens, wanted equal counts"))
-        elif differ is None:
-            answer = format_number(pair.clean.answer)
-            excluded.append(
-                (pair, f"pair {pair.pair_id}: both answers are {answer}, so their logit difference is always 0")
-            )
-        else:
-            forced = tuple(keys[0][:differ])
-            ready.append(Prepared(index, pair, len(clean), forced, keys[0][differ], keys[1][differ]))
+        tokens = tokenise(model, pair)
+        if faults := [*text_faults(pair), *token_faults(pair, tokens)]:
+            excluded.append((pair, f"pair {pair.pair_id}: {faults[0]}"))
+            continue
+        assert tokens.differ is not None
+        (clean, corrupted), differ = tokens.answers, tokens.differ
+        length = len(tokens.questions[0])
+        ready.append(Prepared(index, pair, length, tuple(clean[:differ]), clean[differ], corrupted[differ]))
     return ready, excluded
 
 

@@ -1,38 +1,61 @@
-"""Clean/corrupted pairs: read from the original experiment's flat list, checked all at once, described. No torch.
+"""Clean/corrupted pairs: read with every field, all faults of a file named at once, written again. No torch.
 
-A file is a JSON list with two records a pair, one of each variant:
+A file is a JSON list, or JSONL, of pairs, an object each:
 
-    {"pair_id": 0, "variant": "clean", "question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 2}
+    {"pair_id": "12-0", "cluster_id": "12", "kind": "first_operand",
+     "clean": {"question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 1, "chain": ["7+5=12"]},
+     "corrupted": {"question": "Ann had 9 pens. …", "answer": 14, "reasoning_steps": 1, "chain": ["9+5=14"]}}
 
-`reasoning_steps`, `chain` (a list like ["7+5=12"]) and `cluster_id` (what the pair was made from) are optional, and
-every further field is kept in `Side.extra`.
+or of the original experiment's records, two a pair, one of each variant:
+
+    {"pair_id": 0, "variant": "clean", "question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 1}
+
+`cluster_id` (what the pair was made from), `kind` (of edit), `reasoning_steps` and `chain` are optional, and every
+further field is kept in `Pair.extra` or `Side.extra`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from patching.records import PairsError as PairsError
+from patching.records import (
+    Record,
+    holds_questions,
+    is_count,
+    is_id,
+    is_number,
+    is_plain,
+    is_text,
+    kind_of,
+    listed,
+    read_records,
+    short,
+)
 from patching.store import write_json
 
 VARIANTS = ("clean", "corrupted")
+OF_A_SIDE = ("question", "answer", "reasoning_steps", "chain")
+OF_A_PAIR = ("pair_id", "cluster_id", "kind")
 REQUIRED = ("pair_id", "variant", "question", "answer")
-KNOWN = (*REQUIRED, "reasoning_steps", "chain", "cluster_id")
-NUMERAL = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
-
-
-class PairsError(ValueError):
-    """A file of pairs that cannot be used; `problems` are all of its faults, each a sentence."""
-
-    def __init__(self, problems: Sequence[str], path: str | Path | None = None):
-        self.problems = tuple(problems)
-        super().__init__((f"{path}: " if path is not None else "") + "; ".join(self.problems))
+# What a field may hold, and that in words; the optional ones may also be null.
+RULES = {
+    "pair_id": (is_id, "a whole number or a name"),
+    "variant": (lambda value: value in VARIANTS, "'clean' or 'corrupted'"),
+    "question": (is_text, "text"),
+    "answer": (is_number, "a number, without quotes"),
+    "reasoning_steps": (lambda value: value is None or (is_count(value) and value >= 0), "a whole number or nothing"),
+    "chain": (
+        lambda value: value is None or (isinstance(value, list) and all(map(is_text, value))),
+        "a list of texts like '7+5=12'",
+    ),
+    "cluster_id": (lambda value: value is None or is_id(value), "a name or a whole number"),
+    "kind": (lambda value: value is None or is_text(value), "a name or nothing"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,215 +78,163 @@ class Pair:
     clean: Side
     corrupted: Side
     kind: str | None = None  # how the two questions differ, in a word; charts can split by it
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 def load_pairs(path: str | Path) -> list[Pair]:
     """Read a file of pairs, in the order in which they first appear; raises `PairsError` with all of its problems."""
     path = Path(path)
     try:
-        return pairs_from_records(_read(path))
+        return _pairs(*read_records(path))
     except PairsError as error:
         raise PairsError(error.problems, path) from None
 
 
 def pairs_from_records(records: Any) -> list[Pair]:
-    """Pairs from a parsed list of records; raises `PairsError` with all problems."""
-    if not isinstance(records, list):
-        raise PairsError([f"found {_kind(records)}, wanted a list of records, two for each pair"])
-    if not records:
-        raise PairsError(["the list is empty, wanted two records for each pair"])
-    problems: list[str] = []
-    by_pair: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for index, record in enumerate(records):
-        if not isinstance(record, dict):
-            problems.append(f"record {index}: found {_kind(record)}, wanted an object with {', '.join(REQUIRED)}")
-            continue
-        problems += [f"{_name(index, record)}: {fault}" for fault in record_faults(record)]
-        if _is_id(record.get("pair_id")):
-            by_pair[str(record["pair_id"])].append((index, record))
-    for pair_id, members in by_pair.items():
-        problems += [f"pair {pair_id}: {fault}" for fault in pair_faults(members)]
-    if problems:
-        raise PairsError(problems)
-    return [_pair({record["variant"]: record for _, record in members}) for members in by_pair.values()]
-
-
-def record_faults(record: dict[str, Any]) -> list[str]:
-    """What is wrong with one record, field by field."""
-    faults = [f"'{name}' is missing" for name in REQUIRED if name not in record]
-    steps, chain = record.get("reasoning_steps"), record.get("chain")
-    rules = {
-        "pair_id": (_is_id(record.get("pair_id")), "a whole number or a name"),
-        "variant": (record.get("variant") in VARIANTS, "'clean' or 'corrupted'"),
-        "question": (_is_text(record.get("question")), "text"),
-        "answer": (_is_number(record.get("answer")), "a number, without quotes"),
-        "reasoning_steps": (steps is None or (_is_count(steps) and steps >= 0), "a whole number or nothing"),
-        "chain": (
-            chain is None or (isinstance(chain, list) and all(map(_is_text, chain))),
-            "a list of texts like '7+5=12'",
-        ),
-        "cluster_id": (record.get("cluster_id") is None or _is_id(record["cluster_id"]), "a name or a whole number"),
-    }
-    return faults + [
-        f"'{name}' is {_short(record[name])}, wanted {wanted}"
-        for name, (fine, wanted) in rules.items()
-        if name in record and not fine
-    ]
-
-
-def pair_faults(members: list[tuple[int, dict[str, Any]]]) -> list[str]:
-    """What is wrong with the records of one pair taken together."""
-    places = {variant: [index for index, r in members if r.get("variant") == variant] for variant in VARIANTS}
-    faults = []
-    for variant, found in places.items():
-        if len(found) > 1:
-            where = ", ".join(map(str, found[:-1])) + f" and {found[-1]}"
-            faults.append(f"its {variant} side is there {len(found)} times (records {where}), wanted once; drop one")
-        # A record whose variant is wrong has been named already; it may well be the missing side.
-        if not found and all(r.get("variant") in VARIANTS for _, r in members):
-            faults.append(f"its {variant} side is missing; add a record with variant '{variant}'")
-    clusters = sorted({str(r["cluster_id"]) for _, r in members if r.get("cluster_id") is not None})
-    if len(clusters) > 1:
-        faults.append(f"its sides have the cluster_ids {' and '.join(map(repr, clusters))}, wanted one")
-    return faults
-
-
-def split_usable(pairs: Iterable[Pair]) -> tuple[list[Pair], list[tuple[Pair, str]]]:
-    """The pairs that are a contrast, and the others, each with its reason."""
-    usable, excluded = [], []
-    for pair in pairs:
-        if pair.clean.answer == pair.corrupted.answer:
-            answer = format_number(pair.clean.answer)
-            reason = f"both answers are {answer}, so their logit difference is always 0; drop the pair"
-            excluded.append((pair, f"pair {pair.pair_id}: {reason}"))
-        elif pair.clean.question == pair.corrupted.question:
-            reason = "both questions are the same, so there is nothing to exchange; drop the pair"
-            excluded.append((pair, f"pair {pair.pair_id}: {reason}"))
-        else:
-            usable.append(pair)
-    return usable, excluded
+    """Pairs from a parsed list of pairs or records; raises `PairsError` with all problems."""
+    return _pairs(listed(records), [])
 
 
 def write_prepared(pairs: Iterable[Pair], path: Path) -> None:
-    """Write a run's `prepared_pairs.json`: one object a pair, both sides in it."""
-    write_json(
-        path, [{"pair_id": p.pair_id, "clean": _as_json(p.clean), "corrupted": _as_json(p.corrupted)} for p in pairs]
-    )
+    """Write a run's `prepared_pairs.json`: one object a pair, both sides in it, every field; `load_pairs` reads it."""
+    write_json(path, [as_json(pair) for pair in pairs])
 
 
-def describe(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What a file holds: counts, what is excluded and why, steps, answers, lengths in words, changed numbers."""
-    usable, excluded = split_usable(pairs)
-    sides = [side for pair in pairs for side in (pair.clean, pair.corrupted)]
-    steps = Counter(side.reasoning_steps for side in sides)
-    changed = [{"pair_id": pair.pair_id, **change} for pair in pairs if (change := changed_number(pair))]
-    return {
-        "pairs": len(pairs),
-        "usable": len(usable),
-        "equal_answers": [p.pair_id for p in pairs if p.clean.answer == p.corrupted.answer],
-        "problems": [reason for _, reason in excluded],
-        "clusters": len({pair.cluster_id for pair in pairs}),
-        "reasoning_steps": {
-            "unknown" if count is None else str(count): steps[count]
-            for count in sorted(steps, key=lambda count: (count is None, count))
-        },
-        "answer_difference": spread([abs(p.clean.answer - p.corrupted.answer) for p in pairs]),
-        "question_words": spread([len(side.question.split()) for side in sides]),
-        "changed_number": changed,
-    }
-
-
-def changed_number(pair: Pair) -> dict[str, Any] | None:
-    """The one numeral that differs and its place among the question's numerals (0 = the first), else `None`."""
-    clean, corrupted = (NUMERAL.findall(side.question) for side in (pair.clean, pair.corrupted))
-    if len(clean) != len(corrupted):
-        return None
-    edits = [(place, a, b) for place, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
-    return dict(zip(("place", "clean", "corrupted"), edits[0], strict=True)) if len(edits) == 1 else None
-
-
-def spread(values: Sequence[float]) -> dict[str, int | float]:
-    """Smallest, median and largest value."""
-    return {"min": _plain(min(values)), "median": _plain(median(values)), "max": _plain(max(values))}
+def as_json(pair: Pair) -> dict[str, Any]:
+    """A pair as its file has it."""
+    about = {"pair_id": pair.pair_id, "cluster_id": pair.cluster_id}
+    kind = {"kind": pair.kind} if pair.kind is not None else {}
+    return {**about, **kind, **pair.extra, "clean": _side_json(pair.clean), "corrupted": _side_json(pair.corrupted)}
 
 
 def format_number(value: float) -> str:
     """A number as an answer is written: 18, not 18.0."""
-    return str(_plain(value))
+    return str(plain_number(value))
 
 
-def _plain(value: float) -> int | float:
+def plain_number(value: float) -> int | float:
+    """The same number, whole ones as whole numbers."""
     return int(value) if float(value).is_integer() else value
 
 
-def _read(path: Path) -> Any:
-    if path.is_dir():
-        raise PairsError(["is a folder, wanted a JSON file of pairs"])
-    if not path.is_file():
-        raise PairsError(["no such file; give a JSON list of clean and corrupted records"])
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PairsError([f"is not UTF-8 text (byte {error.start}), wanted JSON; save it as UTF-8"]) from None
-    if not text.strip():
-        raise PairsError(["is empty, wanted a JSON list of clean and corrupted records"])
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PairsError([f"is not valid JSON ({error}); mend it there"]) from None
+def record_faults(record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one of the original experiment's records, field by field."""
+    return field_faults(record, REQUIRED, (*REQUIRED, *OF_A_SIDE, *OF_A_PAIR))
 
 
-def _pair(sides: dict[str, dict[str, Any]]) -> Pair:
-    clean, corrupted = (sides[variant] for variant in VARIANTS)
-    named = [side["cluster_id"] for side in (clean, corrupted) if side.get("cluster_id") is not None]
-    return Pair(clean["pair_id"], str(named[0] if named else clean["pair_id"]), _side(clean), _side(corrupted))
+def whole_faults(record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one pair of our own form."""
+    if "variant" in record:
+        return ["it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), wanted one form"]
+    faults = field_faults(record, ("pair_id",), (*OF_A_PAIR, *VARIANTS))
+    for variant in VARIANTS:
+        side = record.get(variant)
+        if variant not in record:
+            faults.append(f"its {variant} side is missing; add an object '{variant}' with question and answer")
+        elif not isinstance(side, dict):
+            faults.append(f"its {variant} side is {kind_of(side)}, wanted an object with question and answer")
+        else:
+            faults += [f"{variant} side: {fault}" for fault in field_faults(side, ("question", "answer"), OF_A_SIDE)]
+    return faults
 
 
-def _side(record: dict[str, Any]) -> Side:
+def field_faults(record: Mapping[str, Any], required: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Fields that are missing, wrong, or no JSON."""
+    faults = [f"'{name}' is missing" for name in required if name not in record]
+    faults += [
+        f"'{name}' is {short(record[name])}, wanted {wanted}"
+        for name, (fine, wanted) in RULES.items()
+        if name in known and name in record and not fine(record[name])
+    ]
+    odd = [name for name, value in record.items() if name not in known and not is_plain([name, value])]
+    return faults + [f"{short(name)} holds NaN or broken text, which JSON cannot; write null" for name in odd]
+
+
+def pair_faults(members: Sequence[Record]) -> list[str]:
+    """What is wrong with the records of one pair taken together."""
+    if any(map(_is_whole, members)):
+        again = f"it is there {len(members)} times ({_places(members)}), wanted once; drop one"
+        return [again] if len(members) > 1 else []
+    values = [member.value for member in members]
+    faults = []
+    for variant in VARIANTS:
+        found = [member for member in members if member.value.get("variant") == variant]
+        if len(found) > 1:
+            faults.append(f"its {variant} side is there {len(found)} times ({_places(found)}), wanted once; drop one")
+        # A record whose variant is wrong has been named already; it may well be the missing side.
+        if not found and all(value.get("variant") in VARIANTS for value in values):
+            faults.append(f"its {variant} side is missing; add a record with variant '{variant}'")
+    for name in ("cluster_id", "kind"):
+        given = sorted({str(value[name]) for value in values if value.get(name) is not None})
+        if len(given) > 1:
+            faults.append(f"its sides have the {name}s {' and '.join(map(repr, given))}, wanted one")
+    return faults
+
+
+def _pairs(records: Sequence[Record], faults: Sequence[str]) -> list[Pair]:
+    """The pairs of a file's records, where nothing is wrong with any of them; `faults` are those found before."""
+    if records and holds_questions(records):
+        raise PairsError(["holds questions, not pairs of questions; make pairs of them with `codi pairs make`"])
+    problems = list(faults)
+    by_pair: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if not isinstance(record.value, dict):
+            wanted = f"an object with {', '.join(REQUIRED)}, or with pair_id, clean and corrupted"
+            problems.append(f"{record.place}: found {kind_of(record.value)}, wanted {wanted}")
+            continue
+        found = whole_faults(record.value) if _is_whole(record) else record_faults(record.value)
+        problems += [f"{record.name}: {fault}" for fault in found]
+        if is_id(record.value.get("pair_id")):
+            by_pair[str(record.value["pair_id"])].append(record)
+    for pair_id, members in by_pair.items():
+        problems += [f"pair {pair_id}: {fault}" for fault in pair_faults(members)]
+    if problems:
+        raise PairsError(problems)
+    return [_pair(members) for members in by_pair.values()]
+
+
+def _pair(members: Sequence[Record]) -> Pair:
+    if _is_whole(members[0]):
+        about = members[0].value
+        sides = {variant: about[variant] for variant in VARIANTS}
+        extra = {name: value for name, value in about.items() if name not in (*OF_A_PAIR, *VARIANTS)}
+        known: tuple[str, ...] = OF_A_SIDE
+    else:
+        sides = {member.value["variant"]: member.value for member in members}
+        given = [(name, side[name]) for side in sides.values() for name in OF_A_PAIR if side.get(name) is not None]
+        about, extra, known = dict(given), {}, (*REQUIRED, *OF_A_SIDE, *OF_A_PAIR)
+    cluster = about.get("cluster_id")
+    return Pair(
+        pair_id=members[0].value["pair_id"],
+        cluster_id=str(about["pair_id"] if cluster is None else cluster),
+        clean=_side(sides["clean"], known),
+        corrupted=_side(sides["corrupted"], known),
+        kind=about.get("kind"),
+        extra=extra,
+    )
+
+
+def _side(record: Mapping[str, Any], known: Sequence[str]) -> Side:
     return Side(
         question=record["question"],
         answer=float(record["answer"]),
         reasoning_steps=record.get("reasoning_steps"),
         chain=tuple(record.get("chain") or ()),
-        extra={name: value for name, value in record.items() if name not in KNOWN},
+        extra={name: value for name, value in record.items() if name not in known},
     )
 
 
-def _as_json(side: Side) -> dict[str, Any]:
-    written = {
-        "question": side.question,
-        "answer": _plain(side.answer),
-        "reasoning_steps": side.reasoning_steps,
-    }
-    return {**written, "chain": list(side.chain)} if side.chain else written
+def _side_json(side: Side) -> dict[str, Any]:
+    written = {"question": side.question, "answer": plain_number(side.answer), "reasoning_steps": side.reasoning_steps}
+    return {**written, **({"chain": list(side.chain)} if side.chain else {}), **side.extra}
 
 
-def _name(index: int, record: dict[str, Any]) -> str:
-    return f"record {index} (pair {record['pair_id']})" if _is_id(record.get("pair_id")) else f"record {index}"
+def _is_whole(record: Record) -> bool:
+    """Whether a record is a whole pair, our own form, and not one side of it."""
+    return not set(VARIANTS).isdisjoint(record.value)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # to Python, True is 1
-
-
-def _is_id(value: Any) -> bool:
-    return _is_text(value) or _is_count(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # NaN is not
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "…"
+def _places(members: Sequence[Record]) -> str:
+    """`records 0, 2 and 5`."""
+    numbers = [str(member.number) for member in members]
+    return f"{members[0].word}s {', '.join(numbers[:-1])} and {numbers[-1]}"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from configs.schema import RunConfig
+from patching.contrast import split_usable
 from patching.engine import Prepared, prepare
-from patching.pairs import Pair, format_number, split_usable
+from patching.pairs import Pair, format_number
 from patching.sources import Donor, draw_unrelated
 from traces.evaluate import answers
 from traces.model import CodiModel

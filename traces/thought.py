@@ -14,7 +14,6 @@ forward order and may read and write there, for instance `block.output[:, cell] 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from traces.model import CodiModel
+from traces.text import clean_text, last_number
 
 Edit = Callable[[Any, int, int], None]
 Measure = Callable[[Tensor], dict[str, Tensor]]
@@ -97,11 +97,6 @@ class Asked(NamedTuple):
     answer_text: str
     answer: float
     steps: list[list[str]]
-
-
-def clean_text(text: str) -> str:
-    """Text as upstream's evaluation feeds it: stripped, double spaces collapsed."""
-    return text.strip().replace("  ", " ")
 
 
 def question_ids(model: CodiModel, question: str) -> list[int]:
@@ -313,12 +308,6 @@ def texts(model: CodiModel, tokens: Int[Tensor, "row cell token"]) -> list[list[
     cut = [[said[: said.index(eos)] if eos in said else said for said in cells] for cells in tokens.tolist()]
     decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in cut]
     return [list(column) for column in zip(*decoded, strict=True)]
-
-
-def last_number(text: str) -> float:
-    """The answer as upstream reads it: the last number of the text, NaN where there is none."""
-    numbers = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
-    return float(numbers[-1]) if numbers else float("nan")
 
 
 @torch.no_grad()
