@@ -99,7 +99,7 @@ def summary_rows(found: dict[str, Any]) -> list[list[str]]:
         ["changed by", between.format(**spread(numbers)) if numbers else ""],
         ["answer in its question", _named(found["copied_answers"])],
         ["double spaces", _named(found["double_spaces"])],
-        *(_model_rows(found) if "measured" in found else []),
+        *(_model_rows(found) if "measured" in found else [["answered right", "not measured; name a --checkpoint"]]),
     ]
     return [row for row in rows if row[1]]
 
@@ -110,7 +110,7 @@ def _model_rows(found: dict[str, Any]) -> list[list[str]]:
         ["unknown words", _named(found["unknown_words"])],
         ["unequal token counts", _named(found["unequal_tokens"])],
         ["same first answer token", _named(found["same_first_token"])],
-        ["both sides answered right", f"{found['both_correct']} of {found['measured']} pairs asked"],
+        ["answered right", f"both sides in {found['both_correct']} of {found['measured']} pairs asked"],
         ["clean side wrong", _named(found["wrong_clean"])],
         ["corrupted side wrong", _named(found["wrong_corrupted"])],
         ["some metrics", needs],
