@@ -168,6 +168,7 @@ def check_pairs(
     """
     import json
 
+    import traces  # torch only when a model is asked for
     from patching.contrast import judge
     from patching.describe import describe, summary_rows, verdict_rows
     from patching.pairs import PairsError, load_pairs
@@ -175,16 +176,8 @@ def check_pairs(
     try:
         pairs = load_pairs(file)
     except PairsError as error:
-        if as_json:
-            typer.echo(json.dumps({"problems": error.problems}, indent=2, ensure_ascii=False))
-        for problem in shortened(error.problems, "problems"):
-            typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    model = None
-    if checkpoint is not None:
-        from traces import load_codi
-
-        model = load_codi(checkpoint, device, dtype)
+        refuse_pairs(file, error.problems, as_json)
+    model = None if checkpoint is None else traces.load_codi(checkpoint, device, dtype)
     found = describe(pairs, judge(pairs, model, progress=True))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -195,6 +188,17 @@ def check_pairs(
     if problems := found["problems"]:
         count = f"{len(problems)} of {len(pairs)} pairs are not usable; the first is " if len(problems) > 1 else ""
         stop(f"{file}: {count}{problems[0]}", BAD_INPUT)
+
+
+def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn:
+    """Say what is wrong with a file of pairs, a line for each problem."""
+    import json
+
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}, indent=2, ensure_ascii=False))
+    for problem in shortened(problems, "problems"):
+        typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
+    raise typer.Exit(BAD_INPUT)
 
 
 @pairs_app.command("arithmetic")

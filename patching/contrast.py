@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from configs.schema import METRICS
 from patching.changes import NUMERAL, Change, changes
-from patching.pairs import VARIANTS, Pair, Side, format_number
+from patching.pairs import VARIANTS, Pair, Side, format_number, plain_number
 from traces.text import clean_text, last_number
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ def _verdict(pair: Pair, tokens: Tokens | None = None, said: tuple[float, float]
         changed=changed,
         tokens=dict(zip(VARIANTS, map(len, tokens.questions), strict=True)) if tokens else None,
         read_at=read_at,
-        answered={name: None if isnan(number) else number for name, number in answered.items()} if said else None,
+        answered={name: None if isnan(number) else plain_number(number) for name, number in answered.items()}
+        if said
+        else None,
         correct=correct,
     )
 

@@ -65,7 +65,8 @@ def test_patching_takes_the_table_and_its_numbers_from_analysis_and_draws_nothin
 
 
 def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
-    for name in ("codi.py", "patching/pairs.py", "patching/store.py"):
+    pairs = ("records", "pairs", "changes", "contrast", "describe", "store")
+    for name in ("codi.py", "traces/text.py", *(f"patching/{module}.py" for module in pairs)):
         assert not HEAVY & set(map(root, imports(ROOT / name, top_level=True))), name
 
 
@@ -74,7 +75,7 @@ def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
     [
         ("analysis, configs", {"torch", "nnsight"}),
         ("codi", {"torch", "nnsight", "pandas", "altair"}),
-        ("patching, patching.pairs, traces", {"torch", "nnsight", "pandas"}),
+        ("patching, patching.describe, traces, traces.text", {"torch", "nnsight", "pandas"}),
     ],
 )
 def test_importing_what_is_light_does_not_load_what_is_heavy(modules, absent):
