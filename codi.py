@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 SHIPPED_PAIRS = Path(__file__).parent / "patching" / "data" / "arithmetic_pairs.json"
@@ -142,6 +139,7 @@ def check(
     from patching.pairs import load_pairs
 
     usable, excluded = split_usable(load_pairs(pairs))
+    from analysis.conclusions import mark
     from patching.checks import check_checkpoint
     from traces import load_codi
 
@@ -168,6 +166,7 @@ def check_pairs(
     """
     import json
 
+    import traces  # torch only when a model is asked for
     from patching.contrast import judge
     from patching.describe import describe, summary_rows, verdict_rows
     from patching.pairs import PairsError, load_pairs
@@ -175,16 +174,8 @@ def check_pairs(
     try:
         pairs = load_pairs(file)
     except PairsError as error:
-        if as_json:
-            typer.echo(json.dumps({"problems": error.problems}, indent=2, ensure_ascii=False))
-        for problem in shortened(error.problems, "problems"):
-            typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    model = None
-    if checkpoint is not None:
-        from traces import load_codi
-
-        model = load_codi(checkpoint, device, dtype)
+        refuse_pairs(file, error.problems, as_json)
+    model = None if checkpoint is None else traces.load_codi(checkpoint, device, dtype)
     found = describe(pairs, judge(pairs, model, progress=True))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -195,6 +186,17 @@ def check_pairs(
     if problems := found["problems"]:
         count = f"{len(problems)} of {len(pairs)} pairs are not usable; the first is " if len(problems) > 1 else ""
         stop(f"{file}: {count}{problems[0]}", BAD_INPUT)
+
+
+def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn:
+    """Say what is wrong with a file of pairs, a line for each problem."""
+    import json
+
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}, indent=2, ensure_ascii=False))
+    for problem in shortened(problems, "problems"):
+        typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
+    raise typer.Exit(BAD_INPUT)
 
 
 @pairs_app.command("make")
@@ -425,13 +427,6 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
 
 
-def mark(check: dict[str, Any]) -> str:
-    """How a check went, in a word: only an invariant can fail; a finding is as hoped for, or noted."""
-    if check["passed"] is None:
-        return "measured"
-    return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
-
-
 def shortened(lines: Sequence[str], what: str, heads: int = 0, most: int = 20) -> list[str]:
     """The first lines, and how many more there are."""
     rest = len(lines) - heads - most
@@ -439,60 +434,12 @@ def shortened(lines: Sequence[str], what: str, heads: int = 0, most: int = 20) -
 
 
 def print_conclusions(folder: Path, page: Path) -> None:
-    """Where the report is, the checks, the four corners and their verdict, and the largest layers."""
-    import json
+    """Where the report is, and what it concludes."""
+    from analysis.conclusions import conclusions
 
-    from analysis import read_table, verdict
-
-    table = read_table(folder / "cells.parquet")
-    checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
     typer.echo(f"\nReport: {from_here(page)}\n")
-    invariants = [mark(check) for check in checks if check["grade"] == "invariant"]
-    typer.echo(f"{invariants.count('ok')} of {len(invariants)} invariants hold.")
-    for check in checks:
-        if mark(check) in ("FAILED", "note") and check["name"] != "corners":  # the corners' verdict is said below
-            typer.echo(f"{mark(check)}: {check['sentence']}")
-    typer.echo("\nThe four corners: which question and whose thought a run reads, and what it answers")
-    typer.echo(said_or_why(corner_lines, table))
-    typer.echo(f"\n{verdict(table).sentence}")
-    typer.echo("\nThe five largest layers, by specific effect on the logit difference, denoising")
-    typer.echo(said_or_why(layer_lines, table))
-
-
-def said_or_why(lines: Callable[[pd.DataFrame], list[list[str]]], table: pd.DataFrame) -> str:
-    """A part of the conclusions, or why this table does not allow it."""
-    try:
-        return aligned(lines(table))
-    except ValueError as error:
-        return f"not shown: {error}"
-
-
-def corner_lines(table: pd.DataFrame) -> list[list[str]]:
-    """The corners as rows of text, under their heads."""
-    from analysis import corners
-
-    rows = [["question", "thought", "logit difference", "95 % interval", "clean", "corrupted", "other", "n"]]
-    for row in corners(table).to_dict("records"):
-        shares = [f"{row[f'answer_{name}']:.0%}" for name in ("clean", "corrupted", "other")]
-        rows.append([row["question"], row["thought"], *estimate(row, "logit_difference"), *shares, str(row["n"])])
-    return rows
-
-
-def layer_lines(table: pd.DataFrame) -> list[list[str]]:
-    """The largest layers; the word "critical" stands only where the statistics allow it."""
-    from analysis import critical
-
-    rows = [["layer", "effect", "95 % interval", "rank", "n", "clusters", ""]]
-    found = critical(table, direction="denoising", metric="logit_difference")
-    for row in found[found["site"] == "resid"].head(5).to_dict("records"):
-        ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
-        rows.append([str(row["layer"]), *estimate(row, "effect"), ranks, str(row["n"]), str(row["clusters"]), word])
-    return rows
-
-
-def estimate(row: dict[Any, Any], name: str) -> tuple[str, str]:
-    """A number and its interval."""
-    return f"{row[name]:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"
+    for paragraph in conclusions(folder):
+        typer.echo(paragraph if isinstance(paragraph, str) else aligned(paragraph))
 
 
 def main() -> None:

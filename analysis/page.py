@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +30,7 @@ DEFINITIONS = {
     "answer": "the last number of the greedily decoded answer; answer_is_clean and answer_is_corrupted compare it with "
     "the pair's keys, every other answer is “other”.",
 }
+OWN = re.compile(r"'[^']*'|-?\d[\d,.]*\d|-?\d")  # what a reason says of its own pair: quoted answers and numbers
 WORDS = {True: "passed", False: "failed", None: "noted"}
 
 
@@ -104,17 +105,25 @@ def ranking(table: pd.DataFrame, top: int = 5) -> str:
     return html_table(("site", "specific effect", "95% interval", "rank, 95%", "p, family-wise", ""), rows)
 
 
+def some(names: Sequence[str], most: int = 20) -> str:
+    """The first names, and how many more the manifest has."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more, see manifest.json" if more > 0 else "")
+
+
 def excluded(data: Mapping[str, Any]) -> list[str]:
     """How many pairs were left out and why, each by name."""
     left_out = data.get("excluded") or []
     lines = [paragraph(f"Left out: {len(left_out)}." if left_out else "No pair was left out.")]
     if left_out:
-        # A reason begins with its own pair; without that, equal reasons count together.
-        plain = [(str(e["pair_id"]), str(e["reason"]).removeprefix(f"pair {e['pair_id']}: ")) for e in left_out]
-        counts = Counter(reason for _, reason in plain)
+        alike: dict[str, list[tuple[str, str]]] = {}
+        for entry in left_out:
+            pair, reason = str(entry["pair_id"]), str(entry["reason"]).removeprefix(f"pair {entry['pair_id']}: ")
+            alike.setdefault(OWN.sub("…", reason), []).append((pair, reason))
         rows = [
-            (count, reason, ", ".join(pair for pair, why in plain if why == reason))
-            for reason, count in counts.most_common()
+            # Where all say the very same it is said as it is, else without each pair's own numbers and answers.
+            (len(group), group[0][1] if len({r for _, r in group}) == 1 else shape, some([pair for pair, _ in group]))
+            for shape, group in sorted(alike.items(), key=lambda item: -len(item[1]))
         ]
         lines.append(html_table(("pairs", "reason", "which"), rows))
     if lone := data.get("without_unrelated_donor"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from configs.schema import METRICS
 from patching.changes import NUMERAL, Change, changes
-from patching.pairs import VARIANTS, Pair, Side, format_number
+from patching.pairs import VARIANTS, Pair, Side, format_number, plain_number
 from traces.text import clean_text, last_number
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ class Tokens(NamedTuple):
     differ: int | None  # the place of the first token at which the answers differ
     prefix: int  # tokens before the answers' own: the prefix and what the tokenizer puts after it
     unknown: bool  # whether a word of them is unknown
+    spare: int  # positions that the model has left after question, thought and answer
+
+    @property
+    def readable(self) -> bool:
+        """Whether the model can be asked both questions."""
+        return not self.unknown and self.spare >= 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def is_one_question(pair: Pair) -> bool:
 
 def tokenise(model: CodiModel, pair: Pair) -> Tokens:
     """Both questions and both answers in the model's tokens."""
-    from traces.thought import answer_ids, question_ids
+    from traces.thought import answer_ids, positions_needed, question_ids
 
     eos, unknown = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
     clean, corrupted = (question_ids(model, side.question) for side in (pair.clean, pair.corrupted))
@@ -90,7 +96,8 @@ def tokenise(model: CodiModel, pair: Pair) -> Tokens:
     # Llama 3 gives the blank before a number a token of its own, GPT-2 does not.
     prefix = max(_common(a, b, answer_ids(model, text)) for text in ("", " "))
     known = unknown is None or unknown not in (*clean, *corrupted, *a, *b)
-    return Tokens((clean, corrupted), (a, b), differ, prefix, not known)
+    spare = model.n_positions - positions_needed(model, max(map(len, (clean, corrupted))), max(len(a), len(b)))
+    return Tokens((clean, corrupted), (a, b), differ, prefix, not known, spare)
 
 
 def token_faults(pair: Pair, tokens: Tokens) -> list[str]:
@@ -99,6 +106,8 @@ def token_faults(pair: Pair, tokens: Tokens) -> list[str]:
     clean, corrupted = tokens.questions
     if tokens.unknown:
         faults.append("it has words that this checkpoint's tokenizer does not know")
+    if tokens.spare < 0:
+        faults.append(f"its question, thought and answer are {-tokens.spare} positions longer than the model can read")
     if len(clean) != len(corrupted):
         faults.append(f"its questions have {len(clean)} and {len(corrupted)} tokens, wanted equal counts")
     if tokens.differ is None and not tokens.unknown and pair.clean.answer != pair.corrupted.answer:
@@ -116,11 +125,11 @@ def judge(pairs: Sequence[Pair], model: CodiModel | None = None, *, progress: bo
     from traces.evaluate import answers
 
     tokens = [tokenise(model, pair) for pair in pairs]
-    asked = [pair for pair, t in zip(pairs, tokens, strict=True) if not t.unknown]
+    asked = [pair for pair, t in zip(pairs, tokens, strict=True) if t.readable]
     questions = [side.question for pair in asked for side in (pair.clean, pair.corrupted)]
     said = iter(map(last_number, answers(model, questions, progress=progress)))
     return [
-        _verdict(pair, t, None if t.unknown else (next(said), next(said)))
+        _verdict(pair, t, (next(said), next(said)) if t.readable else None)
         for pair, t in zip(pairs, tokens, strict=True)
     ]
 
@@ -138,7 +147,7 @@ def _verdict(pair: Pair, tokens: Tokens | None = None, said: tuple[float, float]
     ]
     correct = {name: answered[name] == side.answer for name, side in _sides(pair)} if said else None
     if correct:
-        notes += [note for name, side in _sides(pair) for note in flag_notes(name, side, correct[name])]
+        notes += flag_note(pair, correct)
     return Verdict(
         pair_id=pair.pair_id,
         verdict=NOT_USABLE if faults else SOME_METRICS if wrong else USABLE,
@@ -148,7 +157,9 @@ def _verdict(pair: Pair, tokens: Tokens | None = None, said: tuple[float, float]
         changed=changed,
         tokens=dict(zip(VARIANTS, map(len, tokens.questions), strict=True)) if tokens else None,
         read_at=read_at,
-        answered={name: None if isnan(number) else number for name, number in answered.items()} if said else None,
+        answered={name: None if isnan(number) else plain_number(number) for name, number in answered.items()}
+        if said
+        else None,
         correct=correct,
     )
 
@@ -174,12 +185,11 @@ def pair_notes(pair: Pair, changed: Sequence[Change], read_at: int | None) -> li
     return notes
 
 
-def flag_notes(name: str, side: Side, correct: bool) -> list[str]:
+def flag_note(pair: Pair, correct: dict[str, bool]) -> list[str]:
     """Where the file claims of the unpatched model what this one does not do."""
-    flag = side.extra.get("baseline_correct")
-    if not isinstance(flag, bool) or flag == correct:
-        return []
-    return [f"the file says {str(flag).lower()} for baseline_correct of its {name} question, measured is the opposite"]
+    flags = {name: side.extra.get("baseline_correct") for name, side in _sides(pair)}
+    odd = [name for name, flag in flags.items() if isinstance(flag, bool) and flag != correct[name]]
+    return [f"the file's baseline_correct says otherwise of its {' and '.join(odd)} question"] if odd else []
 
 
 def is_copied(side: Side) -> bool:

@@ -22,6 +22,7 @@ from patching.contrast import (
 from patching.pairs import Pair, plain_number
 
 UNNAMED = "unnamed"
+VERDICT_WORDS = {SOME_METRICS: f"{SOME_METRICS} (all but {' and '.join(NEED_RIGHT_ANSWERS)})"}
 
 
 def describe(pairs: Sequence[Pair], verdicts: Sequence[Verdict] | None = None) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def _under_the_model(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     measured = [(v.pair_id, v.correct) for v in verdicts if v.correct]
     return {
         "same_first_token": [v.pair_id for v in verdicts if v.read_at is not None and v.read_at > 1],
-        "unknown_words": [v.pair_id for v in verdicts if v.correct is None],  # so they were not asked
+        "not_asked": [v.pair_id for v in verdicts if v.correct is None],  # words unknown, or too long
         "unequal_tokens": [name for name, counts in tokens if counts["clean"] != counts["corrupted"]],
         "measured": len(measured),
         "both_correct": sum(all(correct.values()) for _, correct in measured),
@@ -89,7 +90,7 @@ def summary_rows(found: dict[str, Any]) -> list[list[str]]:
     between = "{min} to {max}, median {median}"
     rows = [
         ["pairs", f"{found['pairs']} in {found['clusters']} clusters, {found['usable']} usable"],
-        ["verdicts", _counted(found["verdicts"])],
+        ["verdicts", _counted({VERDICT_WORDS.get(name, name): count for name, count in found["verdicts"].items()})],
         ["kinds", _counted(found["kinds"]) if set(found["kinds"]) != {UNNAMED} else ""],
         ["equal answers", _named(found["equal_answers"])],
         ["reasoning steps", ", ".join(f"{steps} in {n} questions" for steps, n in found["reasoning_steps"].items())],
@@ -105,15 +106,13 @@ def summary_rows(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _model_rows(found: dict[str, Any]) -> list[list[str]]:
-    needs = "" if not found["verdicts"][SOME_METRICS] else f"all but {' and '.join(NEED_RIGHT_ANSWERS)}"
     return [
-        ["unknown words", _named(found["unknown_words"])],
+        ["not asked", _named(found["not_asked"])],
         ["unequal token counts", _named(found["unequal_tokens"])],
         ["same first answer token", _named(found["same_first_token"])],
         ["answered right", f"both sides in {found['both_correct']} of {found['measured']} pairs asked"],
         ["clean side wrong", _named(found["wrong_clean"])],
         ["corrupted side wrong", _named(found["wrong_corrupted"])],
-        ["some metrics", needs],
     ]
 
 
@@ -137,4 +136,4 @@ def _counted(counts: dict[str, int]) -> str:
 def _named(ids: Sequence[int | str], most: int = 10) -> str:
     """How many pairs, and which."""
     which = ", ".join(map(str, ids[:most])) + (", …" if len(ids) > most else "")
-    return f"{len(ids)} pairs: {which}" if ids else "0 pairs"
+    return f"{len(ids)} pair{'s' * (len(ids) > 1)}: {which}" if ids else "0 pairs"

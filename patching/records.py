@@ -139,5 +139,6 @@ def _lines(text: str) -> tuple[list[Record], list[str]]:
         try:
             records.append(Record("line", number, json.loads(line)))
         except (ValueError, RecursionError) as error:
-            faults.append(f"line {number}: is not valid JSON ({error}); mend it there")
+            what = f"{error.msg}, character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
+            faults.append(f"line {number}: is not valid JSON ({what}); mend it there")
     return records, faults

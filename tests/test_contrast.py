@@ -127,13 +127,13 @@ def test_the_files_flags_are_never_believed(thought, shipped):
     assert found.answered == {"clean": right.clean.answer, "corrupted": right.corrupted.answer}
     assert found.correct == {"clean": False, "corrupted": True}
     assert found.reasons == (f"its clean question is answered {right.clean.answer:.0f}, wanted 1",)
-    assert "the file says true for baseline_correct of its clean question, measured is the opposite" in found.notes
+    assert "the file's baseline_correct says otherwise of its clean question" in found.notes
 
 
 def test_the_shipped_checkpoint_answers_both_sides_of_every_shipped_pair(thought, shipped):
     found = describe(shipped, judge(shipped, thought))
     assert (found["pairs"], found["usable"], found["measured"], found["both_correct"]) == (66, 66, 66, 66)
-    assert found["wrong_clean"] == found["wrong_corrupted"] == found["unequal_tokens"] == found["unknown_words"] == []
+    assert found["wrong_clean"] == found["wrong_corrupted"] == found["unequal_tokens"] == found["not_asked"] == []
     assert found["verdicts"] == {USABLE: 66, SOME_METRICS: 0, NOT_USABLE: 0}
 
 
@@ -223,7 +223,7 @@ def test_a_description_is_json_under_a_model_too(model, pairs):
     found = describe(mixed, judge(mixed, model))
     assert json.loads(json.dumps(found, allow_nan=False))["each"][0]["pair_id"] == pairs[0].pair_id
     assert set(found["unequal_tokens"]) == {"longer", "everything"}
-    assert found["unknown_words"] == ["unknown words", "everything"]
+    assert found["not_asked"] == ["unknown words", "everything"]
     assert found["measured"] == len(mixed) - 2
     assert all(len(row) == 2 for row in summary_rows(found))
 
@@ -241,3 +241,13 @@ def test_nine_of_the_original_66_pairs_have_equal_answers_and_all_change_their_f
     found = describe(load_pairs(ORIGINAL))
     assert (found["pairs"], found["usable"], len(found["equal_answers"])) == (66, 57, 9)
     assert [change["place"] for change in found["changed_number"]] == [0] * 66
+
+
+def test_a_pair_longer_than_the_model_can_read_is_named_and_neither_asked_nor_run(model):
+    long = " ".join(["Ann had 7 pens."] * 60)
+    pair = Pair("long", "0", Side(f"{long} 7", 7), Side(f"{long} 8", 8))
+    (verdict,) = judge([pair], model)
+    assert verdict.verdict == NOT_USABLE
+    assert "positions longer than the model can read" in verdict.reasons[0]
+    assert verdict.answered is None
+    assert prepare(model, [pair])[0] == []

@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 from patching import experiment
 from patching.checks import Check, check_checkpoint
 from patching.experiment import InvariantError, run_experiment
+from patching.pairs import load_pairs
 
 
 def limited(config, limit):
@@ -140,3 +141,7 @@ def test_findings_say_that_a_random_model_cannot_answer(model, pairs):
     found = {check.name: check for check in check_checkpoint(model, pairs)}
     assert found["accuracy"].passed is False
     assert found["first_and_last_layer"].passed
+
+
+def test_the_pairs_that_a_run_keeps_are_the_pairs_that_it_was_given(run, pairs):
+    assert load_pairs(run / "prepared_pairs.json") == pairs[:6]

@@ -9,6 +9,7 @@ from test_legacy import prepared
 from test_summary import experiment
 
 from analysis import write_report, write_table
+from analysis.page import excluded
 from analysis.report import AGGREGATES, file_stems
 
 ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"
@@ -100,6 +101,15 @@ def test_the_report_leads_with_the_verdict_then_the_checks(run):
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     assert "<td>2</td><td>both answers are 13</td><td>7, 8</td>" in text
+
+
+def test_reasons_that_differ_in_their_own_numbers_and_answers_alone_count_together():
+    reasons = [f"pair {i}: the clean question is answered 'It is {i}', its key is {i + 1}" for i in range(30)]
+    left_out = [{"pair_id": i, "reason": reason} for i, reason in enumerate([*reasons, "pair 30: too long"])]
+    _, table = excluded({"excluded": left_out})
+    assert "<td>30</td><td>the clean question is answered …, its key is …</td><td>0, 1, 2," in table
+    assert "18, 19 and 10 more, see manifest.json</td>" in table
+    assert "<td>1</td><td>too long</td><td>30</td>" in table
 
 
 def test_a_report_can_be_written_without_figure_files(run, tmp_path):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from traces.gsm8k import Problem
 from traces.model import CodiModel
-from traces.thought import encode, last_number, question_ids, run, texts
+from traces.thought import encode, last_number, positions_needed, question_ids, run, texts
 
 
 class Scored(NamedTuple):
@@ -35,11 +35,17 @@ def answers(
     """The greedy answer to each question, as text: nothing is forced, the model says the prefix too.
 
     `n_latents` stops the thought early or lets it go on; the default is as the model was trained. Questions of like
-    length are answered together; no answer depends on what else is in its batch.
+    length are answered together; no answer depends on what else is in its batch. Raises ValueError, before anything
+    runs, where a question is longer than the model can read.
     """
-    order = sorted(range(len(questions)), key=lambda index: len(question_ids(model, questions[index])))
-    said = [""] * len(questions)
+    lengths = [len(question_ids(model, question)) for question in questions]
     steps = model.n_latents if n_latents is None else n_latents
+    # Refused before anything runs, since the longest come last.
+    if lengths and (longest := positions_needed(model, max(lengths), 0, steps)) > model.n_positions:
+        which = f"question {lengths.index(max(lengths)) + 1} with its thought needs {longest} positions"
+        raise ValueError(f"{which}, the model has {model.n_positions}; leave it out")
+    order = sorted(range(len(questions)), key=lengths.__getitem__)
+    said = [""] * len(questions)
     with tqdm(total=len(questions), desc=f"{steps} steps", unit="question", disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]

@@ -114,6 +114,10 @@ class CodiModel:
         return self.card.n_latents
 
     @property
+    def n_positions(self) -> int:
+        return self.lm.config.max_position_embeddings
+
+    @property
     def device(self) -> torch.device:
         return self.bot.device
 

@@ -115,6 +115,12 @@ def answer_ids(model: CodiModel, text: str = "") -> list[int]:
     return model.tokenizer(f"{model.card.answer_prefix}{text}", add_special_tokens=False)["input_ids"]
 
 
+def positions_needed(model: CodiModel, question: int, answer: int, n_latents: int | None = None) -> int:
+    """How many positions a run takes: so many question tokens, BoT, the thought, EoT, and so many answer tokens."""
+    steps = model.n_latents if n_latents is None else n_latents
+    return question + 1 + steps + len(opening_ids(model)) + answer
+
+
 def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int] = (0,),
            thinks: Sequence[int] | None = None) -> Rows:  # fmt: skip
     """Tokenise `rows[row][segment]`, pad on the left and put a placeholder for BoT last."""
@@ -259,10 +265,11 @@ def run(
     """
     steps = model.n_latents if n_latents is None else n_latents
     forced = forced.to(model.device)
-    longest = int(rows.bot_position.max()) + 1 + steps + len(opening_ids(model)) + forced.shape[1]
-    if longest > (room := model.lm.config.max_position_embeddings):
-        raise ValueError(f"question, thought and answer need {longest} positions, the model has {room}; shorten them")
-    max_new_tokens = min(max_new_tokens, room - longest)
+    longest = positions_needed(model, int(rows.bot_position.max()), forced.shape[1], steps)
+    if longest > model.n_positions:
+        have = f"the model has {model.n_positions}"
+        raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
+    max_new_tokens = min(max_new_tokens, model.n_positions - longest)
     with model.lm.session(remote=remote):
         state = read_question(model, rows)
         for step in range(steps):

@@ -1,0 +1,70 @@
+"""What a run concludes, for a terminal: sentences, and tables as rows of text under their heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.summary import corners, critical, verdict
+from analysis.table import read_table
+
+Rows = list[list[str]]
+
+
+def conclusions(folder: Path) -> Iterator[str | Rows]:
+    """The checks, the four corners and their verdict, and the largest layers of the run in a folder."""
+    table = read_table(folder / "cells.parquet")
+    checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
+    invariants = [mark(check) for check in checks if check["grade"] == "invariant"]
+    yield f"{invariants.count('ok')} of {len(invariants)} invariants hold."
+    for check in checks:
+        if mark(check) in ("FAILED", "note") and check["name"] != "corners":  # the corners' verdict is said below
+            yield f"{mark(check)}: {check['sentence']}"
+    yield "\nThe four corners: which question and whose thought a run reads, and what it answers"
+    yield said_or_why(corner_rows, table)
+    yield f"\n{verdict(table).sentence}"
+    yield "\nThe five largest layers, by specific effect on the logit difference, denoising"
+    yield said_or_why(layer_rows, table)
+
+
+def mark(check: Mapping[str, Any]) -> str:
+    """How a check went, in a word: only an invariant can fail; a finding is as hoped for, or noted."""
+    if check["passed"] is None:
+        return "measured"
+    return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
+
+
+def said_or_why(rows: Callable[[pd.DataFrame], Rows], table: pd.DataFrame) -> str | Rows:
+    """A part of the conclusions, or why this table does not allow it."""
+    try:
+        return rows(table)
+    except ValueError as error:
+        return f"not shown: {error}"
+
+
+def corner_rows(table: pd.DataFrame) -> Rows:
+    """The corners: logit difference with its interval, and the shares of answers."""
+    rows = [["question", "thought", "logit difference", "95 % interval", "clean", "corrupted", "other", "n"]]
+    for row in corners(table).to_dict("records"):
+        shares = [f"{row[f'answer_{name}']:.0%}" for name in ("clean", "corrupted", "other")]
+        rows.append([row["question"], row["thought"], *estimate(row, "logit_difference"), *shares, str(row["n"])])
+    return rows
+
+
+def layer_rows(table: pd.DataFrame) -> Rows:
+    """The largest layers; the word "critical" stands only where the statistics allow it."""
+    rows = [["layer", "effect", "95 % interval", "rank", "n", "clusters", ""]]
+    found = critical(table, direction="denoising", metric="logit_difference")
+    for row in found[found["site"] == "resid"].head(5).to_dict("records"):
+        ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
+        rows.append([str(row["layer"]), *estimate(row, "effect"), ranks, str(row["n"]), str(row["clusters"]), word])
+    return rows
+
+
+def estimate(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
+    """A number and its interval."""
+    return f"{row[name]:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"
