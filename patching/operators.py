@@ -16,7 +16,8 @@ MORE = re.compile(
     r"(?P<word>more|fewer|less) (?P<things>(?:[a-z]+ ){0,3})than\b"
 )
 MEASURES = "feet inches yards miles meters kilometers pounds ounces grams kilograms dollars cents hours minutes".split()
-SUPERLATIVE = re.compile(r"\b(?:\w+est|most|least)\b", re.I)  # a comparison turned round may contradict it
+# A comparison turned round may contradict what such a word says.
+RANKED = re.compile(r"\b(?:\w+est|most|least|younger|older|elder|smaller|bigger|larger|taller|shorter|cheaper)\b", re.I)
 TWICE = re.compile(r"\b(?P<word>twice|half) as (?:many|much|long|tall|far|fast|big|large|heavy|expensive)\b")
 DOUBLED = re.compile(r"\b(?P<word>doubled|tripled|double|triple|doubles|triples)\b")
 FACTOR_WORDS = re.compile(r"\b(?:twice|half|doubl\w+|tripl\w+|thrice|pairs?|couple|both|quarter\w*|third\w*)\b", re.I)
@@ -27,7 +28,7 @@ SWAPPED |= {new: old for old, new in SWAPPED.items()}
 
 def word_edits(traced: Traced) -> Iterator[Edit]:
     """Changes of one operator word into its opposite, where exactly one operand of the chain can be meant by it."""
-    if SUPERLATIVE.search(traced.question):
+    if RANKED.search(traced.question):
         return
     for match in MORE.finditer(traced.question):
         number = Fraction(match["number"].replace(",", ""))

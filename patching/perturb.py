@@ -203,8 +203,15 @@ def redundant(traced: Traced, numeral: Numeral) -> bool:
 
 
 def well_posed(traced: Traced, chain: Sequence[Step]) -> bool:
-    """Whether every result is whole, not negative and not zero wherever the original was, and the answer another."""
-    for before, after in zip(traced.chain, chain, strict=True):
+    """Whether every result is whole, not negative and not zero wherever the original was, and the answer another.
+
+    A result that changes has to be used: where a solution works something out and goes on without it, its chain may be
+    wrong.
+    """
+    for index, (before, after) in enumerate(zip(traced.chain, chain, strict=True)):
+        later = {leaf.value for step in traced.chain[index + 1 :] for leaf in leaves(step.expression)}
+        if before.result != after.result and index < len(chain) - 1 and before.result not in later:
+            return False
         if before.result.denominator == 1 and after.result.denominator != 1:
             return False
         if (before.result >= 0 and after.result < 0) or (before.result != 0 and after.result == 0):

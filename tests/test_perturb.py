@@ -87,6 +87,12 @@ def test_a_number_that_is_not_alone_in_what_it_means_is_left(question, chain, nu
     assert number not in {edit.clean for edit in number_edits(trace(problem(question, *chain)))}
 
 
+def test_a_result_that_the_chain_works_out_and_never_uses_may_not_change():
+    found = changes("Ann has 8 nuts, and 25 figs in 3 bags.", "8+1=9", "25*3=75")
+    assert "Ann has 8 nuts, and 35 figs in 3 bags." in found
+    assert all(question.startswith("Ann has 8 nuts") for question in found)
+
+
 def test_a_constant_that_may_have_been_worked_out_from_the_number_forbids_the_change():
     question = "Ann walks to school with 8 friends, who have 3 nuts each; Ann too. It is 100 m away."
     with pytest.raises(Refused, match="an operand comes from nowhere"):
