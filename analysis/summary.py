@@ -202,11 +202,7 @@ def verdict(table: pd.DataFrame) -> Verdict:
     numbers = (
         f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought "
         f"moves the clean run {noising} of the way to the corrupted run, and "
-        + (
-            "no unrelated thought was tried"
-            if np.isnan(lost)
-            else f"an unrelated thought takes {lost:.0%} of runs' answers"
-        )
+        + _about_harm(rows, lost)
         + f" (n = {denoising.n} pairs, {denoising.clusters} clusters; 1 is all the way)."
     )
     # Where the unpatched runs do not tell the two answers apart, a share of their gap says nothing.
@@ -220,6 +216,14 @@ def verdict(table: pd.DataFrame) -> Verdict:
         "undecided": "Undecided",
     }[label]
     return Verdict(label, f"{meaning}: {numbers}", denoising, noising, lost)
+
+
+def _about_harm(thoughts: pd.DataFrame, lost: float) -> str:
+    """What unrelated thoughts do to the answers, or why that is not known."""
+    if not np.isnan(lost):
+        return f"an unrelated thought takes {lost:.0%} of runs' answers"
+    tried = (thoughts["source"] == "unrelated").any()
+    return "no unpatched run gives its key, so none can lose it" if tried else "no unrelated thought was tried"
 
 
 def _label(denoising: float, noising: float, lost: float) -> str:

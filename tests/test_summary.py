@@ -291,6 +291,14 @@ def test_without_unrelated_donors_an_unused_thought_cannot_be_told_from_a_necess
     assert verdict(table[table["source"] != "unrelated"]).label == "undecided"
 
 
+def test_where_harm_is_not_known_the_verdict_says_why():
+    table = experiment(thought=(0.1, 0.1))
+    assert "no unrelated thought was tried" in verdict(table[table["source"] != "unrelated"]).sentence
+    keys = table["metric"].str.startswith("answer_is_")
+    never_right = table.assign(**{run: table[run].where(~keys, 0.0) for run in ("patched", "clean", "corrupted")})
+    assert "no unpatched run gives its key, so none can lose it" in verdict(never_right).sentence
+
+
 def test_a_verdict_needs_both_directions_and_runs_that_differ():
     table = experiment()
     one = verdict(table[table["direction"] == "denoising"])
