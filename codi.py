@@ -62,7 +62,10 @@ Start here:
 
 \b
 With your own pairs and model:
-  codi pairs check my_pairs.json
+  codi convert upstreams_output --base gpt2 --alpha 32 --out my_model
+  codi eval my_model --data gsm8k_test.jsonl
+  codi pairs make gsm8k_test.jsonl --out my_pairs.json
+  codi pairs check my_pairs.json --checkpoint my_model
   codi run configs/tiny.toml --checkpoint my_model --pairs my_pairs.json \\
       --limit 8 --out runs/mine
 

@@ -349,6 +349,33 @@ def test_bad_input_at_the_command_line_is_one_sentence(codi, gpt2, words, senten
     assert sentence in said.stderr
 
 
+def cache(hub, name, folder):
+    """Put a folder where the Hugging Face cache keeps a downloaded repository."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = hub / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    return commit
+
+
+def test_repositories_in_the_hugging_face_cache_are_converted_offline_and_the_base_is_pinned(gpt2, tmp_path):
+    cache(tmp_path / "hub", "someone/codi", gpt2[0] / "codi")
+    commit = cache(tmp_path / "hub", "someone/base", gpt2[0] / "base")
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    convert = ["convert", "someone/codi", "--base", "someone/base", "--alpha", "16", "--out", "out"]
+    for words in (convert, ["ask", "out", "How many?"]):
+        command = [sys.executable, str(ROOT / "codi.py"), *words]
+        said = subprocess.run(command, cwd=tmp_path, env=offline, capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stderr
+    card = read_card(tmp_path / "out")
+    assert (card.base, card.revision, card.provenance["converted_from"]) == (
+        "someone/base",
+        commit,
+        f"someone/codi@{commit}",
+    )
+
+
 @pytest.mark.slow
 def test_llama_3_2_1b_is_converted_within_12_gib(tmp_path):
     write = "import sys; from pathlib import Path; from tests.upstream import *; write_llama_1b(Path(sys.argv[1]))"

@@ -90,7 +90,7 @@ def convert(
         dtype=str(special.dtype).removeprefix("torch."),
         revision=None if differ else ground.revision,
         provenance={
-            "converted_from": weights.name if Path(source).exists() else str(source),
+            "converted_from": weights.name if Path(source).exists() else f"{source}@{weights.parent.name}",
             "sha256": file_sha256(weights),
             "alpha": alpha,
             "alpha_from": alpha_from,

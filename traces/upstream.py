@@ -108,7 +108,15 @@ def load_base(name: str) -> Base:
         family = family_of(config, name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    return Base(name, lm, tokenizer, family, getattr(config, "_commit_hash", None))
+    return Base(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
+
+
+def commit(repository: str) -> str | None:
+    """The commit of a Hub repository that lies in the cache and was just loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, "config.json")
+    return Path(path).parent.name if isinstance(path, str) else None
 
 
 class Layout(NamedTuple):
