@@ -20,8 +20,9 @@ from analysis.table import check_table
 from patching.contrast import text_faults, token_faults, tokenise
 from patching.metrics import ANSWER_METRICS, DEFAULT_METRICS, LOGIT_METRICS, METRICS, Reading, read_all
 from patching.pairs import Pair
-from patching.sites import Site, layerwise
+from patching.sites import ROUTES, Site, check_freeze, layerwise
 from patching.sources import HOSTS, RUNS, Donor, draw_unrelated, other, source_name, unrelated
+from patching.writing import Write, edits_of, with_sight
 from traces.model import CodiModel
 from traces.thought import Rows, encode, last_number, run, texts
 
@@ -34,6 +35,7 @@ class Cell(NamedTuple):
     direction: str
     source: Callable[[str], str]
     site: Site
+    freeze: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -56,13 +58,18 @@ class Prepared(NamedTuple):
 
 
 def grid(
-    sites: Sequence[Site], sources: Sequence[Callable] = (other, unrelated), directions=tuple(HOSTS)
+    sites: Sequence[Site],
+    sources: Sequence[Callable] = (other, unrelated),
+    directions: Sequence[str] = tuple(HOSTS),
+    freeze: Sequence[str] = (),
 ) -> list[Cell]:
-    """Every direction × source × site."""
+    """Every direction × source × site, the routes in `freeze` held at the host's values."""
     for direction in directions:
         if direction not in HOSTS:
             raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
-    return [Cell(direction, source, site) for direction in directions for source in sources for site in sites]
+    check_freeze(freeze)
+    held = tuple(route for route in ROUTES if route in freeze)
+    return [Cell(direction, source, site, held) for direction in directions for source in sources for site in sites]
 
 
 def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
@@ -87,17 +94,19 @@ def sweep(
     sources: Sequence[Callable[[str], str]] = (other, unrelated),
     directions: Sequence[str] = tuple(HOSTS),
     metrics: Sequence[Any] = DEFAULT_METRICS,
+    freeze: Sequence[str] = (),
     **options: Any,
 ) -> pd.DataFrame:
     """Patch every site from every source in every direction: one row per pair × cell × metric.
 
-    `sites` defaults to the original experiment's, one layer at all steps. `options` are those of `sweep_cells`. Raises
+    `sites` defaults to the original experiment's, one layer at all steps; `freeze` holds routes at the host's values
+    (R, K_T, K_A). `options` are those of `sweep_cells`. Raises
     ValueError for a pair that is no contrast under the model's tokenizer, all of them named.
     """
     ready, excluded = prepare(model, pairs)
     if excluded:
         raise ValueError("; ".join(reason for _, reason in excluded))
-    cells = grid(layerwise(model) if sites is None else sites, sources, directions)
+    cells = grid(layerwise(model) if sites is None else sites, sources, directions, freeze)
     return sweep_cells(model, ready, cells, metrics=metrics, **options)
 
 
@@ -155,34 +164,12 @@ def batches(ready: Sequence[Prepared], donors: Sequence[Donor | None], size: int
 
 
 def lay_out(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Donor | None], cells: Sequence[Cell]) -> Rows:
-    """Three questions a row, and the cells, unpatched runs first; `thought` is exchanged by whom an answer reads."""
+    """Three questions a row, and the cells, unpatched runs first."""
     questions = [
         [p.pair.clean.question, p.pair.corrupted.question, donor.question if donor else p.pair.clean.question]
         for p, donor in zip(batch, donors, strict=True)
     ]
-    base = list(range(len(RUNS)))
-    reads = base + [RUNS.index(cell.host) for cell in cells]
-    thinks = base + [
-        RUNS.index(cell.donor) if cell.site.kind == "thought" else len(base) + i for i, cell in enumerate(cells)
-    ]
-    return encode(model, questions, reads, thinks)
-
-
-def writer(model: CodiModel, cells: Sequence[Cell]) -> list[Callable[[Any, int, int], None]]:
-    """The edit that copies donors' residuals into the patched cells, block by block; empty where no cell needs it."""
-    plan: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for index, cell in enumerate(cells, start=len(RUNS)):
-        if cell.site.kind == "resid":
-            for place in cell.site.places(model):
-                plan.setdefault(place, []).append((index, RUNS.index(cell.donor)))
-    copies = {place: torch.tensor(sorted(pairs), device=model.device).T for place, pairs in plan.items()}
-
-    def write(block: Any, layer: int, step: int) -> None:
-        if (layer, step) in copies:
-            into, donor = copies[layer, step]
-            block.output[:, into] = block.output[:, donor]
-
-    return [write] if copies else []
+    return encode(model, questions, [*range(len(RUNS)), *(RUNS.index(cell.host) for cell in cells)])
 
 
 def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> pd.DataFrame:
@@ -200,9 +187,15 @@ def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> p
         return read_all(on_logits, reading)
 
     decoded = [name for name in metrics if name in ANSWER_METRICS]
+    writes = [
+        Write(first + index, RUNS.index(cell.host), RUNS.index(cell.donor), cell.site, cell.freeze)
+        for index, cell in enumerate(cells)
+    ]
+    rows = lay_out(model, batch, donors, cells)
     done = run(
-        model, lay_out(model, batch, donors, cells), torch.tensor([p.forced for p in batch]),
-        edits=writer(model, cells), measure=measure, max_new_tokens=max_new_tokens if decoded else 0, remote=remote,
+        model, with_sight(model, rows, writes), torch.tensor([p.forced for p in batch]),
+        edits=edits_of(model, rows, writes), measure=measure, max_new_tokens=max_new_tokens if decoded else 0,
+        remote=remote,
     )  # fmt: skip
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
     if done.tokens is not None:
@@ -238,8 +231,8 @@ def rows_of(batch, donors, cells: Sequence[Cell], values: dict[str, np.ndarray])
             "layer_last": cell.site.layer if cell.site.layer_last is None else cell.site.layer_last,
             "step": cell.site.step,
             "step_last": cell.site.step if cell.site.step_last is None else cell.site.step_last,
-            "head": None,
-            "freeze": None,
+            "head": cell.site.head,
+            "freeze": "+".join(cell.freeze) or None,
             "read_step": None,
         }
         for index, cell in enumerate(cells)

@@ -1,11 +1,35 @@
 """Where a run can be written: kinds of site, and the grids of sites that a sweep covers.
 
-A site names a kind, layers and steps; `None` means all of them. Layers and steps are 0-based and read off the model.
+A site names a kind, layers, steps and heads; `None` means all of them. Layers, steps and heads are 0-based and read off
+the model.
+
+| kind | what is written |
+|---|---|
+| `latent` | the embedding fed at a step |
+| `resid` | a block's output at a step |
+| `attn`, `mlp` | what a block's attention, or MLP, adds to the residual stream at a step |
+| `head` | one head's part of the input of the attention's output projection |
+| `kv` | a step's cache entry at a layer, after the step's own forward: only later positions see what is written |
+| `thought` | the answer reads the donor's entries of all steps and layers |
+| `question`, `bot` | whatever follows reads the donor's entries of the question's tokens, or of BoT alone |
+
+`thought`, `question` and `bot` are cuts: whole segments of the cache, exchanged by what a cell sees. `resid` at every
+layer and step is not the same as `thought`, since layer 0's entry of step 0 comes from the latent that BoT produced.
+
+An edit leaves its step on three edges, each of which `freeze` can hold at the host's unpatched value: R (projection to
+the next latent), K_T (its cache entry as later steps read it), K_A (the same as EoT, prefix and answer read it).
+Heimersheim and Nanda (2404.15255) and Zhang and Nanda (2309.16042) describe the method on ordinary transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+INSIDE = ("resid", "attn", "mlp", "head")  # written while a block runs
+CUTS = ("thought", "question", "bot")
+KINDS = ("latent", *INSIDE, "kv", *CUTS)
+ROUTES = ("R", "K_T", "K_A")
 
 
 class Sized(Protocol):
@@ -15,26 +39,39 @@ class Sized(Protocol):
     def n_layers(self) -> int: ...
     @property
     def n_latents(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
 
 
 class Site(NamedTuple):
-    """One place of the thought: `resid` (block output at these layers and steps) or `thought` (the whole cache of it).
-
-    `thought` is a cut: the answer phase reads the donor's cache for all steps and layers. `resid` at every layer and
-    step is not the same, since layer 0's entry of step 0 comes from the latent that BoT produced.
-    """
+    """One place of the thought, or a window of layers or steps; the module's docstring lists the kinds."""
 
     kind: str
     layer: int | None = None
     layer_last: int | None = None
     step: int | None = None
     step_last: int | None = None
+    head: int | None = None
 
     def places(self, model: Sized) -> set[tuple[int, int]]:
-        """Every (layer, step) that the site covers."""
+        """Every (layer, step) that the site covers; ValueError for a kind, layer, step or head that does not exist."""
+        if self.kind not in KINDS:
+            raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(KINDS)}")
+        if self.kind in CUTS and self != Site(self.kind):
+            raise ValueError(f"site {self.kind!r} is a whole segment of the cache; it has no layer, step or head")
+        if self.kind == "latent" and (self.layer, self.layer_last) != (None, None):
+            raise ValueError("site 'latent' is what is fed before the first layer; it has steps, but no layer")
+        if (self.head is None) == (self.kind == "head"):
+            wanted = "names one head" if self.kind == "head" else "has no head"
+            raise ValueError(f"site {self.kind!r} {wanted}; found head {self.head}")
+        _span(self.head, self.head, model.n_heads, "head")
         layers = _span(self.layer, self.layer_last, model.n_layers, "layer")
         steps = _span(self.step, self.step_last, model.n_latents, "step")
         return {(layer, step) for layer in layers for step in steps}
+
+    def steps(self, model: Sized) -> range:
+        """The latent steps that the site covers."""
+        return _span(self.step, self.step_last, model.n_latents, "step")
 
 
 def _span(first: int | None, last: int | None, size: int, what: str) -> range:
@@ -46,7 +83,15 @@ def _span(first: int | None, last: int | None, size: int, what: str) -> range:
     return range(first, last + 1)
 
 
-THOUGHT = Site("thought")
+def check_freeze(freeze: Sequence[str]) -> None:
+    """Refuse unknown and repeated routes."""
+    if unknown := [route for route in freeze if route not in ROUTES]:
+        raise ValueError(f"freeze {unknown[0]!r} is unknown; use {', '.join(ROUTES)}")
+    if len(set(freeze)) < len(freeze):
+        raise ValueError(f"freeze names a route twice ({', '.join(freeze)}); name each once")
+
+
+THOUGHT, QUESTION, BOT = Site("thought"), Site("question"), Site("bot")
 
 
 def resid(layer: int, step: int | None = None) -> Site:
@@ -54,21 +99,40 @@ def resid(layer: int, step: int | None = None) -> Site:
     return Site("resid", layer, layer, step, step)
 
 
-def layerwise(model: Sized) -> list[Site]:
-    """The original experiment's grid: one layer at all steps."""
-    return [resid(layer) for layer in range(model.n_layers)]
+def layerwise(model: Sized, kind: str = "resid") -> list[Site]:
+    """One layer at all steps; with `resid`, the original experiment's grid."""
+    return [Site(kind, layer, layer) for layer in range(model.n_layers)]
 
 
-def stepwise(model: Sized) -> list[Site]:
+def stepwise(model: Sized, kind: str = "resid") -> list[Site]:
     """One step, all layers."""
-    return [Site("resid", None, None, step, step) for step in range(model.n_latents)]
+    return [Site(kind, None, None, step, step) for step in range(model.n_latents)]
 
 
-def sitewise(model: Sized) -> list[Site]:
+def sitewise(model: Sized, kind: str = "resid") -> list[Site]:
     """Layer × step: each single place."""
-    return [resid(layer, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
+    return [Site(kind, layer, layer, step, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
 
 
-def prefixes(model: Sized) -> list[Site]:
+def headwise(model: Sized, layer: int) -> list[Site]:
+    """Head × step, in one layer."""
+    return [
+        Site("head", layer, layer, step, step, head) for head in range(model.n_heads) for step in range(model.n_latents)
+    ]
+
+
+def prefixes(model: Sized, kind: str = "resid") -> list[Site]:
     """All layers at steps 0 to k, for every k."""
-    return [Site("resid", None, None, 0, step) for step in range(model.n_latents)]
+    return [Site(kind, None, None, 0, step) for step in range(model.n_latents)]
+
+
+def suffixes(model: Sized, kind: str = "resid") -> list[Site]:
+    """All layers at steps k to the last, for every k."""
+    return [Site(kind, None, None, step, model.n_latents - 1) for step in range(model.n_latents)]
+
+
+def windows(model: Sized, width: int, kind: str = "resid") -> list[Site]:
+    """So many neighbouring layers at all steps."""
+    if not 1 <= width <= model.n_layers:
+        raise ValueError(f"a window of {width} layers does not exist; this model has {model.n_layers} layers")
+    return [Site(kind, first, first + width - 1) for first in range(model.n_layers - width + 1)]

@@ -9,38 +9,26 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
 
 
-def write_random_checkpoint(folder: Path, layers: int = 3, seed: int = 0, n_latents: int = 6) -> Path:
-    """A CODI checkpoint with random base, LoRA (B not zero) and projection; grouped-query attention."""
+def write_random_checkpoint(
+    folder: Path, layers: int = 3, seed: int = 0, n_latents: int = 6, family: str = "llama"
+) -> Path:
+    """A CODI checkpoint with random base, LoRA (B not zero) and projection; Llama's with grouped-query attention."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tests.upstream import random_base
     from traces.checkpoint import Card, projection, write_checkpoint
     from traces.model import FAMILIES
     from traces.problems import build_tokenizer
 
-    torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            initializer_range=0.1,  # loud enough for the logits to depend on everything
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    base = random_base(family, len(tokenizer), layers=layers, tied=family == "gpt2", seed=seed)
+    base.config.bos_token_id, base.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    adapted = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=8, target_modules=list(FAMILIES["llama"].adapted), task_type="CAUSAL_LM")
-    )
+    targets = list(FAMILIES[family].adapted)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2")
+    adapted = get_peft_model(base, lora)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -244,7 +244,7 @@ def test_nine_of_the_original_66_pairs_have_equal_answers_and_all_change_their_f
 
 
 def test_a_pair_longer_than_the_model_can_read_is_named_and_neither_asked_nor_run(model):
-    long = " ".join(["Ann had 7 pens."] * 60)
+    long = " ".join(["Ann had 7 pens."] * 120)
     pair = Pair("long", "0", Side(f"{long} 7", 7), Side(f"{long} 8", 8))
     (verdict,) = judge([pair], model)
     assert verdict.verdict == NOT_USABLE

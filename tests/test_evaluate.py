@@ -45,8 +45,8 @@ def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
 
 
 def test_a_question_longer_than_the_model_can_read_is_refused_before_anything_runs(model):
-    long = " ".join(["Ann had 7 pens."] * 60)
-    with pytest.raises(ValueError, match=r"question 2 with its thought needs 309 positions, the model has 256; leave"):
+    long = " ".join(["Ann had 7 pens."] * 120)
+    with pytest.raises(ValueError, match=r"question 2 with its thought needs 609 positions, the model has 512; leave"):
         answers(model, ["Ann had 7 pens.", long])
 
 

@@ -1,5 +1,7 @@
 """The latent loop against an independent one in plain PyTorch, and its identities."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -72,9 +74,14 @@ def test_cells_of_one_row_do_not_see_one_another(model, problems):
 def test_exchanging_thoughts_back_and_forth_changes_nothing_and_once_changes_something(model, problems):
     questions = [p.question for p in problems[:2]]
     prefix = torch.tensor([answer_ids(model)])
-    own = run(model, encode(model, [questions], reads=[0, 0, 1]), prefix).forced.at_read[0]
-    same = run(model, encode(model, [questions], reads=[0, 0, 1], thinks=[1, 0, 2]), prefix).forced.at_read[0]
-    swapped = run(model, encode(model, [questions], reads=[0, 0, 1], thinks=[2, 1, 0]), prefix).forced.at_read[0]
+    rows = encode(model, [questions], reads=[0, 0, 1])
+
+    def thinking(*cells):
+        sight = rows.own(model.n_latents)
+        steps = torch.tensor(cells)[:, None].expand(-1, model.n_latents)
+        return run(model, replace(rows, after=sight._replace(steps=steps)), prefix).forced.at_read[0]
+
+    own, same, swapped = run(model, rows, prefix).forced.at_read[0], thinking(1, 0, 2), thinking(2, 1, 0)
     torch.testing.assert_close(own, same, atol=EXACT, rtol=0)
     assert (own[0] - swapped[0]).abs().max() > 100 * EXACT
 

@@ -38,15 +38,18 @@ class Family(NamedTuple):
     embedding: str
     blocks: str
     norm: str
+    attention: str  # these three: inside a block
+    heads: str  # inside the attention: the output projection, whose input are the heads side by side
+    mlp: str
     adapted: tuple[str, ...]  # PEFT's names of the linear layers that CODI adapts
 
 
 FAMILIES = {
     "llama": Family(
-        "model", "embed_tokens", "layers", "norm",
+        "model", "embed_tokens", "layers", "norm", "self_attn", "o_proj", "mlp",
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     ),
-    "gpt2": Family("transformer", "wte", "h", "ln_f", ("c_attn", "c_proj", "c_fc")),
+    "gpt2": Family("transformer", "wte", "h", "ln_f", "attn", "c_proj", "mlp", ("c_attn", "c_proj", "c_fc")),
 }  # fmt: skip
 
 
@@ -100,6 +103,27 @@ class CodiModel:
     @property
     def norm(self) -> Any:
         return getattr(self.decoder, self.family.norm)
+
+    def attention(self, block: Any) -> Any:
+        """A block's attention; `.output[0]` is what it adds to the residual stream."""
+        return getattr(block, self.family.attention)
+
+    def heads(self, block: Any) -> Any:
+        """The attention's output projection; `.input` are the heads side by side, [pair, token, head × d_head]."""
+        return getattr(self.attention(block), self.family.heads)
+
+    def mlp(self, block: Any) -> Any:
+        """A block's MLP; `.output` is what it adds to the residual stream."""
+        return getattr(block, self.family.mlp)
+
+    @property
+    def n_heads(self) -> int:
+        return self.lm.config.num_attention_heads
+
+    @property
+    def head_width(self) -> int:
+        config = self.lm.config
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     @property
     def n_layers(self) -> int:

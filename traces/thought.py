@@ -30,19 +30,36 @@ Edit = Callable[[Any, int, int], None]
 Measure = Callable[[Tensor], dict[str, Tensor]]
 
 
+class Sight(NamedTuple):
+    """What the cells see of the cache in one phase, and whose: of the questions a segment, of each step a cell's entry.
+
+    -1 is nobody's: that edge of the attention is cut.
+    """
+
+    question: Int[Tensor, " cell"]  # the question's tokens, without BoT
+    bot: Int[Tensor, " cell"]
+    steps: Int[Tensor, "cell step"]
+
+
 @dataclass(frozen=True)
 class Rows:
     """Questions side by side in rows, and the cells that read them.
 
     Each question is padded on the left to one width and ends in a placeholder for BoT. `reads[cell]` is the segment
-    (which question of the row) that a cell reads; `thinks[cell]` is the cell whose thought its answer reads: itself,
-    unless the whole thought is exchanged.
+    (which question of the row) that a cell reads. A cell sees its own question and its own thought, unless `during`
+    (a sight for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
+    entries are exchanged or cut without touching the cache.
     """
 
     ids: Int[Tensor, "row segment token"]
     valid: Bool[Tensor, "row segment token"]
     reads: Int[Tensor, " cell"]
-    thinks: Int[Tensor, " cell"]
+    during: tuple[Sight, ...] = ()
+    after: Sight | None = None
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.reads)
 
     @property
     def bot_position(self) -> Int[Tensor, "row segment"]:
@@ -59,6 +76,15 @@ class Rows:
     def positions(self) -> Int[Tensor, "row token"]:
         return (self.valid.cumsum(-1) - 1).clamp(min=0).flatten(1)
 
+    def column(self, cell: Int[Tensor, " n"], step: int) -> Int[Tensor, " n"]:
+        """Where a cell's entry of a latent step stands in the cache."""
+        return self.ids[0].numel() + step * self.n_cells + cell
+
+    def own(self, steps: int) -> Sight:
+        """The sight of cells that see their own question and thought, with nothing exchanged or cut."""
+        cells = torch.arange(self.n_cells, device=self.ids.device)
+        return Sight(self.reads, self.reads, cells[:, None].expand(-1, steps))
+
     def question_mask(self) -> Bool[Tensor, "row 1 query key"]:
         """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""
         segments, width = self.ids.shape[1:]
@@ -66,10 +92,33 @@ class Rows:
         allowed = torch.block_diag(*[causal] * segments) & self.valid.flatten(1)[:, None]
         return (allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device))[:, None]
 
-    def question_seen(self) -> Bool[Tensor, "row cell key"]:
-        """What each cell sees of the row's questions: all of the one it reads."""
-        chosen = torch.nn.functional.one_hot(self.reads, self.ids.shape[1]).bool()  # [cell, segment]
-        return (self.valid[:, None] & chosen[None, :, :, None]).flatten(2)
+    def seen(self, sight: Sight, steps: int) -> Bool[Tensor, "row cell key"]:
+        """What each cell sees of the cache after so many latent steps."""
+        segments, width = self.ids.shape[1:]
+        last = torch.arange(width, device=self.ids.device) == width - 1  # BoT
+        tokens = torch.where(last, chosen(sight.bot, segments)[..., None], chosen(sight.question, segments)[..., None])
+        of_questions = (self.valid[:, None] & tokens[None]).flatten(2)
+        of_steps = [chosen(sight.steps[:, step], self.n_cells) for step in range(steps)]
+        rows = [part.expand(len(self.ids), -1, -1) for part in of_steps]
+        return torch.cat([of_questions, *rows], -1)
+
+
+def chosen(indices: Int[Tensor, " n"], size: int) -> Bool[Tensor, "n size"]:
+    """One-hot rows; a row of `False` for -1."""
+    return indices[:, None] == torch.arange(size, device=indices.device)
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is rewritten while a model thinks; each function runs inside the trace.
+
+    `blocks` are called at every block in forward order; `latent(latents, step)` gives the latents that are fed at a
+    step; `cache(cache, step)` may write the entries that a step has just left, which later positions see.
+    """
+
+    blocks: tuple[Edit, ...] = ()
+    latent: Callable[[Tensor, int], Tensor] | None = None
+    cache: Callable[[Any, int], None] | None = None
 
 
 class Forced(NamedTuple):
@@ -121,22 +170,20 @@ def positions_needed(model: CodiModel, question: int, answer: int, n_latents: in
     return question + 1 + steps + len(opening_ids(model)) + answer
 
 
-def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int] = (0,),
-           thinks: Sequence[int] | None = None) -> Rows:  # fmt: skip
+def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int] = (0,)) -> Rows:
     """Tokenise `rows[row][segment]`, pad on the left and put a placeholder for BoT last."""
     ids = [[[*question_ids(model, question), 0] for question in row] for row in rows]
     width = max(len(question) for row in ids for question in row)
     padded = [[[0] * (width - len(q)) + q for q in row] for row in ids]
     lengths = torch.tensor([[len(q) for q in row] for row in ids])
     valid = torch.arange(width) >= width - lengths[..., None]
-    thinks = range(len(reads)) if thinks is None else thinks
-    tensors = (torch.tensor(padded), valid, torch.tensor(list(reads)), torch.tensor(list(thinks)))
-    return Rows(*(tensor.to(model.device) for tensor in tensors))
+    tokens, read = torch.tensor(padded), torch.tensor(list(reads))
+    return Rows(tokens.to(model.device), valid.to(model.device), read.to(model.device))
 
 
 @dataclass
 class State:
-    """What passes from trace to trace: the cache, what each cell sees of it, and the latent to feed next."""
+    """What passes from trace to trace: the cache, what each cell sees of it next, and the latent to feed next."""
 
     cache: Any
     seen: Bool[Tensor, "row cell key"]
@@ -144,41 +191,47 @@ class State:
     latent: Float[Tensor, "row cell d_model"]
 
 
-def read_question(model: CodiModel, rows: Rows) -> State:
+def read_question(model: CodiModel, rows: Rows, edits: Edits) -> State:
     """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
     column, reads, bot, project = rows.bot_column, rows.reads, model.bot, model.project
-    mask, seen, position = rows.question_mask(), rows.question_seen(), rows.bot_position[:, reads] + 1
+    mask, position = rows.question_mask(), rows.bot_position[:, reads] + 1
     with model.lm.trace(
         input_ids=rows.ids.flatten(1), attention_mask=mask, position_ids=rows.positions, use_cache=True,
         logits_to_keep=1,
     ):  # fmt: skip
         model.embedding.output[:, column] = bot
         latent = project(model.norm.output[:, column])[:, reads]
+        if edits.latent is not None:
+            latent = edits.latent(latent, 0)
         cache = model.lm.output.past_key_values
-    return State(cache, seen, position, latent)
+    return State(cache, rows.seen(rows.own(0), 0), position, latent)
 
 
-def latent_step(model: CodiModel, state: State, step: int, edits: Sequence[Edit]) -> State:
+def latent_step(model: CodiModel, rows: Rows, state: State, step: int, edits: Edits) -> State:
     """Trace one latent step of every cell, with the edits inside, block by block."""
-    rows, cells = state.position.shape
-    own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
-    seen, project = torch.cat([state.seen, own], -1), model.project
+    cells = rows.n_cells
+    own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(len(rows.ids), cells, cells)
+    sight = rows.during[step] if step < len(rows.during) else rows.own(step)
+    mask, project = torch.cat([rows.seen(sight, step), own], -1)[:, None], model.project
     with model.lm.trace(
-        inputs_embeds=state.latent, attention_mask=seen[:, None], position_ids=state.position,
+        inputs_embeds=state.latent, attention_mask=mask, position_ids=state.position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=1,
     ):  # fmt: skip
-        for layer, block in enumerate(model.blocks if edits else ()):
-            for edit in edits:
+        for layer, block in enumerate(model.blocks if edits.blocks else ()):
+            for edit in edits.blocks:
                 edit(block, layer, step)
         latent = project(model.norm.output)
-    return State(state.cache, seen, state.position + 1, latent)
+        if edits.latent is not None:
+            latent = edits.latent(latent, step + 1)
+        if edits.cache is not None:
+            edits.cache(model.lm.output.past_key_values, step)
+    return State(state.cache, state.seen, state.position + 1, latent)
 
 
-def exchange_thoughts(rows: Rows, state: State) -> State:
-    """From here on, each cell sees the thought of the cell that `rows.thinks` names: a mask edit, no cache surgery."""
-    questions = rows.ids.shape[1] * rows.ids.shape[2]
-    seen = torch.cat([state.seen[..., :questions], state.seen[:, rows.thinks, questions:]], -1)
-    return State(state.cache, seen, state.position, state.latent)
+def see_thought(rows: Rows, state: State, steps: int) -> State:
+    """From here on, each cell sees what `rows.after` names: a mask edit, no cache surgery."""
+    sight = rows.own(steps) if rows.after is None else rows.after
+    return State(state.cache, rows.seen(sight, steps), state.position, state.latent)
 
 
 def force_answer(
@@ -252,7 +305,7 @@ def run(
     rows: Rows,
     forced: Int[Tensor, "row token"],
     *,
-    edits: Sequence[Edit] = (),
+    edits: Edits | Sequence[Edit] = (),
     measure: Measure | None = None,
     max_new_tokens: int = 0,
     n_latents: int | None = None,
@@ -264,6 +317,7 @@ def run(
     forced tokens have no room.
     """
     steps = model.n_latents if n_latents is None else n_latents
+    edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
     forced = forced.to(model.device)
     longest = positions_needed(model, int(rows.bot_position.max()), forced.shape[1], steps)
     if longest > model.n_positions:
@@ -271,10 +325,10 @@ def run(
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
     max_new_tokens = min(max_new_tokens, model.n_positions - longest)
     with model.lm.session(remote=remote):
-        state = read_question(model, rows)
+        state = read_question(model, rows, edits)
         for step in range(steps):
-            state = latent_step(model, state, step, edits)
-        state = exchange_thoughts(rows, state)
+            state = latent_step(model, rows, state, step, edits)
+        state = see_thought(rows, state, steps)
         state, answer, measured = force_answer(model, state, forced, measure)
         tokens = decode_greedily(model, state, answer.at_start, max_new_tokens) if max_new_tokens else None
         result = nnsight.save(Run(answer, measured, tokens))

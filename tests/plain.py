@@ -1,0 +1,155 @@
+"""One run at a time in plain PyTorch with forward hooks: what the many-cells engine is compared with.
+
+No nnsight, no masks, no padding: a question alone, its cache growing by one forward after the other, every write a hook
+or a tensor assignment. Works for both families.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+
+from traces.thought import question_ids
+
+MODULES = {
+    "llama": {"decoder": "model", "blocks": "layers", "attn": "self_attn", "out": "o_proj"},
+    "gpt2": {"decoder": "transformer", "blocks": "h", "attn": "attn", "out": "c_proj"},
+}
+
+
+@dataclass
+class Recorded:
+    """A run's logits after the forced tokens, what stood at every place, its latents, and its cache by column."""
+
+    logits: torch.Tensor = None
+    values: dict = field(default_factory=dict)  # (kind, layer, step) -> [d]
+    latents: list = field(default_factory=list)  # [d] of each step, and of the one that is never fed
+    cache: list = field(default_factory=list)  # of each layer: keys and values, [1, head, column, d_head]
+    question: int = 0  # how many columns the question with BoT has
+
+
+@torch.no_grad()
+def run_alone(model, question, forced, writes=None, *, freeze=(), host=None, cuts=None) -> Recorded:
+    """One question alone.
+
+    `writes[kind, layer, step, head]` are values to write (a `latent` has no layer, a `kv` is a pair of tensors);
+    `freeze` holds routes of the written steps at the run `host`; `cuts[kind]` is the run whose entries are read.
+    """
+    causal_lm = model.lm._module
+    names = MODULES[causal_lm.config.model_type]
+    decoder = getattr(causal_lm, names["decoder"])
+    embed, writes, cuts, done, now = (
+        causal_lm.get_input_embeddings(),
+        writes or {},
+        cuts or {},
+        Recorded(),
+        {"step": None},
+    )
+    width = model.head_width
+
+    def keep(kind, layer, tensor, head=None):
+        """Write what is asked for, record what then stands there."""
+        if now["step"] is None:
+            return tensor
+        tensor = tensor.clone()
+        if (value := writes.get((kind, layer, now["step"], head))) is not None:
+            part = slice(None) if head is None else slice(head * width, (head + 1) * width)
+            tensor[0, 0, part] = value[part] if head is not None else value
+        done.values[kind, layer, now["step"]] = tensor[0, 0].clone()
+        return tensor
+
+    handles = []
+    for layer, block in enumerate(getattr(decoder, names["blocks"])):
+        attention = getattr(block, names["attn"])
+
+        def heads(module, args, layer=layer):
+            tensor = args[0]
+            for head in range(model.n_heads):
+                tensor = keep("head", layer, tensor, head)
+            return (tensor, *args[1:])
+
+        handles += [
+            getattr(attention, names["out"]).register_forward_pre_hook(heads),
+            attention.register_forward_hook(lambda m, a, out, i=layer: (keep("attn", i, out[0]), *out[1:])),
+            block.mlp.register_forward_hook(lambda m, a, out, i=layer: keep("mlp", i, out)),
+            block.register_forward_hook(lambda m, a, out, i=layer: keep("resid", i, out)),
+        ]
+    try:
+        ids = torch.tensor([question_ids(model, question)])
+        out = decoder(inputs_embeds=torch.cat([embed(ids), model.bot[None, None]], 1), use_cache=True)
+        cache, done.question = out.past_key_values, ids.shape[1] + 1
+        own = entries(cache)
+        for kind, columns in (
+            ("question", slice(0, done.question - 1)),
+            ("bot", slice(done.question - 1, done.question)),
+        ):
+            if kind in cuts:
+                put(cache, columns, cuts[kind].cache)
+        written = {step for _, _, step, _ in writes}
+        latent = model.project(out.last_hidden_state[0, -1])
+        for step in range(model.n_latents):
+            if "R" in freeze and step - 1 in written:
+                latent = host.latents[step]
+            latent = writes.get(("latent", None, step, None), latent)
+            done.latents.append(latent)
+            now["step"] = step
+            out = decoder(inputs_embeds=latent[None, None], past_key_values=cache, use_cache=True)
+            now["step"] = None
+            column = done.question + step
+            for layer in range(model.n_layers):
+                if (value := writes.get(("kv", layer, step, None))) is not None:
+                    put_one(cache, layer, column, value)
+            for layer, (keys, values) in enumerate(entries(cache)):
+                own[layer] = tuple(
+                    torch.cat([a, b[:, :, column:]], 2) for a, b in zip(own[layer], (keys, values), strict=True)
+                )
+            if "K_T" in freeze and step in written:
+                put(cache, slice(column, column + 1), host.cache)
+            latent = model.project(out.last_hidden_state[0, -1])
+        done.latents.append(latent)
+        done.cache = own
+        for step in range(model.n_latents):
+            columns = slice(done.question + step, done.question + step + 1)
+            put(cache, columns, host.cache if "K_A" in freeze and step in written else own)
+            if "thought" in cuts:
+                put(cache, columns, cuts["thought"].cache)
+        prefix = torch.cat([model.eot[None, None], embed(torch.tensor([list(forced)]))], 1)
+        done.logits = causal_lm(inputs_embeds=prefix, past_key_values=cache).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return done
+
+
+def entries(cache) -> list:
+    """Copies of the keys and values of every layer."""
+    return [(layer.keys.clone(), layer.values.clone()) for layer in copy.copy(cache.layers)]
+
+
+def put(cache, columns: slice, source: list) -> None:
+    """Overwrite columns of every layer by those of another cache."""
+    for layer, (keys, values) in zip(cache.layers, source, strict=True):
+        layer.keys[:, :, columns] = keys[:, :, columns]
+        layer.values[:, :, columns] = values[:, :, columns]
+
+
+def put_one(cache, layer: int, column: int, value) -> None:
+    keys, values = value
+    cache.layers[layer].keys[:, :, column] = keys
+    cache.layers[layer].values[:, :, column] = values
+
+
+def writes_of(model, site, donor: Recorded) -> dict:
+    """What a site of the engine writes, taken from a donor's run."""
+    found = {}
+    for layer, step in site.places(model):
+        if site.kind == "latent":
+            found["latent", None, step, None] = donor.latents[step]
+        elif site.kind == "kv":
+            column = donor.question + step
+            found["kv", layer, step, None] = tuple(tensor[:, :, column] for tensor in donor.cache[layer])
+        elif site.kind in ("resid", "attn", "mlp", "head"):
+            found[site.kind, layer, step, site.head] = donor.values[site.kind, layer, step]
+    return found
