@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -336,7 +336,7 @@ def convert(
 
     Every tensor is used, found equal to the base's, or refused; rank, targets and projection are read off the tensors.
     """
-    if alpha is not None and not alpha > 0:
+    if alpha is not None and not 0 < alpha < inf:
         raise ValueError(f"--alpha is {alpha:g}, wanted a number above 0")
     from traces.convert import convert
     from traces.upstream import ConversionError

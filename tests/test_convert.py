@@ -209,6 +209,15 @@ def change(part, function):
         (change("c_fc.lora_A", lambda t: t[:4]), "lora_A.default.weight has shape [4, 32], wanted [8, 32]"),
         (change("prj.ln.weight", lambda t: t[:4]), "prj.ln.weight has shape [4], wanted [32]"),
         (change("lm_head", lambda t: t + 1), "its LM head differs from its embedding"),
+        (change("prj.1.weight", lambda t: t[0, 0]), "prj.1.weight is float32 of shape [], torch.strided on cpu"),
+        (change("lora_A", lambda t: t[:0]), "is float32 of shape [0, 32], torch.strided on cpu; wanted plain float32"),
+        (change("", lambda t: t.to(torch.int8)), "is int8 of shape"),
+        (change("wte", lambda t: t.double()), "is float64 of shape"),
+        (change("prj.3.weight", lambda t: t.to_sparse()), "torch.sparse_coo on cpu"),
+        (change("prj.3.weight", lambda t: t.to("meta")), "on meta; wanted plain"),
+        (change("prj.3.weight", lambda t: t * torch.nan), "prj.3.weight holds NaN or infinity"),
+        (change("h.1.mlp.c_fc.lora_B", lambda t: t / 0), "c_fc.lora_B.default.weight holds NaN or infinity"),
+        (lambda state: {**state, f"{PREFIX}transformer.h.7.attn.bias": torch.zeros(1, 1, 2, 2)}, "1 unexpected, the"),
     ],
 )  # fmt: skip
 def test_a_state_dict_that_does_not_fit_is_refused_in_a_sentence(edit, sentence, state, gpt2, tmp_path):
@@ -341,6 +350,7 @@ def test_the_command_prints_the_report_of_a_refusal_too(codi, gpt2, state):
         (["nowhere/at/all"], "nowhere/at/all: no such file or folder"),
         (["zen-E/CODI-gpt2"], "fetch it once while online: hf download zen-E/CODI-gpt2"),
         ([".", "--alpha", "0"], "--alpha is 0, wanted a number above 0"),
+        ([".", "--alpha", "inf"], "--alpha is inf, wanted a number above 0"),
     ],
 )
 def test_bad_input_at_the_command_line_is_one_sentence(codi, gpt2, words, sentence):

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -158,7 +159,7 @@ def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
         if not isinstance(config, dict) or "lora_alpha" not in config:
             continue
         alpha = config["lora_alpha"]
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < inf:
             raise CheckpointError(f"{path}: 'lora_alpha' is {alpha!r}, wanted a number above 0")
         if config.get("use_rslora") or config.get("use_dora"):
             raise CheckpointError(f"{path}: its LoRA is scaled by rank or of DoRA's kind, wanted plain LoRA")

@@ -28,6 +28,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
 SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 OLD_BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old GPT-2 code stored; they are no weights
 
 State = Mapping[str, Tensor]
@@ -53,8 +54,18 @@ class ConversionError(CheckpointError):
 
 def read_state(path: Path) -> State:
     """All tensors of a weights file, mapped into memory where its format allows; nothing in it is ever executed."""
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
+    state = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    for name, tensor in state.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not name.endswith(OLD_BUFFERS) and not (plain and tensor.dtype in FLOATS and tensor.ndim and tensor.numel()):
+            found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}, {tensor.layout}"
+            wanted = "wanted plain float32, bfloat16 or float16 of one dimension or more"
+            raise ConversionError(f"{path}: {name} is {found} on {tensor.device.type}; {wanted}")
+    return state
+
+
+def read_pickle(path: Path) -> State:
+    """A state dict that torch.save wrote, without unpickling anything but tensors."""
     try:
         state = _load(path)
     except pickle.UnpicklingError:
@@ -143,7 +154,10 @@ def layout(state: State, lm: nn.Module, family: Family) -> Layout:
     for name in lm.state_dict():
         module, _, leaf = name.rpartition(".")
         base[name] = f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
-    optional = {name for name in state if name.startswith(PREFIX) and name.endswith(OLD_BUFFERS)} - set(base.values())
+    # Old GPT-2 code named its attention `attn` and stored its masks there; Llama's is another.
+    masks = {f"{PREFIX}{name}{end.removeprefix('.attn')}" for name, _ in lm.named_modules() for end in OLD_BUFFERS
+             if name.endswith(".attn")}  # fmt: skip
+    optional = (masks & set(state)) - set(base.values())
     return Layout(modules, lora, base, optional | ({base["lm_head.weight"]} if is_tied(lm) else set()))
 
 
@@ -210,7 +224,7 @@ def fault(state: State, wanted: Layout, ground: Base) -> str | None:
                 for what, some in (("missing", missing), ("unexpected", unexpected)) if some]  # fmt: skip
         why = f"it is incomplete or was trained over another base than {ground.name}"
         return f"its tensors do not fit: {'; '.join(said)}; {why}"
-    return shape_fault(state, wanted, ground)
+    return shape_fault(state, wanted, ground) or value_fault(state, wanted, ground)
 
 
 def shape_fault(state: State, wanted: Layout, ground: Base) -> str | None:
@@ -234,6 +248,16 @@ def shape_fault(state: State, wanted: Layout, ground: Base) -> str | None:
             return (
                 f"{name} has shape {found}, wanted {list(shape)}; it was trained over another base than {ground.name}"
             )
+    return None
+
+
+def value_fault(state: State, wanted: Layout, ground: Base) -> str | None:
+    """The first tensor of CODI's own that holds NaN or infinity."""
+    own = {name: state[name] for name in (*sorted(wanted.lora), *PROJECTION)}
+    own[wanted.base[ground.embedding]] = state[wanted.base[ground.embedding]][-SPECIAL:]
+    for name, tensor in own.items():
+        if not torch.isfinite(tensor).all():
+            return f"{name} holds NaN or infinity, as a training that diverged leaves them; take an earlier checkpoint"
     return None
 
 
