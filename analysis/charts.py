@@ -91,8 +91,11 @@ def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
     return (zero + faint + band + lines + points).properties(width=WIDTH, height=230)
 
 
-def heatmap(sites: pd.DataFrame) -> Any:
-    """Effect by layer × step, from `by_site`: colours centred on 0, one panel per direction, site and kind of pair."""
+def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
+    """Effect by layer × step, from `by_site`: colours centred on 0, one panel per direction, site and kind of pair.
+
+    `specific` says so in the heading, where the effects are those beyond an unrelated donor's.
+    """
     places = sites[~sites["site"].isin(CUTS)]
     if places.empty:
         raise ValueError(
@@ -129,9 +132,11 @@ def heatmap(sites: pd.DataFrame) -> Any:
     return dress(
         chart,
         heading(
-            f"Effect of the {kinds}, by layer and step",
+            f"{'Specific effect' if specific else 'Effect'} of the {kinds}, by layer and step",
             f"Written: {directions}",
-            f"On {metric_noun(sites['metric'].iloc[0])}, pooled (0 host, 1 donor)"
+            f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
+            + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
+            + ")"
             + (f"; whole thought: {top}" if top else ""),
             about_pooled(places),
             width=WIDTH * len(panels),

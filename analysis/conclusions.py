@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.style import place_name
 from analysis.summary import corners, critical, verdict
 from analysis.table import read_table
 
@@ -27,8 +28,8 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
     yield "\nThe four corners: which question and whose thought a run reads, and what it answers"
     yield said_or_why(corner_rows, table)
     yield f"\n{verdict(table).sentence}"
-    yield "\nThe five largest layers, by specific effect on the logit difference, denoising"
-    yield said_or_why(layer_rows, table)
+    yield "\nThe five largest sites, by specific effect on the logit difference, denoising"
+    yield said_or_why(site_rows, table)
 
 
 def mark(check: Mapping[str, Any]) -> str:
@@ -55,13 +56,14 @@ def corner_rows(table: pd.DataFrame) -> Rows:
     return rows
 
 
-def layer_rows(table: pd.DataFrame) -> Rows:
-    """The largest layers; the word "critical" stands only where the statistics allow it."""
-    rows = [["layer", "effect", "95 % interval", "rank", "n", "clusters", ""]]
+def site_rows(table: pd.DataFrame) -> Rows:
+    """The largest sites; the word "critical" stands only where the statistics allow it."""
+    rows = [["site", "effect", "95 % interval", "rank", "n", "clusters", ""]]
     found = critical(table, direction="denoising", metric="logit_difference")
-    for row in found[found["site"] == "resid"].head(5).to_dict("records"):
+    for row in found.head(5).to_dict("records"):
         ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
-        rows.append([str(row["layer"]), *estimate(row, "effect"), ranks, str(row["n"]), str(row["clusters"]), word])
+        counts = str(row["n"]), str(row["clusters"])
+        rows.append([place_name(row, with_kind=True), *estimate(row, "effect"), ranks, *counts, word])
     return rows
 
 

@@ -55,6 +55,7 @@ def sections(
         section("Checks", checks_table(checks)),
         section("How far one layer moves the answer", shown("layer_curve", "critical_layers"), ranking(table)),
         *([section("By kind of edit", shown("layer_curve_by_kind"))] if table["kind"].nunique() > 1 else []),
+        *([section("Layer by step", shown("heatmap"))] if table["step"].notna().any() else []),
         section("The original experiment's figures", shown("kl_by_layer", "layer_similarity", "all_pairs_by_layer")),
         section("Pairs left out", *excluded(data)),
         section("Methods", *methods(manifest, table)),
@@ -141,10 +142,10 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     text = (
         f"Model {model.get('checkpoint', 'unknown')} ({size}), protocol {manifest.get('protocol', 'unknown')}. "
         f"{table['pair_id'].nunique()} pairs in {table['cluster_id'].nunique()} clusters, "
-        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes the residual stream of one "
-        "layer at all latent steps, or the whole thought, of the pair's other run, of an unrelated question of equal "
-        "length, or of the run itself, into the corrupted run (denoising) or the clean one (noising). Logit metrics "
-        "are read at the first answer token where the two answers differ; decoding is greedy, with nothing forced."
+        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes what stood at one "
+        "place (a layer, a step, or both), or the whole thought, of the pair's other run, of an unrelated question of "
+        "equal length, or of the run itself, into the corrupted run (denoising) or the clean one (noising). Logit "
+        "metrics are read at the first answer token where the two answers differ; decoding is greedy, with nothing forced."
     )
     listed = {
         **manifest,

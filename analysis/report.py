@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
-from analysis.charts import corner_bars, layer_curve, layer_effects
+from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.effects import by_site, specific
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
@@ -31,6 +32,9 @@ AGGREGATES: dict[str, Callable[[pd.DataFrame], Any]] = {
 }
 BY_KIND: dict[str, Callable[[pd.DataFrame], Any]] = {  # where the pairs are of several kinds
     "layer_curve_by_kind": lambda table: layer_curve(layer_effects(table, split="kind")),
+}
+BY_STEP: dict[str, Callable[[pd.DataFrame], Any]] = {  # where single steps were written
+    "heatmap": lambda table: heatmap(by_site(specific(table[table["head"].isna()])), specific=True),
 }
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -58,7 +62,9 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
 
     specs: dict[str, Any] = {}
     unshown: dict[str, str] = {}
-    for name, draw in (AGGREGATES | (BY_KIND if table["kind"].nunique() > 1 else {})).items():
+    by_kind = BY_KIND if table["kind"].nunique() > 1 else {}
+    by_step = BY_STEP if table["step"].notna().any() else {}
+    for name, draw in (AGGREGATES | by_kind | by_step).items():
         try:
             specs[name] = draw(table).to_dict()
         except ValueError as error:  # a sweep need not hold what every figure wants

@@ -58,6 +58,9 @@ Metric = Literal[
     "answer_is_clean",
     "answer_is_corrupted",
 ]
+Grid = Literal["layerwise", "stepwise", "sitewise", "prefixes", "suffixes"]
+Kind = Literal["latent", "resid", "attn", "mlp", "head", "kv"]
+Route = Literal["R", "K_T", "K_A"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 METRICS: tuple[Metric, ...] = Metric.__args__  # type: ignore[attr-defined]
 
@@ -78,7 +81,7 @@ class Pairs(Record):
 
 
 class RunConfig(Record):
-    """A layer-wise experiment: which checkpoint, which pairs, what to measure."""
+    """A patching experiment: which checkpoint, which pairs, what is written where, what to measure."""
 
     command: ClassVar = "codi run"
 
@@ -89,6 +92,9 @@ class RunConfig(Record):
     seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    sites: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
+    freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12

@@ -1,7 +1,8 @@
-"""The layer-wise experiment from a config to a run folder: load, check, sweep, save.
+"""A patching experiment from a config to a run folder: load, check, sweep, save.
 
-The original experiment (patching each layer's residual at every latent step of CODI's thought, on clean and corrupted
-pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, and an unrelated donor.
+By default the original experiment (patching each layer's residual at every latent step of CODI's thought, on clean
+and corrupted pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, and an
+unrelated donor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from patching.checks import Check, findings, invariants
 from patching.engine import PROTOCOL, grid, sweep_cells
 from patching.pairs import load_pairs, write_prepared
 from patching.selection import select
-from patching.sites import THOUGHT, layerwise
+from patching.sites import THOUGHT, expand
 from patching.sources import itself, other, unrelated
 from patching.store import MANIFEST, digest, file_digest, open_run, write_json
 from traces.model import load_codi
@@ -53,8 +54,8 @@ def run_experiment(
         raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
 
     cells = [
-        *grid([*layerwise(model), THOUGHT], [other, unrelated], config.directions),
-        *grid([THOUGHT], [itself], config.directions),
+        *grid(expand(model, config.sites, config.kinds), [other, unrelated], config.directions, config.freeze),
+        *grid([THOUGHT], [other, unrelated, itself], config.directions),  # the corners, and what changes nothing
     ]
     table = sweep_cells(
         model, ready, cells, donors=donors, metrics=config.metrics, cells_per_forward=config.cells_per_forward,

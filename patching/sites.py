@@ -131,6 +131,22 @@ def suffixes(model: Sized, kind: str = "resid") -> list[Site]:
     return [Site(kind, None, None, step, model.n_latents - 1) for step in range(model.n_latents)]
 
 
+GRIDS = {grid.__name__: grid for grid in (layerwise, stepwise, sitewise, prefixes, suffixes)}
+
+
+def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Site]:
+    """The sites of several grids and kinds, each once; heads one by one. ValueError for a grid that a kind lacks."""
+    sites: list[Site] = []
+    for kind in kinds:
+        for grid in grids:
+            if kind == "latent" and grid in ("layerwise", "sitewise"):
+                raise ValueError(f"grid {grid!r} goes through layers, which kind 'latent' has not; use stepwise for it")
+            found = GRIDS[grid](model, kind)
+            heads = range(model.n_heads) if kind == "head" else [None]
+            sites += [site._replace(head=head) for head in heads for site in found]
+    return list(dict.fromkeys(sites))
+
+
 def windows(model: Sized, width: int, kind: str = "resid") -> list[Site]:
     """So many neighbouring layers at all steps."""
     if not 1 <= width <= model.n_layers:

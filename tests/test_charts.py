@@ -21,6 +21,7 @@ from analysis import (
     mean_kl,
     pair_chart,
     pairs_by_layer,
+    specific,
 )
 from analysis.pair_charts import pair_specs
 
@@ -89,6 +90,13 @@ def test_split_by_kind_each_panel_is_the_curve_of_its_own_pairs(table):
     titles = [panel["title"] for panel in drawn(layer_curve(split))["hconcat"]]
     assert titles == ["operand (n = 8)", "operator word (n = 4)"]
     assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="kind")).hconcat) == 2
+
+
+def test_a_heatmap_of_specific_effects_says_so(table):
+    assert words(drawn(heatmap(by_site(effect(table), direction="denoising")))).startswith("Effect of the residual")
+    beyond = heatmap(by_site(specific(table), direction="denoising"), specific=True)
+    assert words(drawn(beyond)).startswith("Specific effect of the residual stream, by layer and step")
+    assert "(0: as an unrelated donor)" in words(drawn(beyond))
 
 
 def test_a_table_without_kinds_cannot_be_split_by_them(table):

@@ -235,7 +235,12 @@ def test_a_run_prints_the_report_the_corners_the_verdict_and_the_largest_layers(
     config('name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\nout = "runs/a"')
     result = codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    for part in ("Report: runs/a/report.html", "5 of 5 invariants hold.", "question   thought", "layer  effect"):
+    for part in (
+        "Report: runs/a/report.html",
+        "5 of 5 invariants hold.",
+        "question   thought",
+        "residual stream, layer 0",
+    ):
         assert part in result.stdout
     assert Path("runs/a/report.html").is_file()
     again = codi("report", "runs/a")

@@ -145,3 +145,29 @@ def test_findings_say_that_a_random_model_cannot_answer(model, pairs):
 
 def test_the_pairs_that_a_run_keeps_are_the_pairs_that_it_was_given(run, pairs):
     assert load_pairs(run / "prepared_pairs.json") == pairs[:6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sites"),
+    [
+        ({"sites": ["sitewise"], "kinds": ["mlp", "kv"]}, 2 * 3 * 6),
+        ({"sites": ["stepwise", "prefixes"], "kinds": ["latent"]}, 6 + 5),  # the prefix of one step is that step
+        ({"sites": ["layerwise"], "kinds": ["head"], "freeze": ["R"]}, 3 * 4),
+    ],
+)
+def test_a_config_names_grids_kinds_and_frozen_routes(config, tmp_path, changes, sites):
+    chosen = RunConfig.model_validate({**limited(config, 2).model_dump(), **changes, "metrics": ["logit_difference"]})
+    folder = run_experiment(chosen, tmp_path / "run", progress=False)
+    table = read_table(folder / "cells.parquet")
+    keys = ["site", "layer", "layer_last", "step", "step_last", "head"]
+    patched = table[(table["site"] != "thought") & (table["source"] != "unrelated")]
+    assert len(patched[keys].drop_duplicates()) == sites
+    assert set(patched["freeze"].dropna()) == set(changes.get("freeze", []))
+    assert table.loc[table["site"] == "thought", "freeze"].isna().all()
+    assert write_report(folder, figures=False).is_file()
+
+
+def test_a_grid_that_a_kind_lacks_is_refused(config, tmp_path):
+    chosen = RunConfig.model_validate({**config.model_dump(), "kinds": ["latent"]})
+    with pytest.raises(ValueError, match="grid 'layerwise' goes through layers, which kind 'latent' has not"):
+        run_experiment(chosen, tmp_path / "run", progress=False)
