@@ -227,6 +227,8 @@ def make_gsm8k_pairs(
     from traces.gsm8k import read_problems
 
     problems = read_problems(file)
+    if out.resolve() == file.resolve():
+        raise ValueError(f"{out}: is the file that the questions come from; choose another with --out")
     from patching.generate import KINDS, equal_tokens, make_pairs
     from patching.store import write_json
 
@@ -280,6 +282,8 @@ def evaluate(
     from traces.gsm8k import read_problems
 
     problems = read_problems(data)[:limit]
+    if out is not None and (out.suffix != ".jsonl" or out.resolve() == data.resolve()):
+        raise ValueError(f"{out}: wanted another file than the data's, whose name ends in .jsonl")
     from analysis.inference import share_interval
     from traces import load_codi
     from traces.evaluate import score

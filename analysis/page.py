@@ -145,7 +145,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes what stood at one "
         "place (a layer, a step, or both), or the whole thought, of the pair's other run, of an unrelated question of "
         "equal length, or of the run itself, into the corrupted run (denoising) or the clean one (noising). Logit "
-        "metrics are read at the first answer token where the two answers differ; decoding is greedy, with nothing forced."
+        "metrics are read at the first answer token where the two answers differ; decoding is greedy, nothing forced."
     )
     listed = {
         **manifest,

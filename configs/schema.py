@@ -30,7 +30,11 @@ class ConfigError(ValueError):
 
 def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
     """A path in a config is relative to that file; one given in Python stays as it is."""
-    return (info.context["folder"] / path.expanduser()).resolve() if info.context else path
+    try:
+        path = path.expanduser() if info.context else path
+    except RuntimeError:  # ~somebody
+        raise PydanticCustomError("path_type", "a path whose home folder exists") from None
+    return (info.context["folder"] / path).resolve() if info.context else path
 
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,6 +226,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 text, wanted a TOML file; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML ({error}); mend that line") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply to be read; a config has one level of tables") from None
 
 
 # Pydantic's error types in our words; braces are filled from what it reports.

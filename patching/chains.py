@@ -19,6 +19,9 @@ ANNOTATION = re.compile(r"<<([^<>]*)>>")
 TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|([-+*/()]))")
 
 
+LONGEST = 200  # characters of a step: no more nesting than that can be parsed without trouble
+
+
 class ChainError(ValueError):
     """An annotation that is not an exact calculation of the grammar above."""
 
@@ -75,6 +78,8 @@ def parse_chain(solution: str) -> list[Step]:
 
 def parse_step(text: str) -> Step:
     """One annotation, `16-3-4=9`."""
+    if len(text) > LONGEST:
+        raise ChainError(f"a step of {len(text)} characters is no calculation by hand")
     calculation, equals, result = text.partition("=")
     number = re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*", result)
     if not equals or number is None:

@@ -44,6 +44,7 @@ REASONS = (
 NUMERAL = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+")
 # What may not touch a number that is changed: parts of fractions, times, ordinals, names, decimals.
 BEFORE, AFTER = re.compile(r"[\w./:#,-]$"), re.compile(r"^(?:\w|[/:]|[.,]\d|-(?!\w*[a-z]))")
+MOST_NUMERALS, MOST_DIGITS = 60, 15  # of a question that anybody would ask
 HARMLESS = {Fraction(n) for n in (1, 100)}
 
 
@@ -92,17 +93,20 @@ def clean_question(text: str) -> str:
 
 def trace(problem: Problem) -> Traced:
     """Parse a problem's chain and find where its operands come from; raises `Refused` where that cannot be done."""
-    if "<<" not in problem.solution:
-        raise Refused(REASONS[0])
     try:
         chain = tuple(parse_chain(problem.solution))
     except ChainError as error:
         raise Refused(REASONS[1]) from error
+    if not chain:
+        raise Refused(REASONS[0])
     if chain[-1].result != Fraction(str(problem.answer)):
         raise Refused(REASONS[2])
     question = clean_question(problem.question)
+    matches = list(NUMERAL.finditer(question))
+    if len(matches) > MOST_NUMERALS or any(len(match[0]) > MOST_DIGITS for match in matches):
+        raise Refused(REASONS[4])
     found = []
-    for place, match in enumerate(NUMERAL.finditer(question)):
+    for place, match in enumerate(matches):
         percent = re.match(r" ?(?:%|percent)", question[match.end() :]) is not None
         found.append(Numeral(place, *match.span(), Fraction(match[0].replace(",", "")), percent))
     traced = Traced(question, chain, tuple(found), frozenset(implied_values(question)))
@@ -213,6 +217,8 @@ def well_posed(traced: Traced, chain: Sequence[Step]) -> bool:
         if before.result != after.result and index < len(chain) - 1 and before.result not in later:
             return False
         if before.result.denominator == 1 and after.result.denominator != 1:
+            return False
+        if abs(after.result) >= 10**MOST_DIGITS:
             return False
         if (before.result >= 0 and after.result < 0) or (before.result != 0 and after.result == 0):
             return False

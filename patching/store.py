@@ -13,7 +13,10 @@ MANIFEST = "manifest.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that a reader never sees half of it."""
+    """Write JSON through a temporary file, so that a reader never sees half of it; a link's target is written."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no regular file; choose another")
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)

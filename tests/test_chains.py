@@ -71,6 +71,7 @@ def test_a_chain_is_the_annotations_of_a_solution():
         ("(2+1=3", "a parenthesis is not closed"),
         ("2 3=5", "has '3' in a wrong place"),
         ("2/0=1", "a division by zero"),
+        ("(" * 99 + "1" + ")" * 99 + "+1" * 10 + "=11", "a step of 222 characters is no calculation by hand"),
         ("2**3=8", "found '*', wanted a number"),
     ],
 )

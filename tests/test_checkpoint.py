@@ -80,6 +80,12 @@ def test_a_card_that_is_not_json_is_refused(folder):
         load_codi(folder)
 
 
+def test_a_bottomless_card_is_refused(folder):
+    (folder / CARD).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read_card(folder)
+
+
 def test_a_missing_tensor_is_named(folder):
     tensors = load_file(folder / THOUGHT)
     del tensors["prj.3.weight"]

@@ -251,9 +251,11 @@ def test_alpha_is_never_guessed(state, gpt2, tmp_path):
     assert "no config beside the weights says LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
     beside = tmp_path / "codi" / "config.json"
     for text, sentence in (
-        ('{"lora_alpha": 32}', "'lora_alpha' is 32, --alpha says 16"),
+        ('{"lora_alpha": 32}', "about LoRA's alpha, --alpha says 16 and config.json says 32; settle on one"),
+        ('{"lora_alpha": 1e999}', "'lora_alpha' is inf, wanted a number above 0"),
+        ('{"rank_pattern": {"c_fc": 4}}', "'rank_pattern' is {'c_fc': 4}, wanted plain LoRA"),
         ('{"lora_alpha": "x"}', "'lora_alpha' is 'x', wanted a number above 0"),
-        ('{"lora_alpha": 16, "use_rslora": true}', "wanted plain LoRA"),
+        ('{"lora_alpha": 16, "use_rslora": true}', "'use_rslora' is True, wanted plain LoRA"),
         ("{", "config.json: cannot be read"),
     ):
         beside.write_text(text)
@@ -299,6 +301,21 @@ def test_a_source_that_is_not_there_is_one_sentence(gpt2, tmp_path):
             convert(source, gpt2[0] / "base", tmp_path / "out", alpha=16)
     with pytest.raises(CheckpointError, match="hf download someone/no-base"):
         convert(gpt2[0] / "codi", "someone/no-base", tmp_path / "out", alpha=16)
+
+
+@pytest.mark.parametrize("edit", [{"n_embd": "x"}, {"n_head": 0}, {"n_embd": -4}, {"model_type": ["gpt2"]}])
+def test_a_base_whose_config_means_nothing_is_one_sentence(gpt2, tmp_path, edit):
+    shutil.copytree(gpt2[0] / "base", tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(CheckpointError, match="base cannot be loaded"):
+        convert(gpt2[0] / "codi", tmp_path / "base", tmp_path / "out", alpha=16)
+
+
+def test_an_empty_current_folder_may_be_the_checkpoint(gpt2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert(gpt2[0] / "codi", gpt2[0] / "base", Path("."), alpha=16)
+    assert load_codi(tmp_path, device="cpu").n_layers == 2
 
 
 def test_what_is_there_is_never_overwritten(gpt2, tmp_path):

@@ -12,7 +12,7 @@ from traces import load_codi
 from traces.evaluate import answers, score
 from traces.gsm8k import Problem
 from traces.problems import fresh
-from traces.thought import last_number, record
+from traces.thought import last_number, question_ids, record
 
 THOUGHT = Path(__file__).parents[1] / "traces" / "embedded" / "thought"
 
@@ -50,6 +50,16 @@ def test_a_question_longer_than_the_model_can_read_is_refused_before_anything_ru
         answers(model, ["Ann had 7 pens.", long])
 
 
+def test_a_question_that_fills_the_positions_ends_its_own_answer_and_no_others(model):
+    room = model.n_positions - len(question_ids(model, "")) - 8  # BoT, six latents, EoT
+    filling = " ".join(["pens"] * room)
+    questions = ["Ann had 7 pens.", filling]
+    together = answers(model, questions, max_new_tokens=12)
+    assert together == [answers(model, [question], max_new_tokens=12)[0] for question in questions]
+    assert len(together[1].split()) == 1  # what EoT says needs no further position
+    assert len(together[0].split()) > 3
+
+
 def test_no_questions_have_no_answers(model):
     assert answers(model, []) == []
 
@@ -81,7 +91,12 @@ def test_the_interval_is_wilsons():
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [(["nowhere.jsonl"], "nowhere.jsonl: no such file"), (["data.jsonl", "--device", "warp"], "device 'warp' cannot")],
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["data.jsonl", "--device", "warp"], "device 'warp' cannot"),
+        (["data.jsonl", "--out", "data.jsonl"], "data.jsonl: wanted another file than the data's"),
+        (["data.jsonl", "--out", "codi.json"], "codi.json: wanted another file than the data's, whose name ends in"),
+    ],
 )
 def test_bad_input_is_one_sentence(codi, words, sentence):
     said = codi(*words)

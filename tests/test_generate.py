@@ -173,3 +173,13 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, sentence):
     assert said.stderr.startswith("codi: ")
     assert sentence in said.stderr
     assert not (tmp_path / "pairs.json").exists()
+
+
+def test_the_source_and_what_is_no_file_are_never_replaced(tmp_path):
+    source = tmp_path / "gsm8k.json"
+    write(source, PROBLEMS)
+    before = source.read_bytes()
+    for out, sentence in ((source, "is the file that the questions come from"), (tmp_path, "is no regular file")):
+        said = CliRunner().invoke(app, ["pairs", "make", str(source), "--out", str(out)])
+        assert (said.exit_code, source.read_bytes()) == (2, before)
+        assert sentence in said.stderr

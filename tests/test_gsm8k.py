@@ -42,6 +42,18 @@ def test_faults_are_named_with_their_lines_and_the_rest_is_counted(file):
     assert str(error.value).endswith("; and 2 more lines")
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (r'{"question": "\ud800?", "answer": 1}', "line 1 holds broken text"),
+        ('{"question": "A?", "answer": "#### 1234567890123456789"}', "has more than 15 digits, which no number holds"),
+    ],
+)
+def test_what_cannot_be_held_is_a_fault(file, line, sentence):
+    with pytest.raises(DataError, match=sentence):
+        read_problems(file(line))
+
+
 def test_a_file_that_is_none_is_one_sentence(file, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for path, sentence in (

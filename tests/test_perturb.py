@@ -120,6 +120,15 @@ def test_a_chain_that_ends_in_another_number_than_the_key_is_refused():
         trace(Problem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
 
 
+def test_a_question_that_nobody_would_ask_is_refused_at_once():
+    with pytest.raises(Refused, match="nothing can be changed"):
+        trace(problem("Ann has 16 eggs" + " and 5" * 60, "16+5=21"))
+    with pytest.raises(Refused, match="nothing can be changed"):
+        trace(problem(f"Ann has 16 eggs and {'9' * 5000} nuts", "16+1=17"))
+    with pytest.raises(Refused, match="no annotated chain"):
+        trace(Problem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))
+
+
 def test_words_imply_numbers():
     assert {Fraction(7), Fraction(12), Fraction(1, 2), Fraction(2)} <= implied_values("a week, a dozen, half")
     assert Fraction(45) in implied_values("forty-five nuts")

@@ -63,6 +63,13 @@ def test_pairs_are_a_table_and_a_bare_path_says_so(load):
         load(RUN + 'pairs.filter = "correct"')
 
 
+def test_a_home_folder_that_is_not_there_and_bottomless_nesting_are_refused(load):
+    with pytest.raises(ConfigError, match="'checkpoint' is '~nobody-here/x', wanted a path"):
+        load(RUN.replace('"model"', '"~nobody-here/x"'))
+    with pytest.raises(ConfigError, match="is nested too deeply to be read"):
+        load("a = " + "[" * 5000 + "]" * 5000)
+
+
 def test_a_config_cannot_be_changed(load):
     with pytest.raises(ValueError, match="frozen"):
         load(RUN).seed = 1

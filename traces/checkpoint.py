@@ -91,7 +91,7 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(f"{folder}: no {CARD} in it, so it is not a CODI checkpoint folder")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, wanted an object")

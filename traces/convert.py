@@ -42,6 +42,7 @@ from traces.upstream import (
     untied,
 )
 
+NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 ALPHA_FILES = ("adapter_config.json", "lora_config.json", "config.json")
 
 
@@ -60,6 +61,7 @@ def convert(
     `keep_base` stores the state dict's own base weights where they differ from the base's. Raises `ConversionError`
     where a tensor is missing, unexpected, of another shape or of another base; then nothing is written.
     """
+    out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another folder with --out")
     weights = find_weights(str(source))
@@ -148,30 +150,34 @@ def fetch(repository: str) -> Path:
 
 
 def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
-    """LoRA's alpha and where it is from: `given`, or a config beside the weights; the two may not disagree."""
+    """LoRA's alpha and where it is from: `given`, or a config beside the weights; no two may disagree."""
+    said = {"--alpha": given} if given is not None else {}
     for path in (folder / name for name in ALPHA_FILES):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); mend it or take it away") from None
-        if not isinstance(config, dict) or "lora_alpha" not in config:
+        except (ValueError, RecursionError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({reason(error)}); mend it or take it away") from None
+        if not isinstance(config, dict):
             continue
-        alpha = config["lora_alpha"]
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < inf:
-            raise CheckpointError(f"{path}: 'lora_alpha' is {alpha!r}, wanted a number above 0")
-        if config.get("use_rslora") or config.get("use_dora"):
-            raise CheckpointError(f"{path}: its LoRA is scaled by rank or of DoRA's kind, wanted plain LoRA")
-        if given is not None and given != alpha:
-            raise CheckpointError(f"{path}: 'lora_alpha' is {alpha}, --alpha says {given:g}; settle on one")
-        return alpha, path.name
-    if given is None:
+        if odd := [key for key in NOT_PLAIN if config.get(key)]:
+            raise CheckpointError(f"{path}: {odd[0]!r} is {config[odd[0]]!r}, wanted plain LoRA, one alpha for all")
+        if "lora_alpha" in config:
+            alpha = config["lora_alpha"]
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < inf:
+                raise CheckpointError(f"{path}: 'lora_alpha' is {alpha!r}, wanted a number above 0")
+            said[path.name] = float(alpha)
+    if len(set(said.values())) > 1:
+        two = " and ".join(f"{name} says {alpha:g}" for name, alpha in said.items())
+        raise CheckpointError(f"{folder}: about LoRA's alpha, {two}; settle on one")
+    if not said:
         raise CheckpointError(
             f"{folder}: no config beside the weights says LoRA's alpha, and no tensor can; "
             "give --alpha (32 for the published checkpoints)"
         )
-    return given, "--alpha"
+    name, alpha = next(iter(said.items()))
+    return alpha, name
 
 
 def location(ground: Base, out: Path) -> str:

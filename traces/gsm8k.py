@@ -62,10 +62,23 @@ def _problem(number: int, line: str) -> Problem | str:
         return f"line {number} is not JSON"
     if not isinstance(record, dict) or not isinstance(record.get("question"), str) or not record["question"].strip():
         return f"line {number} has no 'question' in text"
+    if not _is_plain(record):
+        return f"line {number} holds broken text (half of a surrogate pair)"
     answer = record.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return f"line {number} has no 'answer', wanted a solution that ends in '#### 18', or a number"
     key = KEY.fullmatch(str(answer).rpartition("####")[2].strip().lstrip("$"))
     if key is None:
         return f"line {number}: its answer does not end in a number after '####'"
+    if len(re.sub(r"\D", "", key[0])) > 15:
+        return f"line {number}: its answer {key[0][:12]}… has more than 15 digits, which no number holds exactly"
     return Problem(number, record["question"], str(answer), float(key[0].replace(",", "")))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the text can be written again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True

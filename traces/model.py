@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from traces.checkpoint import (
@@ -249,8 +248,8 @@ def refusing(what: str, base: str) -> Iterator[None]:
             f"{what} {base} is no folder here and not in the local Hugging Face cache ({reason(error)}); "
             f"fetch it once while online: hf download {base}"
         ) from None
-    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)})") from None
+    except Exception as error:  # a damaged config makes the libraries raise anything
+        raise CheckpointError(f"{what} {base} cannot be loaded ({type(error).__name__}: {reason(error)})") from error
 
 
 def _compare_adapter(module: nn.Module, adapter: Path) -> LoadReport:

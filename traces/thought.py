@@ -272,22 +272,27 @@ def force_answer(
 def decode_greedily(
     model: CodiModel, state: State, at_start: Float[Tensor, "row cell vocab"], max_new_tokens: int
 ) -> Int[Tensor, "row cell token"]:
-    """Feed back the likeliest token, one trace per token, until every cell has said EOS or the limit is reached."""
+    """Feed back the likeliest token, one trace per token, until every cell has said EOS or the limit is reached.
+
+    A cell that has no position left says EOS, whatever else is in the batch.
+    """
     rows, cells = state.position.shape
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
-    token, seen, said = at_start.argmax(-1), state.seen, []
+    token, seen, said, eos = at_start.argmax(-1), state.seen, [], model.tokenizer.eos_token_id
     done = torch.zeros_like(token, dtype=torch.bool)
     for index in range(max_new_tokens):
         said.append(token)
-        done = done | (token == model.tokenizer.eos_token_id)
+        position = state.position + index
+        done = done | (token == eos) | (position >= model.n_positions)
         if index == max_new_tokens - 1 or bool(done.all()):
             break
         seen = torch.cat([seen, own], -1)
         with model.lm.trace(
-            input_ids=token, attention_mask=seen[:, None], position_ids=state.position + index,
+            input_ids=token, attention_mask=seen[:, None], position_ids=position.clamp(max=model.n_positions - 1),
             past_key_values=state.cache, use_cache=True,
         ):  # fmt: skip
             token = model.lm.lm_head.output.argmax(-1)
+        token = torch.where(position < model.n_positions, token, eos)
     return torch.stack(said, -1)
 
 
@@ -313,8 +318,8 @@ def run(
 ) -> Run:
     """Read the questions, think, answer: every cell of every row in one session.
 
-    `n_latents` stops early or goes on; decoding ends with the model's last position. Raises ValueError where even the
-    forced tokens have no room.
+    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. Raises ValueError
+    where even the forced tokens have no room.
     """
     steps = model.n_latents if n_latents is None else n_latents
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
@@ -323,7 +328,6 @@ def run(
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
-    max_new_tokens = min(max_new_tokens, model.n_positions - longest)
     with model.lm.session(remote=remote):
         state = read_question(model, rows, edits)
         for step in range(steps):
