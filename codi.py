@@ -292,6 +292,8 @@ def evaluate(
     chosen = [*range(model.n_latents + 1)] if steps is None else sorted(set(steps))
     rows: list[list[str]] = []
     scored: list[Any] = []
+    if out is not None:
+        write_lines(out, [])  # refused before anything runs where it cannot be written
     for count in reversed(chosen):  # the whole thought first: it is what one waits for
         new = score(model, problems, count, batch_size=batch, max_new_tokens=max_new_tokens, progress=True)
         scored += new

@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from analysis.table import check_table
 from patching.contrast import text_faults, token_faults, tokenise
+from patching.means import record_means
 from patching.metrics import ANSWER_METRICS, DEFAULT_METRICS, LOGIT_METRICS, METRICS, Reading, read_all
 from patching.pairs import Pair
-from patching.sites import ROUTES, Site, check_freeze, layerwise
-from patching.sources import HOSTS, RUNS, Donor, draw_unrelated, other, source_name, unrelated
-from patching.writing import Write, edits_of, with_sight
+from patching.sites import INSIDE, ROUTES, Site, check_freeze, layerwise
+from patching.sources import HOSTS, RUNS, Donor, Value, draw_unrelated, other, source_name, unrelated
+from patching.writing import Given, Write, edits_of, with_sight
 from traces.model import CodiModel
 from traces.thought import Rows, encode, last_number, run, texts
 
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
     """One patched run of every pair: what is written where, into which run."""
 
     direction: str
-    source: Callable[[str], str]
+    source: Callable[[str], str] | Value
     site: Site
     freeze: tuple[str, ...] = ()
 
@@ -43,7 +44,8 @@ class Cell(NamedTuple):
 
     @property
     def donor(self) -> str:
-        return self.source(self.host)
+        """The run that is copied; with a computed value, the one that it may look at."""
+        return other(self.host) if isinstance(self.source, Value) else self.source(self.host)
 
 
 class Prepared(NamedTuple):
@@ -59,7 +61,7 @@ class Prepared(NamedTuple):
 
 def grid(
     sites: Sequence[Site],
-    sources: Sequence[Callable] = (other, unrelated),
+    sources: Sequence[Callable[[str], str] | Value] = (other, unrelated),
     directions: Sequence[str] = tuple(HOSTS),
     freeze: Sequence[str] = (),
 ) -> list[Cell]:
@@ -91,7 +93,7 @@ def sweep(
     model: CodiModel,
     pairs: Sequence[Pair],
     sites: Sequence[Site] | None = None,
-    sources: Sequence[Callable[[str], str]] = (other, unrelated),
+    sources: Sequence[Callable[[str], str] | Value] = (other, unrelated),
     directions: Sequence[str] = tuple(HOSTS),
     metrics: Sequence[Any] = DEFAULT_METRICS,
     freeze: Sequence[str] = (),
@@ -117,6 +119,7 @@ def sweep_cells(
     *,
     metrics: Sequence[Any] = DEFAULT_METRICS,
     donors: Sequence[Donor | None] | None = None,
+    everyone: Sequence[Prepared] | None = None,
     seed: int = 0,
     cells_per_forward: int = 64,
     pairs_per_batch: int = 8,
@@ -124,7 +127,10 @@ def sweep_cells(
     progress: bool = False,
     remote: bool | str = False,
 ) -> pd.DataFrame:
-    """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows."""
+    """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.
+
+    Means are taken over `everyone`, which may be more pairs than those patched.
+    """
     if not ready or not cells:
         raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
     chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
@@ -133,15 +139,21 @@ def sweep_cells(
     if len(set(cells)) < len(cells):
         again = next(cell for i, cell in enumerate(cells) if cell in cells[:i])
         raise ValueError(f"{again.direction} of {again.site} occurs twice in the sweep; name each site once")
-    for cell in cells:
-        cell.site.places(model)  # refuses layers and steps that do not exist before anything runs
+    for cell in cells:  # before anything runs
+        cell.site.places(model)  # refuses layers and steps that do not exist
+        if isinstance(cell.source, Value) and cell.site.kind not in (*INSIDE, "latent"):
+            kinds = ", ".join(("latent", *INSIDE))
+            raise ValueError(f"source {cell.source.name!r} cannot be written at {cell.site.kind!r}; use it at {kinds}")
+    computed = {cell.site.kind for cell in cells if isinstance(cell.source, Value)}
+    means = record_means(model, [p.pair for p in everyone or ready], sorted(computed)) if computed else {}
     donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
     frames = []
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for batch, drawn in batches(ready, donors, pairs_per_batch):
             for start in range(0, len(cells), cells_per_forward):
                 block = cells[start : start + cells_per_forward]
-                frame = run_block(model, batch, drawn, block, chosen, max_new_tokens, remote)
+                given = Given(means, tuple(f"{seed}:{p.pair.pair_id}" for p in batch))
+                frame = run_block(model, batch, drawn, block, chosen, max_new_tokens, remote, given)
                 frames.append(frame.assign(cell=frame["cell"] + start))
             bar.update(len(batch))
     place = {str(p.pair.pair_id): p.rank for p in ready} | {name: i for i, name in enumerate(chosen)}
@@ -172,7 +184,7 @@ def lay_out(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Donor 
     return encode(model, questions, [*range(len(RUNS)), *(RUNS.index(cell.host) for cell in cells)])
 
 
-def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> pd.DataFrame:
+def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote, given) -> pd.DataFrame:
     """One session: the cells of one block on one batch of pairs, measured."""
     first = len(RUNS)
     device = model.device
@@ -188,13 +200,20 @@ def run_block(model, batch, donors, cells, metrics, max_new_tokens, remote) -> p
 
     decoded = [name for name in metrics if name in ANSWER_METRICS]
     writes = [
-        Write(first + index, RUNS.index(cell.host), RUNS.index(cell.donor), cell.site, cell.freeze)
+        Write(
+            first + index,
+            RUNS.index(cell.host),
+            RUNS.index(cell.donor),
+            cell.site,
+            cell.freeze,
+            cell.source if isinstance(cell.source, Value) else None,
+        )
         for index, cell in enumerate(cells)
     ]
     rows = lay_out(model, batch, donors, cells)
     done = run(
         model, with_sight(model, rows, writes), torch.tensor([p.forced for p in batch]),
-        edits=edits_of(model, rows, writes), measure=measure, max_new_tokens=max_new_tokens if decoded else 0,
+        edits=edits_of(model, rows, writes, given), measure=measure, max_new_tokens=max_new_tokens if decoded else 0,
         remote=remote,
     )  # fmt: skip
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
@@ -225,7 +244,7 @@ def rows_of(batch, donors, cells: Sequence[Cell], values: dict[str, np.ndarray])
             "protocol": PROTOCOL,
             "direction": cell.direction,
             "source": source_name(cell.source, cell.host),
-            "draw": 0 if cell.donor == "unrelated" else None,
+            "draw": 0 if cell.donor == "unrelated" or getattr(cell.source, "drawn", False) else None,
             "site": cell.site.kind,
             "layer": cell.site.layer,
             "layer_last": cell.site.layer if cell.site.layer_last is None else cell.site.layer_last,

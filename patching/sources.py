@@ -1,18 +1,26 @@
-"""Where the written values come from: each source names the run of the row that is the donor, given the host.
+"""Where the written values come from: another run of the row, or a function of what stands at the place.
 
 Every forward holds three unpatched runs of a pair: `clean`, `corrupted` and `unrelated`, a run of another pair's
-question of the same token count, so that positions agree. The unrelated donor is the control: writing *anything* into
-a run disturbs it, and only what the pair's own other run does beyond that is specific.
+question of the same token count, so that positions agree. A source that is a *run* names the donor, given the host. The
+unrelated donor is the control: writing *anything* into a run disturbs it, and only what the pair's own other run does
+beyond that is specific.
+
+A source that is a *value* computes what to write from `Values`; a new one is one more `Value` here. It has no meaning
+for cache entries, whose keys carry positions. Ablations by zero, mean and noise: arXiv 2602.08783 does them per step.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from patching.pairs import Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUNS = ("clean", "corrupted", "unrelated")  # a run's index is its segment and its cell
 HOSTS = {"denoising": "corrupted", "noising": "clean"}
@@ -33,8 +41,44 @@ def unrelated(host: str) -> str:
     return "unrelated"
 
 
+class Values(NamedTuple):
+    """What stands at a place while a cell is written there, `[pair, width]`; the means are `[width]`."""
+
+    own: Tensor  # the cell's own value
+    host: Tensor  # that of the unpatched run which the cell writes into
+    other: Tensor  # that of the pair's other run
+    mean: Tensor  # over all usable pairs, both sides, and all steps
+    step_mean: Tensor  # over all usable pairs and both sides, at this step
+    noise: Tensor  # standard normal, seeded by pair and place
+
+
+@dataclass(frozen=True)
+class Value:
+    """A source that computes what to write; `name` is its name in the table."""
+
+    name: str
+    write: Callable[[Values], Tensor]
+    drawn: bool = False
+
+
+zero = Value("zero", lambda v: v.host.new_zeros(v.host.shape))
+mean = Value("mean", lambda v: v.mean.expand_as(v.host))
+step_mean = Value("step_mean", lambda v: v.step_mean.expand_as(v.host))
+# As long as what the other run would write, in a random direction.
+noise = Value("noise", lambda v: v.noise * (v.other.norm(dim=-1) / v.noise.norm(dim=-1))[:, None], drawn=True)
+# With the mean and the variance, over the width, of what the other run would write.
+moments = Value("moments", lambda v: v.other.mean(-1)[:, None] + v.noise * v.other.std(-1)[:, None], drawn=True)
+
+
+def steer(vector: Tensor, coefficient: float = 1.0, name: str = "steer") -> Value:
+    """Add a vector of one's own, times a coefficient, to what stands there."""
+    return Value(name, lambda v: v.own + coefficient * vector.to(v.own))
+
+
 def source_name(source, host: str) -> str:
-    """The name in the table: `clean`, `corrupted`, `unrelated`, or `self`."""
+    """The name in the table: `clean`, `corrupted`, `unrelated`, `self`, or a value's own."""
+    if isinstance(source, Value):
+        return source.name
     donor = source(host)
     return "self" if donor == host else donor
 

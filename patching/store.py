@@ -66,7 +66,7 @@ def _identity(out: Path) -> tuple[str | None, bool]:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None, False
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", False
     if not isinstance(manifest, dict):
         return "", False

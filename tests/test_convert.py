@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,9 @@ def test_a_base_with_other_weights_is_refused_or_kept(state, gpt2, tmp_path):
     assert "the first is transformer.h.1.mlp.c_fc.weight" in str(error)
     assert "--keep-base" in str(error)
 
+    broken = {**state, name: state[name] * torch.nan}
+    assert "its own transformer.h.1.mlp.c_fc.weight holds NaN" in str(refused(broken, gpt2, tmp_path, keep_base=True))
+    save_upstream(state, tmp_path / "codi")
     convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16, keep_base=True)
     kept = load_codi(tmp_path / "out", device="cpu")
     assert kept.card.base == "base"
@@ -253,8 +257,10 @@ def test_alpha_is_never_guessed(state, gpt2, tmp_path):
     for text, sentence in (
         ('{"lora_alpha": 32}', "about LoRA's alpha, --alpha says 16 and config.json says 32; settle on one"),
         ('{"lora_alpha": 1e999}', "'lora_alpha' is inf, wanted a number above 0"),
+        (f'{{"lora_alpha": 1{"0" * 400}}}', "'lora_alpha' is 1000000000000000000"),
+        ('{"lora_alpha": 16, "r": 99}', "its LoRA has rank 8, config.json beside it says 99"),
         ('{"rank_pattern": {"c_fc": 4}}', "'rank_pattern' is {'c_fc': 4}, wanted plain LoRA"),
-        ('{"lora_alpha": "x"}', "'lora_alpha' is 'x', wanted a number above 0"),
+        ('{"lora_alpha": "x"}', "'lora_alpha' is x, wanted a number above 0"),
         ('{"lora_alpha": 16, "use_rslora": true}', "'use_rslora' is True, wanted plain LoRA"),
         ("{", "config.json: cannot be read"),
     ):
@@ -312,10 +318,23 @@ def test_a_base_whose_config_means_nothing_is_one_sentence(gpt2, tmp_path, edit)
         convert(gpt2[0] / "codi", tmp_path / "base", tmp_path / "out", alpha=16)
 
 
-def test_an_empty_current_folder_may_be_the_checkpoint(gpt2, tmp_path, monkeypatch):
+def test_the_current_folder_is_not_replaced(gpt2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    convert(gpt2[0] / "codi", gpt2[0] / "base", Path("."), alpha=16)
-    assert load_codi(tmp_path, device="cpu").n_layers == 2
+    with pytest.raises(CheckpointError, match="is the current folder, which cannot be replaced"):
+        convert(gpt2[0] / "codi", gpt2[0] / "base", Path("."), alpha=16)
+
+
+def test_a_record_that_was_cut_short_is_refused(gpt2, state, tmp_path):
+    save_upstream(state, tmp_path / "codi")
+    path = tmp_path / "codi" / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as whole:
+        records = {entry: whole.read(entry) for entry in whole.namelist()}
+    cut = next(name for name in records if name.endswith("data/3"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as short:
+        for name, content in records.items():
+            short.writestr(name, content[:4] if name == cut else content)
+    with pytest.raises(CheckpointError, match=r"bytes of tensors where \d+ are needed; restore|cannot be read"):
+        convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
 
 def test_what_is_there_is_never_overwritten(gpt2, tmp_path):

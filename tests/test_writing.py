@@ -3,12 +3,15 @@
 import itertools
 import re
 
+import pandas as pd
 import pytest
+import torch
 
 from patching.engine import prepare, sweep
 from patching.metrics import max_logit_change
 from patching.sites import BOT, CUTS, QUESTION, ROUTES, THOUGHT, Site, sitewise
-from patching.sources import itself, other, unrelated
+from patching.sources import Value, Values, itself, mean, moments, noise, other, steer, step_mean, unrelated, zero
+from patching.writing import normal
 from tests.conftest import write_random_checkpoint
 from tests.plain import run_alone, writes_of
 from traces import load_codi
@@ -81,6 +84,78 @@ def test_every_frozen_route_equals_one_hooked_run_at_a_time(both, pairs, freeze)
         assert patched(table, ready, site, "noising") == pytest.approx(
             alone(both, ready, site, "noising", freeze), abs=EXACT
         ), site
+
+
+PLACES = [
+    Site("latent", None, None, 2, 2),
+    Site("resid", 1, 1, 3, 3),
+    Site("attn", 1, 1, 0, 0),
+    Site("mlp", 0, 0, 4, 4),
+    Site("head", 1, 1, 2, 2, 3),
+]
+
+
+def stood(model, site, done):
+    """What stood at a single place of a hooked run."""
+    if site.kind == "latent":
+        return done.latents[site.step]
+    width = model.head_width
+    part = slice(None) if site.head is None else slice(site.head * width, (site.head + 1) * width)
+    return done.values[site.kind, site.layer, site.step][part]
+
+
+@pytest.mark.parametrize("value", [zero, mean, step_mean, noise, moments], ids=lambda value: value.name)
+def test_every_computed_value_equals_one_hooked_run_at_a_time(both, pairs, value):
+    everyone = prepare(both, pairs[:4])[0]
+    runs = [
+        [run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted)] for p in everyone
+    ]  # fmt: skip
+    table = sweep(both, pairs[:4], PLACES, [value], ["noising"], ["logit_difference"])
+    assert set(table["source"]) == {value.name}
+    for ready, (host, other_run) in list(zip(everyone, runs, strict=True))[:2]:
+        for site in PLACES:
+            at_steps = [site._replace(step=step, step_last=step) for step in range(both.n_latents)]
+            means = torch.stack([
+                torch.stack([stood(both, place, done) for pair in runs for done in pair]).mean(0) for place in at_steps
+            ])  # fmt: skip
+            own = stood(both, site, host)[None]
+            place = (site.kind, site.layer or 0, site.step, site.head)
+            drawn = normal([f"0:{ready.pair.pair_id}"], place, own.shape[-1])
+            values = Values(own, own, stood(both, site, other_run)[None], means.mean(0), means[site.step], drawn)
+            written = value.write(values)[0]
+            if site.head is not None:
+                whole = torch.zeros(both.n_heads * both.head_width)
+                whole[site.head * both.head_width : (site.head + 1) * both.head_width] = written
+                written = whole
+            key = ("latent", None, site.step, None) if site.kind == "latent" else (*place[:3], site.head)
+            done = run_alone(both, ready.pair.clean.question, ready.forced, {key: written})
+            alone_ = float(done.logits[ready.clean_token] - done.logits[ready.corrupted_token])
+            assert patched(table, ready, site, "noising") == pytest.approx(alone_, abs=EXACT), site
+
+
+def test_steering_adds_a_vector_and_by_nothing_changes_nothing(both, pairs):
+    push = torch.randn(both.d_model, generator=torch.Generator().manual_seed(1))
+    sources = [steer(push, 0.0, "nothing"), steer(push, 2.0, "push")]
+    table = sweep(both, pairs[:3], PLACES[:4], sources, metrics=[max_logit_change])
+    by_source = table.groupby("source")["patched"]
+    assert by_source.max()["nothing"] <= EXACT
+    assert by_source.max()["push"] > 10 * EXACT
+
+
+def test_noise_is_as_long_as_what_the_other_run_would_write_and_the_same_in_any_batch(both, pairs):
+    seen = []
+    look = Value("look", lambda v: seen.append((noise.write(v).norm(dim=-1), v.other.norm(dim=-1))) or v.own)
+    sweep(both, pairs[:3], PLACES[:1], [look], ["noising"], [max_logit_change])
+    for lengths, wanted in seen:
+        torch.testing.assert_close(lengths, wanted)
+    options = {"sources": [noise, moments], "metrics": ["logit_difference"]}
+    one, many = (sweep(both, pairs[:5], PLACES, **options, pairs_per_batch=size) for size in (1, 5))
+    pd.testing.assert_frame_equal(one, many, atol=EXACT, rtol=0)
+
+
+def test_a_computed_value_is_refused_where_keys_carry_positions(model, pairs):
+    with pytest.raises(ValueError, match="source 'zero' cannot be written at 'kv'; use it at latent, resid, attn, mlp"):
+        sweep(model, pairs[:1], [Site("kv", 1, 1)], [zero])
 
 
 def test_with_all_routes_frozen_nothing_changes(both, pairs):

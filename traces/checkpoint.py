@@ -31,7 +31,9 @@ class CheckpointError(ValueError):
 
 def reason(error: Exception) -> str:
     """The first sentence of what another library says went wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return first.partition(". ")[0].rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ def read_card(folder: Path) -> Card:
     for key, kind in (("base", str), ("n_latents", int)):
         if not isinstance(values.get(key), kind) or isinstance(values.get(key), bool):
             raise CheckpointError(f"{path}: {key!r} is {values.get(key)!r}, wanted a {kind.__name__}")
+    optional = {
+        "answer_prefix": (str, "text"), "remove_eos": (bool, "true or false"), "dtype": (str, "text"),
+        "revision": (str | None, "text or null"), "provenance": (dict, "an object"),
+    }  # fmt: skip
+    for key, (kinds, wanted) in optional.items():
+        if key in values and not isinstance(values[key], kinds):
+            raise CheckpointError(f"{path}: {key!r} is {values[key]!r}, wanted {wanted}")
+    if "\0" in values["base"]:
+        raise CheckpointError(f"{path}: 'base' is {values['base']!r}, wanted a folder or a Hub id")
     if values["n_latents"] < 1:
         raise CheckpointError(f"{path}: 'n_latents' is {values['n_latents']}, wanted 1 or more")
     return Card(**values)

@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -42,6 +43,7 @@ from traces.upstream import (
     untied,
 )
 
+LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 ALPHA_FILES = ("adapter_config.json", "lora_config.json", "config.json")
 
@@ -62,6 +64,8 @@ def convert(
     where a tensor is missing, unexpected, of another shape or of another base; then nothing is written.
     """
     out = out.resolve()
+    if out == Path.cwd():
+        raise CheckpointError(f"{out}: is the current folder, which cannot be replaced; choose another with --out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another folder with --out")
     weights = find_weights(str(source))
@@ -76,7 +80,7 @@ def convert(
     ground = load_base(str(base))
     state, wanted = untied(state, ground)
     report = account(set(state), wanted, special_rows(state, wanted, ground))
-    if sentence := fault(state, wanted, ground):
+    if sentence := fault(state, wanted, ground) or contradiction(weights.parent, lora_rank(state, wanted)):
         raise ConversionError(f"{weights}: {sentence}", report)
     differ = differing(state, wanted, ground)
     if differ and not keep_base:
@@ -85,6 +89,9 @@ def convert(
             f"{differ[0]}; name the base that it was trained over, or store its own weights with --keep-base",
             report,
         )
+    for own in differ:
+        if not torch.isfinite(state[wanted.base[own]]).all():
+            raise ConversionError(f"{weights}: its own {own} holds NaN or infinity; take an earlier checkpoint", report)
     special = state[wanted.base[ground.embedding]][-SPECIAL:]
     card = Card(
         base="base" if differ else location(ground, out),
@@ -149,9 +156,9 @@ def fetch(repository: str) -> Path:
         ) from None
 
 
-def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
-    """LoRA's alpha and where it is from: `given`, or a config beside the weights; no two may disagree."""
-    said = {"--alpha": given} if given is not None else {}
+def configs_beside(folder: Path) -> dict[str, dict[str, Any]]:
+    """The LoRA configs that lie beside the weights, by file name; refused where one is not plain LoRA."""
+    found = {}
     for path in (folder / name for name in ALPHA_FILES):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -163,11 +170,19 @@ def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
             continue
         if odd := [key for key in NOT_PLAIN if config.get(key)]:
             raise CheckpointError(f"{path}: {odd[0]!r} is {config[odd[0]]!r}, wanted plain LoRA, one alpha for all")
+        found[path.name] = config
+    return found
+
+
+def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
+    """LoRA's alpha and where it is from: `given`, or a config beside the weights; no two may disagree."""
+    said = {"--alpha": given} if given is not None else {}
+    for name, config in configs_beside(folder).items():
         if "lora_alpha" in config:
             alpha = config["lora_alpha"]
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < inf:
-                raise CheckpointError(f"{path}: 'lora_alpha' is {alpha!r}, wanted a number above 0")
-            said[path.name] = float(alpha)
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < LARGEST_ALPHA:
+                raise CheckpointError(f"{folder / name}: 'lora_alpha' is {str(alpha)[:20]}, wanted a number above 0")
+            said[name] = float(alpha)
     if len(set(said.values())) > 1:
         two = " and ".join(f"{name} says {alpha:g}" for name, alpha in said.items())
         raise CheckpointError(f"{folder}: about LoRA's alpha, {two}; settle on one")
@@ -178,6 +193,16 @@ def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
         )
     name, alpha = next(iter(said.items()))
     return alpha, name
+
+
+def contradiction(folder: Path, rank: int) -> str | None:
+    """What a config beside the weights says otherwise of LoRA's rank, as the end of a sentence."""
+    for name, config in configs_beside(folder).items():
+        if "r" in config and config["r"] != rank:
+            return (
+                f"its LoRA has rank {rank}, {name} beside it says {str(config['r'])[:20]}; they do not belong together"
+            )
+    return None
 
 
 def location(ground: Base, out: Path) -> str:

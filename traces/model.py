@@ -249,7 +249,7 @@ def refusing(what: str, base: str) -> Iterator[None]:
             f"fetch it once while online: hf download {base}"
         ) from None
     except Exception as error:  # a damaged config makes the libraries raise anything
-        raise CheckpointError(f"{what} {base} cannot be loaded ({type(error).__name__}: {reason(error)})") from error
+        raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)})") from error
 
 
 def _compare_adapter(module: nn.Module, adapter: Path) -> LoadReport:

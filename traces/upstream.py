@@ -12,6 +12,7 @@ Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`):
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,6 +62,8 @@ def read_state(path: Path) -> State:
             found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}, {tensor.layout}"
             wanted = "wanted plain float32, bfloat16 or float16 of one dimension or more"
             raise ConversionError(f"{path}: {name} is {found} on {tensor.device.type}; {wanted}")
+    if (stored := stored_bytes(path)) is not None and stored != (needed := needed_bytes(state)):
+        raise ConversionError(f"{path}: holds {stored} bytes of tensors where {needed} are needed; restore the file")
     return state
 
 
@@ -73,11 +76,28 @@ def read_pickle(path: Path) -> State:
             f"{path}: refused, because it is damaged or holds Python objects beside its tensors, which could run code; "
             "save the plain state dict"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ConversionError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
+    except Exception as error:  # a damaged file makes the unpickler raise anything
+        raise ConversionError(f"{path}: cannot be read ({reason(error)}); restore the file") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
         raise ConversionError(f"{path}: holds no plain state dict (names to tensors); save model.state_dict()")
     return state
+
+
+def stored_bytes(path: Path) -> int | None:
+    """How many bytes the records of a zipped state dict hold; None for other formats, checked as they are read.
+
+    A file mapped into memory is not: a record that was cut short would be read on into the next.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+
+
+def needed_bytes(state: State) -> int:
+    """How many bytes the tensors' storages say that they have; tied tensors share one."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
+    return sum(storages.values())
 
 
 def _load(path: Path) -> Any:
