@@ -1,5 +1,6 @@
 """From the table of cells to numbers, charts and a report. Imports nothing else of the project, and never torch."""
 
+from analysis.ablation import ablation_curve, ablations
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
 from analysis.effects import by_site, effect, pooled, recovery, specific
 from analysis.legacy import aggregate_statistics, patching_results
@@ -10,6 +11,8 @@ from analysis.summary import ceiling, corners, critical, decomposition, verdict
 from analysis.table import check_table, read_table, write_table
 
 __all__ = [
+    "ablation_curve",
+    "ablations",
     "aggregate_statistics",
     "by_site",
     "ceiling",

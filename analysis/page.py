@@ -56,11 +56,17 @@ def sections(
         section("How far one layer moves the answer", shown("layer_curve", "critical_layers"), ranking(table)),
         *([section("By kind of edit", shown("layer_curve_by_kind"))] if table["kind"].nunique() > 1 else []),
         *([section("Layer by step", shown("heatmap"))] if table["step"].notna().any() else []),
+        *([section("Replaced by zero, means and noise", shown("ablation"))] if ablated(table) else []),
         section("The original experiment's figures", shown("kl_by_layer", "layer_similarity", "all_pairs_by_layer")),
         section("Pairs left out", *excluded(data)),
         section("Methods", *methods(manifest, table)),
         section("Definitions", html_table(("", ""), DEFINITIONS.items())),
     ]
+
+
+def ablated(table: pd.DataFrame) -> bool:
+    """Whether something was replaced by a computed value."""
+    return bool(table["source"].isin(["zero", "mean", "step_mean", "noise", "moments"]).any())
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
+from analysis.ablation import ablation_curve, ablations
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
 from analysis.effects import by_site, specific
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
-from analysis.page import sections
+from analysis.page import ablated, sections
 from analysis.pair_charts import pair_specs
 from analysis.summary import corners, critical
 from analysis.table import read_table, write_whole
@@ -35,6 +36,9 @@ BY_KIND: dict[str, Callable[[pd.DataFrame], Any]] = {  # where the pairs are of 
 }
 BY_STEP: dict[str, Callable[[pd.DataFrame], Any]] = {  # where single steps were written
     "heatmap": lambda table: heatmap(by_site(specific(table[table["head"].isna()])), specific=True),
+}
+REPLACING: dict[str, Callable[[pd.DataFrame], Any]] = {  # where values were computed, and not copied
+    "ablation": lambda table: ablation_curve(ablations(table)),
 }
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -64,7 +68,8 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     unshown: dict[str, str] = {}
     by_kind = BY_KIND if table["kind"].nunique() > 1 else {}
     by_step = BY_STEP if table["step"].notna().any() else {}
-    for name, draw in (AGGREGATES | by_kind | by_step).items():
+    replacing = REPLACING if ablated(table) else {}
+    for name, draw in (AGGREGATES | by_kind | by_step | replacing).items():
         try:
             specs[name] = draw(table).to_dict()
         except ValueError as error:  # a sweep need not hold what every figure wants

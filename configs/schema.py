@@ -64,6 +64,7 @@ Metric = Literal[
 ]
 Grid = Literal["layerwise", "stepwise", "sitewise", "prefixes", "suffixes"]
 Kind = Literal["latent", "resid", "attn", "mlp", "head", "kv"]
+Source = Literal["other", "unrelated", "zero", "mean", "step_mean", "noise", "moments"]
 Route = Literal["R", "K_T", "K_A"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 METRICS: tuple[Metric, ...] = Metric.__args__  # type: ignore[attr-defined]
@@ -98,6 +99,7 @@ class RunConfig(Record):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     sites: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
+    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = ("other", "unrelated")
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS

@@ -20,7 +20,7 @@ from patching.engine import PROTOCOL, grid, sweep_cells
 from patching.pairs import load_pairs, write_prepared
 from patching.selection import select
 from patching.sites import THOUGHT, expand
-from patching.sources import itself, other, unrelated
+from patching.sources import SOURCES, itself, other, unrelated
 from patching.store import MANIFEST, digest, file_digest, open_run, write_json
 from traces.model import load_codi
 
@@ -53,12 +53,14 @@ def run_experiment(
     if failed and not force:
         raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
 
+    sources = [SOURCES[name] for name in config.sources]
     cells = [
-        *grid(expand(model, config.sites, config.kinds), [other, unrelated], config.directions, config.freeze),
+        *grid(expand(model, config.sites, config.kinds), sources, config.directions, config.freeze),
         *grid([THOUGHT], [other, unrelated, itself], config.directions),  # the corners, and what changes nothing
     ]
     table = sweep_cells(
-        model, ready, cells, donors=donors, metrics=config.metrics, cells_per_forward=config.cells_per_forward,
+        model, ready, cells, donors=donors, everyone=chosen.everyone, seed=config.seed, metrics=config.metrics,
+        cells_per_forward=config.cells_per_forward,
         pairs_per_batch=config.pairs_per_batch, max_new_tokens=config.max_new_tokens, progress=progress,
     )  # fmt: skip
     write_table(table, out / "cells.parquet")

@@ -17,9 +17,10 @@ from traces.thought import last_number
 
 
 class Selection(NamedTuple):
-    """The pairs to patch with their unrelated donors, those left out with their reasons, and the counts."""
+    """The pairs to patch with their unrelated donors, all that pass, those left out with their reasons, the counts."""
 
     ready: list[Prepared]
+    everyone: list[Prepared]
     donors: list[Donor | None]
     excluded: list[tuple[Pair, str]]
     counts: dict[str, int]
@@ -28,7 +29,7 @@ class Selection(NamedTuple):
 def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: bool = False) -> Selection:
     """Filter and draw the pairs of a run. Raises ValueError where none is left.
 
-    Donors come from all pairs that pass the filter; the limit limits the pairs that are patched.
+    Donors and means come from all pairs that pass the filter; the limit limits the pairs that are patched.
     """
     chosen = config.pairs
     usable, excluded = split_usable(read)
@@ -46,7 +47,7 @@ def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: 
         )
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
     kept = draw(len(ready), chosen.limit, chosen.seed)
-    return Selection([ready[i] for i in kept], [donors[i] for i in kept], excluded, counts)
+    return Selection([ready[i] for i in kept], ready, [donors[i] for i in kept], excluded, counts)
 
 
 def draw(count: int, limit: int | None, seed: int | None) -> list[int]:

@@ -75,6 +75,10 @@ def steer(vector: Tensor, coefficient: float = 1.0, name: str = "steer") -> Valu
     return Value(name, lambda v: v.own + coefficient * vector.to(v.own))
 
 
+SOURCES: dict[str, Callable[[str], str] | Value] = {"other": other, "unrelated": unrelated}
+SOURCES |= {value.name: value for value in (zero, mean, step_mean, noise, moments)}
+
+
 def source_name(source, host: str) -> str:
     """The name in the table: `clean`, `corrupted`, `unrelated`, `self`, or a value's own."""
     if isinstance(source, Value):

@@ -167,6 +167,24 @@ def test_a_config_names_grids_kinds_and_frozen_routes(config, tmp_path, changes,
     assert write_report(folder, figures=False).is_file()
 
 
+def test_a_config_names_sources_and_means_are_over_all_usable_pairs(config, tmp_path):
+    sources = ["zero", "mean", "noise"]
+    two, six = (
+        RunConfig.model_validate(
+            {**limited(config, limit).model_dump(), "sources": sources, "metrics": ["logit_difference"]}
+        )
+        for limit in (2, 6)
+    )
+    few, many = (
+        read_table(run_experiment(chosen, tmp_path / name, progress=False) / "cells.parquet")
+        for name, chosen in (("two", two), ("six", six))
+    )
+    assert {*sources, "unrelated", "self"} <= set(few["source"])
+    both = few.merge(many, on=[name for name in few.columns if name not in ("patched", "clean", "corrupted")])
+    assert len(both) == len(few)
+    assert (both["patched_x"] - both["patched_y"]).abs().max() < 1e-5
+
+
 def test_a_grid_that_a_kind_lacks_is_refused(config, tmp_path):
     chosen = RunConfig.model_validate({**config.model_dump(), "kinds": ["latent"]})
     with pytest.raises(ValueError, match="grid 'layerwise' goes through layers, which kind 'latent' has not"):
