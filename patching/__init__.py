@@ -12,28 +12,78 @@ if TYPE_CHECKING:
     from patching.metrics import prediction_change as prediction_change
     from patching.metrics import rms_logit_difference as rms_logit_difference
     from patching.pairs import load_pairs as load_pairs
+    from patching.sites import BOT as BOT
+    from patching.sites import QUESTION as QUESTION
     from patching.sites import THOUGHT as THOUGHT
     from patching.sites import Site as Site
+    from patching.sites import headwise as headwise
     from patching.sites import layerwise as layerwise
+    from patching.sites import prefixes as prefixes
     from patching.sites import sitewise as sitewise
     from patching.sites import stepwise as stepwise
+    from patching.sites import suffixes as suffixes
+    from patching.sites import windows as windows
+    from patching.sources import Value as Value
     from patching.sources import itself as itself
+    from patching.sources import mean as mean
+    from patching.sources import moments as moments
+    from patching.sources import noise as noise
     from patching.sources import other as other
+    from patching.sources import steer as steer
+    from patching.sources import step_mean as step_mean
     from patching.sources import unrelated as unrelated
+    from patching.sources import zero as zero
 
-_HOME = {
-    **dict.fromkeys(
-        ("kl_from_corrupted", "kl_to_clean", "logit_difference", "prediction_change", "rms_logit_difference"), "metrics"
+_NAMES = {
+    "engine": ("sweep",),
+    "metrics": ("kl_from_corrupted", "kl_to_clean", "logit_difference", "prediction_change", "rms_logit_difference"),
+    "pairs": ("load_pairs",),
+    "sites": (
+        "BOT",
+        "QUESTION",
+        "THOUGHT",
+        "Site",
+        "headwise",
+        "layerwise",
+        "prefixes",
+        "sitewise",
+        "stepwise",
+        "suffixes",
+        "windows",
     ),
-    **dict.fromkeys(("THOUGHT", "Site", "layerwise", "sitewise", "stepwise"), "sites"),
-    **dict.fromkeys(("itself", "other", "unrelated"), "sources"),
-    "load_pairs": "pairs",
-    "sweep": "engine",
+    "sources": ("Value", "itself", "mean", "moments", "noise", "other", "steer", "step_mean", "unrelated", "zero"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
-    "THOUGHT", "Site", "itself", "kl_from_corrupted", "kl_to_clean", "layerwise", "load_pairs", "logit_difference",
-    "other", "prediction_change", "rms_logit_difference", "sitewise", "stepwise", "sweep", "unrelated",
-]  # fmt: skip
+    "BOT",
+    "QUESTION",
+    "THOUGHT",
+    "Site",
+    "Value",
+    "headwise",
+    "itself",
+    "kl_from_corrupted",
+    "kl_to_clean",
+    "layerwise",
+    "load_pairs",
+    "logit_difference",
+    "mean",
+    "moments",
+    "noise",
+    "other",
+    "prediction_change",
+    "prefixes",
+    "rms_logit_difference",
+    "sitewise",
+    "steer",
+    "step_mean",
+    "stepwise",
+    "suffixes",
+    "sweep",
+    "unrelated",
+    "windows",
+    "zero",
+]
 
 
 def __getattr__(name: str):
@@ -42,5 +92,4 @@ def __getattr__(name: str):
 
     if name not in _HOME:
         raise AttributeError(f"module 'patching' has no attribute {name!r}")
-    module = import_module(f"patching.{_HOME[name]}")
-    return getattr(module, name)
+    return getattr(import_module(f"patching.{_HOME[name]}"), name)
