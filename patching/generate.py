@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from patching.chains import Step, write_number, write_step
 from patching.operators import word_edits
-from patching.perturb import KINDS, REASONS, Edit, Refused, Traced, editable, number_edits, trace
+from patching.perturb import KINDS, REASONS, Edit, Refused, Traced, changes_of, editable, new_values, roundness, trace
 from traces.gsm8k import Problem
 
 Fits = Callable[[str, str], bool]
@@ -60,12 +62,12 @@ def make_pairs(
     for problem in problems:
         try:
             traced = trace(problem)
-            edits = possible_edits(traced, deltas, kinds, fits)
+            rng = random.Random(f"{seed}:{problem.line}:{problem.question}")
+            edits = choose(traced, per_question, rng, deltas, kinds, fits)
         except Refused as refusal:
             funnel.lost[str(refusal)] += 1
             continue
-        rng = random.Random(f"{seed}:{problem.line}:{problem.question}")
-        for index, edit in enumerate(choose(edits, per_question, rng)):
+        for index, edit in enumerate(edits):
             records.append(as_record(problem, traced, edit, index))
             funnel.kinds[edit.kind] += 1
         funnel.questions += 1
@@ -74,39 +76,54 @@ def make_pairs(
     return records, funnel
 
 
-def possible_edits(traced: Traced, deltas: Sequence[int], kinds: Sequence[str], fits: Fits | None) -> list[Edit]:
-    """Every edit of the wanted kinds; raises `Refused` with the reason where there is none."""
-    edits = [edit for edit in (*number_edits(traced, deltas), *word_edits(traced)) if edit.kind in kinds]
-    if not edits:
-        raise Refused(NOT_POSED if editable(traced) else NOTHING)
-    if fits is not None:
-        edits = [edit for edit in edits if fits(traced.question, edit.question)]
-        if not edits:
-            raise Refused(NO_FIT)
-    return edits
+def choose(
+    traced: Traced,
+    count: int,
+    rng: random.Random,
+    deltas: Sequence[int] = (),
+    kinds: Sequence[str] = KINDS,
+    fits: Fits | None = None,
+) -> list[Edit]:
+    """At most `count` edits: of every place in the question one, then a second of each; near and round values first.
 
+    Raises `Refused` with the reason where there is none.
+    """
+    unfit = []
 
-def choose(edits: Sequence[Edit], count: int, rng: random.Random) -> list[Edit]:
-    """At most `count` edits: of every place in the question one, then a second of each; near values first."""
-    places = defaultdict(list)
-    for edit in edits:
-        places[edit.kind, edit.start].append(edit)
-    queues = list(places.values())
+    def wanted(edit: Edit) -> bool:
+        fitting = fits is None or fits(traced.question, edit.question)
+        if not fitting:
+            unfit.append(edit)
+        return fitting
+
+    places = candidates(traced, rng, deltas, kinds)
+    queues = [queue for edits in places if (queue := list(islice(filter(wanted, edits), count)))]
+    if not queues:
+        raise Refused(NO_FIT if unfit else NOT_POSED if editable(traced) else NOTHING)
     rng.shuffle(queues)
-    for queue in queues:
-        rng.shuffle(queue)
-        queue.sort(key=far)
-    turns = max(map(len, queues))
-    in_turn = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
+    in_turn = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return in_turn[:count]
 
 
-def far(edit: Edit) -> bool:
-    """Whether a number is more than halved or grows by more than a half: a question bears a near value more easily."""
-    if edit.kind == "operator_word":
-        return False
-    old, new = (float(text.replace(",", "")) for text in (edit.clean, edit.corrupted))
-    return not 0.5 <= new / old <= 1.5
+def candidates(
+    traced: Traced, rng: random.Random, deltas: Sequence[int], kinds: Sequence[str]
+) -> Iterator[Iterable[Edit]]:
+    """The edits of each place in the question, best values first; they are computed only as they are taken."""
+    for numeral, step in editable(traced):
+        if KINDS[min(step, 1)] in kinds:
+            old = int(numeral.value)
+            values = new_values(old, deltas)
+            rng.shuffle(values)
+            values.sort(key=partial(strangeness, old))
+            yield changes_of(traced, numeral, step, values)
+    if "operator_word" in kinds:
+        for edit in word_edits(traced):
+            yield [edit]
+
+
+def strangeness(old: int, new: int) -> tuple[bool, bool]:
+    """How badly a question may bear a number: one halved or grown by more than a half, one that is less round."""
+    return not 0.5 <= new / old <= 1.5, roundness(new) < roundness(old)
 
 
 def as_record(problem: Problem, traced: Traced, edit: Edit, index: int) -> dict[str, Any]:

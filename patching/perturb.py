@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
@@ -225,34 +225,45 @@ def well_posed(traced: Traced, chain: Sequence[Step]) -> bool:
     return chain[-1].result != traced.chain[-1].result
 
 
-def new_values(old: int, deltas: Sequence[int] = (), most: int = 500) -> list[int]:
-    """Other numbers of the same digit count and as round, at most so many, evenly spread; or those at `deltas`."""
+def new_values(old: int, deltas: Sequence[int] = (), most: int = 250) -> list[int]:
+    """Other numbers of the same digit count: those as round, and others evenly spread, at most so many of each.
+
+    With `deltas`, the numbers that differ by so much.
+    """
     digits = len(str(old))
     lowest, beyond = max(2, 10 ** (digits - 1)), 10**digits
     if deltas:
         return [old + delta for delta in deltas if lowest <= old + delta < beyond]
-    unit = 10 ** (digits - len(str(old).rstrip("0")))
-    values = [new for new in range(-(-lowest // unit) * unit, beyond, unit * -(-(beyond - lowest) // (unit * most)))]
-    return [new for new in values if new != old]
+    found: set[int] = set()
+    for unit in {roundness(old), 1}:
+        found |= set(range(-(-lowest // unit) * unit, beyond, unit * -(-(beyond - lowest) // (unit * most))))
+    return sorted(found - {old})
+
+
+def roundness(number: int) -> int:
+    """The power of ten that a number is a multiple of."""
+    return 10 ** (len(str(number)) - len(str(number).rstrip("0")))
 
 
 def number_edits(traced: Traced, deltas: Sequence[int] = ()) -> Iterator[Edit]:
     """Every well-posed change of one number, by the number and by the new value."""
-    taken = {n.value for n in traced.numerals} | {step.result for step in traced.chain}
     for numeral, step in editable(traced):
-        old = int(numeral.value)
-        for new in new_values(old, deltas):
-            if Fraction(new) in taken:
-                continue
-            if numeral.percent and old <= 100 < new:
-                continue
-            try:
-                chain = recompute(traced, numeral, Fraction(new))
-            except (Refused, ChainError):
-                continue
-            if well_posed(traced, chain):
-                text = traced.question[numeral.start : numeral.end]
-                written = f"{new:,}" if "," in text else str(new)
-                question = traced.question[: numeral.start] + written + traced.question[numeral.end :]
-                kind = KINDS[0] if step == 0 else KINDS[1]
-                yield Edit(kind, numeral.place, numeral.start, numeral.end, text, written, step, question, chain)
+        yield from changes_of(traced, numeral, step, new_values(int(numeral.value), deltas))
+
+
+def changes_of(traced: Traced, numeral: Numeral, step: int, values: Iterable[int]) -> Iterator[Edit]:
+    """The well-posed changes of one number, which enters at `step`, to these values, in their order."""
+    taken = {n.value for n in traced.numerals} | {done.result for done in traced.chain}
+    text = traced.question[numeral.start : numeral.end]
+    kind = KINDS[0] if step == 0 else KINDS[1]
+    for new in values:
+        if Fraction(new) in taken or (numeral.percent and numeral.value <= 100 < new):
+            continue
+        try:
+            chain = recompute(traced, numeral, Fraction(new))
+        except (Refused, ChainError):
+            continue
+        if well_posed(traced, chain):
+            written = f"{new:,}" if "," in text else str(new)
+            question = traced.question[: numeral.start] + written + traced.question[numeral.end :]
+            yield Edit(kind, numeral.place, numeral.start, numeral.end, text, written, step, question, chain)

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from codi import app
-from patching.generate import Funnel, choose, equal_tokens, make_pairs
-from patching.perturb import Edit
+from patching.generate import Funnel, choose, equal_tokens, make_pairs, strangeness
+from patching.perturb import trace
 from tests.test_chains import pythons
 from traces.gsm8k import Problem, read_problems
 
@@ -102,9 +102,12 @@ def test_the_pairs_of_a_question_share_a_cluster_and_change_different_places_fir
     assert len({record["edit"]["start"] for record in records}) == 3
 
 
-def test_near_values_are_chosen_before_far_ones():
-    edits = [Edit("first_operand", 0, 0, 2, "20", str(new), 0, "", ()) for new in (95, 25)]
-    assert [edit.corrupted for edit in choose(edits, 2, random.Random(0))] == ["25", "95"]
+def test_near_values_are_chosen_before_far_ones_and_round_ones_before_others():
+    assert sorted([95, 90, 25, 30], key=lambda new: strangeness(20, new)) == [30, 25, 90, 95]
+    chosen = choose(trace(PROBLEMS[0]), 12, random.Random(0))
+    eggs = [int(edit.corrupted) for edit in chosen if edit.clean == "16"]
+    assert len(eggs) == 4
+    assert all(8 <= new <= 24 for new in eggs)
 
 
 def test_the_funnel_names_every_loss():

@@ -48,11 +48,12 @@ def test_a_percentage_is_changed_wherever_the_chain_has_its_hundredth():
     assert found["40 cars came. 30% of them were red. How many were red?"] == ["40*0.3=12"]
 
 
-def test_the_new_number_has_as_many_digits_is_as_round_and_is_not_in_the_problem_yet():
-    assert set(new_values(30)) == {10, 20, 40, 50, 60, 70, 80, 90}
+def test_the_new_number_has_as_many_digits_and_is_not_in_the_problem_yet():
+    assert set(new_values(30)) == set(range(10, 100)) - {30}
+    assert {10_000, 40_000, 90_000} <= set(new_values(30_000))
     assert set(new_values(7)) == {2, 3, 4, 5, 6, 8, 9}
     assert new_values(99, deltas=(1, -1)) == [98]
-    assert len(new_values(123_457)) <= 500
+    assert len(new_values(123_400)) <= 500
     for question in changes("Ann has 16 eggs and 25 nuts.", "16+25=41"):
         assert "41" not in question
         assert sorted(question.split()) != sorted("Ann has 25 eggs and 25 nuts.".split())
