@@ -43,7 +43,7 @@ def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: 
     if not ready:
         raise ValueError(
             f"{chosen.file}: none of its {len(read)} pairs passes the filter {chosen.filter!r}; "
-            f"the first reason is: {excluded[0][1]}"
+            f"for instance {excluded[-1][1]}"
         )
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
     kept = draw(len(ready), chosen.limit, chosen.seed)

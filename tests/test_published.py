@@ -77,7 +77,7 @@ def test_no_pair_of_a_random_model_is_right_on_both_sides_and_the_refusal_says_s
     Path("few.jsonl").write_text("\n".join(lines))
     said = codi("run", "correct.toml", "--pairs", "few.jsonl", "--out", "runs/correct")
     assert said.exit_code == 2
-    assert "few.jsonl: none of its 5 pairs passes the filter 'both_correct'; the first reason is: pair" in said.stderr
+    assert "few.jsonl: none of its 5 pairs passes the filter 'both_correct'; for instance pair" in said.stderr
 
 
 def test_accuracy_is_measured_on_gsm8ks_own_file(codi, folder):
