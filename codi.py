@@ -345,7 +345,7 @@ def convert(
     if alpha is not None and not 0 < alpha < inf:
         raise ValueError(f"--alpha is {alpha:g}, wanted a number above 0")
     from traces.convert import convert
-    from traces.upstream import ConversionError
+    from traces.weights import ConversionError
 
     try:
         report = convert(

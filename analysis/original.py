@@ -123,7 +123,8 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY).encode(x="x:Q")
     direction, limit = ranked["direction"].iloc[0], ranked["ceiling"].iloc[0]
     any_critical = bool(ranked["critical"].any())
-    words = "Critical layers, by specific effect" if any_critical else "Largest specific effects"
+    places = "layers" if ranked["step"].isna().all() else "sites"
+    words = f"Critical {places}, by specific effect" if any_critical else "Largest specific effects"
     why = f"ceiling {limit:.2f}" + (", which is low: no layer may be called critical" if limit < LOW_CEILING else "")
     kinds = " and ".join(NOUNS[kind] for kind in ranked["site"].unique())
     steps = " at all latent steps" if ranked["step"].isna().all() else ""

@@ -78,7 +78,7 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     if figures:
         save_aggregates(specs, run / "charts" / "aggregate", bundle)
         save_pairs(table, questions, run / "charts" / "individual", progress)
-    title = f"{manifest.get('name') or run.name}: layer-wise patching of a latent thought"
+    title = f"{manifest.get('name') or run.name}: patching of a latent thought"
     text = page(title, sections(title, manifest, table, checks, unshown), specs, bundle)
     return write_whole(run / "report.html", text.encode())
 

@@ -25,7 +25,8 @@ from patching.sites import INSIDE, ROUTES, Site, check_freeze, layerwise
 from patching.sources import HOSTS, RUNS, Donor, Value, draw_unrelated, other, source_name, unrelated
 from patching.writing import Given, Write, edits_of, with_sight
 from traces.model import CodiModel
-from traces.thought import Rows, encode, last_number, run, texts
+from traces.rows import Rows
+from traces.thought import encode, last_number, run, texts
 
 PROTOCOL = "latent_loop"
 

@@ -245,12 +245,6 @@ def roundness(number: int) -> int:
     return 10 ** (len(str(number)) - len(str(number).rstrip("0")))
 
 
-def number_edits(traced: Traced, deltas: Sequence[int] = ()) -> Iterator[Edit]:
-    """Every well-posed change of one number, by the number and by the new value."""
-    for numeral, step in editable(traced):
-        yield from changes_of(traced, numeral, step, new_values(int(numeral.value), deltas))
-
-
 def changes_of(traced: Traced, numeral: Numeral, step: int, values: Iterable[int]) -> Iterator[Edit]:
     """The well-posed changes of one number, which enters at `step`, to these values, in their order."""
     taken = {n.value for n in traced.numerals} | {done.result for done in traced.chain}

@@ -19,7 +19,8 @@ from patching.means import Means
 from patching.sites import INSIDE, Site
 from patching.sources import Value, Values
 from traces.model import CodiModel
-from traces.thought import Edits, Rows, Sight
+from traces.rows import Rows, Sight
+from traces.thought import Edits
 
 
 class Write(NamedTuple):

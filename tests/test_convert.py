@@ -20,7 +20,8 @@ from traces.convert import convert
 from traces.model import load_codi
 from traces.problems import fresh
 from traces.thought import answer_ids, encode, question_ids, run
-from traces.upstream import PREFIX, ConversionError
+from traces.upstream import PREFIX
+from traces.weights import ConversionError
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = [problem.question for problem in fresh(seed=3, count=4)]

@@ -6,7 +6,7 @@ import pytest
 
 from patching.chains import write_step
 from patching.operators import word_edits
-from patching.perturb import Refused, editable, new_values, number_edits, trace
+from patching.perturb import Refused, changes_of, editable, new_values, trace
 from patching.words import implied_values, may_derive
 from traces.gsm8k import Problem
 
@@ -15,6 +15,15 @@ def problem(question: str, *chain: str) -> Problem:
     solution = "\n".join(f"<<{step}>>" for step in chain)
     answer = chain[-1].partition("=")[2] if chain else "0"
     return Problem(1, question, f"{solution}\n#### {answer}", float(answer))
+
+
+def number_edits(traced):
+    """Every well-posed change of one number."""
+    return [
+        edit
+        for numeral, step in editable(traced)
+        for edit in changes_of(traced, numeral, step, new_values(int(numeral.value)))
+    ]
 
 
 def changes(question: str, *chain: str) -> dict[str, list[str]]:

@@ -27,21 +27,17 @@ from traces.upstream import (
     PREFIX,
     PROJECTION,
     SPECIAL,
-    WEIGHTS,
     Base,
-    ConversionError,
     Layout,
-    Part,
-    State,
     account,
     differing,
     fault,
     load_base,
     lora_rank,
-    read_state,
     special_rows,
     untied,
 )
+from traces.weights import WEIGHTS, ConversionError, Part, State, read_state
 
 LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")

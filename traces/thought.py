@@ -24,88 +24,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from traces.model import CodiModel
+from traces.rows import Rows
 from traces.text import clean_text, last_number
 
 Edit = Callable[[Any, int, int], None]
 Measure = Callable[[Tensor], dict[str, Tensor]]
-
-
-class Sight(NamedTuple):
-    """What the cells see of the cache in one phase, and whose: of the questions a segment, of each step a cell's entry.
-
-    -1 is nobody's: that edge of the attention is cut.
-    """
-
-    question: Int[Tensor, " cell"]  # the question's tokens, without BoT
-    bot: Int[Tensor, " cell"]
-    steps: Int[Tensor, "cell step"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Questions side by side in rows, and the cells that read them.
-
-    Each question is padded on the left to one width and ends in a placeholder for BoT. `reads[cell]` is the segment
-    (which question of the row) that a cell reads. A cell sees its own question and its own thought, unless `during`
-    (a sight for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
-    entries are exchanged or cut without touching the cache.
-    """
-
-    ids: Int[Tensor, "row segment token"]
-    valid: Bool[Tensor, "row segment token"]
-    reads: Int[Tensor, " cell"]
-    during: tuple[Sight, ...] = ()
-    after: Sight | None = None
-
-    @property
-    def n_cells(self) -> int:
-        return len(self.reads)
-
-    @property
-    def bot_position(self) -> Int[Tensor, "row segment"]:
-        """The position of BoT, counted without padding."""
-        return self.valid.sum(-1) - 1
-
-    @property
-    def bot_column(self) -> Int[Tensor, " segment"]:
-        """Where BoT stands in the flattened row."""
-        segments, width = self.ids.shape[1:]
-        return torch.arange(1, segments + 1, device=self.ids.device) * width - 1
-
-    @property
-    def positions(self) -> Int[Tensor, "row token"]:
-        return (self.valid.cumsum(-1) - 1).clamp(min=0).flatten(1)
-
-    def column(self, cell: Int[Tensor, " n"], step: int) -> Int[Tensor, " n"]:
-        """Where a cell's entry of a latent step stands in the cache."""
-        return self.ids[0].numel() + step * self.n_cells + cell
-
-    def own(self, steps: int) -> Sight:
-        """The sight of cells that see their own question and thought, with nothing exchanged or cut."""
-        cells = torch.arange(self.n_cells, device=self.ids.device)
-        return Sight(self.reads, self.reads, cells[:, None].expand(-1, steps))
-
-    def question_mask(self) -> Bool[Tensor, "row 1 query key"]:
-        """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""
-        segments, width = self.ids.shape[1:]
-        causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
-        allowed = torch.block_diag(*[causal] * segments) & self.valid.flatten(1)[:, None]
-        return (allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device))[:, None]
-
-    def seen(self, sight: Sight, steps: int) -> Bool[Tensor, "row cell key"]:
-        """What each cell sees of the cache after so many latent steps."""
-        segments, width = self.ids.shape[1:]
-        last = torch.arange(width, device=self.ids.device) == width - 1  # BoT
-        tokens = torch.where(last, chosen(sight.bot, segments)[..., None], chosen(sight.question, segments)[..., None])
-        of_questions = (self.valid[:, None] & tokens[None]).flatten(2)
-        of_steps = [chosen(sight.steps[:, step], self.n_cells) for step in range(steps)]
-        rows = [part.expand(len(self.ids), -1, -1) for part in of_steps]
-        return torch.cat([of_questions, *rows], -1)
-
-
-def chosen(indices: Int[Tensor, " n"], size: int) -> Bool[Tensor, "n size"]:
-    """One-hot rows; a row of `False` for -1."""
-    return indices[:, None] == torch.arange(size, device=indices.device)
 
 
 @dataclass(frozen=True)
