@@ -32,8 +32,11 @@ SCHEMA = pa.DataFrameSchema(
         "layer_last": _NUMBER,
         "step": _NUMBER,
         "step_last": _NUMBER,
+        "step_set": pa.Column("str", nullable=True),  # steps that are no range, as 0+2+5
         "head": _NUMBER,
         "freeze": pa.Column("str", nullable=True),
+        "cut": pa.Column("str", nullable=True),  # attention edges knocked out, as answer-question
+        "n_latents": _NUMBER,  # steps that the run thinks, where not as many as the model was trained with
         "read_step": _NUMBER,
         "metric": _TEXT,
         "patched": pa.Column("float64", nullable=True),
@@ -45,7 +48,9 @@ SCHEMA = pa.DataFrameSchema(
 )
 COLUMNS = tuple(SCHEMA.columns)
 KEYS = COLUMNS[:-3]
-SITE_KEYS = ("site", "layer", "layer_last", "step", "step_last", "head", "freeze", "read_step")
+SITE_KEYS = (
+    "site", "layer", "layer_last", "step", "step_last", "step_set", "head", "freeze", "cut", "n_latents", "read_step",
+)  # fmt: skip
 
 
 def check_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -251,7 +251,10 @@ def rows_of(batch, donors, cells: Sequence[Cell], values: dict[str, np.ndarray])
             "layer_last": cell.site.layer if cell.site.layer_last is None else cell.site.layer_last,
             "step": cell.site.step,
             "step_last": cell.site.step if cell.site.step_last is None else cell.site.step_last,
+            "step_set": None,
             "head": cell.site.head,
+            "cut": None,
+            "n_latents": None,
             "freeze": "+".join(cell.freeze) or None,
             "read_step": None,
         }
