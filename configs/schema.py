@@ -51,6 +51,7 @@ Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Cut = Annotated[str, Field(pattern=r"^(answer|[0-9]+)-(question|bot|[0-9]+)(@[0-9]+)?$")]
 Direction = Literal["denoising", "noising"]
 Metric = Literal[
     "kl_from_corrupted",
@@ -61,13 +62,41 @@ Metric = Literal[
     "answer",
     "answer_is_clean",
     "answer_is_corrupted",
+    "js_to_clean",
+    "entropy",
+    "top_overlap",
+    "logprob_clean",
+    "logprob_corrupted",
+    "kl_from_corrupted_at_eot",
+    "kl_to_clean_at_eot",
+    "logit_difference_at_eot",
+    "rms_logit_difference_at_eot",
+    "prediction_change_at_eot",
+    "edit_norm",
+    "edit_cosine",
 ]
+Experiment = Literal[
+    "sweep", "early_stop", "influence", "iterative", "matched", "placeholder", "attribution", "shapley"
+]
+Protocol = Literal["latent_loop", "placeholder"]
 Grid = Literal["layerwise", "stepwise", "sitewise", "prefixes", "suffixes"]
 Kind = Literal["latent", "resid", "attn", "mlp", "head", "kv"]
 Source = Literal["other", "unrelated", "zero", "mean", "step_mean", "noise", "moments"]
 Route = Literal["R", "K_T", "K_A"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
-METRICS: tuple[Metric, ...] = Metric.__args__  # type: ignore[attr-defined]
+METRICS: tuple[Metric, ...] = Metric.__args__[:8]  # type: ignore[attr-defined]
+# What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
+OF_A_SWEEP = ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "beyond", "top")
+OPEN: dict[str, tuple[str, ...]] = {
+    "sweep": ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol"),
+    "early_stop": ("draws", "beyond"),
+    "influence": ("kinds",),
+    "iterative": ("kinds",),
+    "matched": ("kinds",),
+    "placeholder": (),
+    "attribution": ("kinds", "top"),
+    "shapley": (),
+}
 
 
 class Record(BaseModel):
@@ -97,15 +126,27 @@ class RunConfig(Record):
     seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    experiment: Experiment = "sweep"
     sites: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
-    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = ("other", "unrelated")
+    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = (
+        "other",
+        "unrelated",
+        "noise",
+    )
+    draws: Count = 1
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
+    cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
+    protocol: Protocol = "latent_loop"
+    beyond: Annotated[int, Field(strict=True, ge=0)] = 2
+    top: Count = 20
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12
     cells_per_forward: Count = 64
     pairs_per_batch: Count = 8
+    low_ceiling: Share = 0.5
+    reinitialised: bool = False
 
     @field_validator("pairs", mode="before")
     @classmethod
@@ -113,6 +154,15 @@ class RunConfig(Record):
         if isinstance(value, str):
             raise PydanticCustomError("rule", "'pairs' is a text, wanted a table: [pairs] and in it file = …")
         return value
+
+    @model_validator(mode="after")
+    def an_experiment_brings_its_own_grid(self) -> Self:
+        taken = [key for key in OF_A_SWEEP if key in self.model_fields_set and key not in OPEN[self.experiment]]
+        if taken:
+            text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
+            offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""
+            raise PydanticCustomError("rule", text, {"key": taken[0], "name": self.experiment, "offer": offer})
+        return self
 
 
 class Architecture(Record):
@@ -234,6 +284,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 # Pydantic's error types in our words; braces are filled from what it reports.
 WANTED = {
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "float_type": "a number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "{ge} or more",
@@ -244,11 +296,16 @@ WANTED = {
     "literal_error": "{expected}",
     "model_type": "a table",
     "path_type": "a path in quotes",
-    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', the first a letter or a digit",
     "string_too_long": "{max_length} characters or fewer",
     "string_type": "text in quotes",
     "too_short": "one or more names",
     "tuple_type": "a list",
+}
+
+
+PATTERNS = {
+    "name": "letters, digits, '.', '_' and '-', the first a letter or a digit",
+    "cuts": "an attention edge: answer-question, answer-bot, answer-3, 4-1, or in one layer 4-1@2",
 }
 
 
@@ -265,6 +322,8 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
         return problem["msg"]
     found = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
     template = WANTED.get(problem["type"])
+    if problem["type"] == "string_pattern_mismatch":
+        template = PATTERNS["cuts" if table else key]
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return f"{found} is {problem['input']!r}, wanted {wanted}"
 

@@ -46,7 +46,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
         "pairs": len(ready),
         "corners": corners(table).to_dict("records"),
         "verdict": verdict(table).label,
-        "interchange_accuracy": interchange_accuracy(table, {d.pair_id: d.answer for d in donors if d}),
+        "interchange_accuracy": interchange_accuracy(table, {d.pair_id: d.answer for drawn in donors for d in drawn}),
         "unrelated_thought_gives_clean_answer": share(table, "answer_is_clean", "denoising", "unrelated"),
         "ceiling": {d: effect_of(table, "thought", d) for d in DIRECTIONS},
         "single_step": {d: [effect_of(table, "resid", d, s.step, s.step) for s in steps] for d in DIRECTIONS},

@@ -45,7 +45,7 @@ def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> 
 
 
 def invariants(
-    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Donor | None], limit: int = 16
+    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], limit: int = 16
 ) -> list[Check]:
     """Load report, self-patch, never-fed site, KL; on `limit` pairs, since they hold for each pair or for none."""
     ready, donors = ready[:limit], donors[:limit]
@@ -89,7 +89,7 @@ def invariants(
     ]  # fmt: skip
 
 
-def findings(model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Donor | None]) -> list[Check]:
+def findings(model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]]) -> list[Check]:
     """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
     ends = [resid(0), resid(model.n_layers - 1)]
     cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other])]
@@ -134,7 +134,7 @@ def corners_finding(table: pd.DataFrame) -> Check:
     return Check("corners", "finding", lowest >= 0.5, lowest, found.sentence)
 
 
-def interchange(table: pd.DataFrame, donors: Sequence[Donor | None]) -> list[Check]:
+def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:
     """What an unrelated thought does: how often the host says the donor's answer, how often the clean one."""
     chosen = table[
         (table["source"] == "unrelated") & (table["site"] == "thought") & (table["direction"] == "denoising")
@@ -143,7 +143,7 @@ def interchange(table: pd.DataFrame, donors: Sequence[Donor | None]) -> list[Che
         return [Check("unrelated_thought", "finding", None, None,
                       "No pair has an unrelated donor of equal token count: effects have no zero line.")]  # fmt: skip
     said = chosen[chosen["metric"] == "answer"]
-    keys = {donor.pair_id: donor.answer for donor in donors if donor}
+    keys = {donor.pair_id: donor.answer for drawn in donors for donor in drawn}
     share = float((said["patched"] == said["source_pair"].map(keys)).mean())
     clean = _mean(chosen, "answer_is_clean", "patched")
     count = len(said)

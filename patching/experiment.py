@@ -15,8 +15,9 @@ from pathlib import Path
 
 from analysis.table import write_table
 from configs.schema import RunConfig
+from patching.cells import grid
 from patching.checks import Check, findings, invariants
-from patching.engine import PROTOCOL, grid, sweep_cells
+from patching.engine import sweep_cells
 from patching.pairs import load_pairs, write_prepared
 from patching.selection import select
 from patching.sites import THOUGHT, expand
@@ -72,7 +73,7 @@ def run_experiment(
             "identity": identity,
             "finished": True,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "protocol": PROTOCOL,
+            "protocol": config.protocol,
             "config": {
                 **settings,
                 "checkpoint": config.checkpoint.name,

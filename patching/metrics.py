@@ -1,11 +1,14 @@
 """What is read off a patched run: each metric maps logits to one number per cell (nats, logits) and never averages.
 
 A metric's references are the same function of the pair's two unpatched runs, so every row of the table carries
-`patched`, `clean` and `corrupted`. Logit metrics are read at the first answer token where the two answers differ.
+`patched`, `clean` and `corrupted`. Logit metrics are read at the first answer token where the two answers differ; those
+whose names end in `_at_eot` at EoT, which predicts the answer's first word and never its number: that is where the
+original experiment read. Zhang and Nanda (2309.16042) compare logit difference, probability and KL as metrics.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,8 +26,25 @@ class Reading(NamedTuple):
     corrupted: Float[Tensor, "pair 1 vocab"]
     clean_token: Int[Tensor, "pair 1 1"]
     corrupted_token: Int[Tensor, "pair 1 1"]
+    # Log-probabilities of the two whole answers, clean then corrupted: of the patched, the clean, the corrupted run.
+    said: Float[Tensor, "pair cell answer"] | None = None
+    clean_said: Float[Tensor, "pair 1 answer"] | None = None
+    corrupted_said: Float[Tensor, "pair 1 answer"] | None = None
+
+    @property
+    def log_probs(self) -> Float[Tensor, "pair cell vocab"]:
+        return F.log_softmax(self.patched, -1)
 
 
+class StepReading(NamedTuple):
+    """The final hidden state (fp32, after the norm) at a latent step, of the patched run and of the pair's two."""
+
+    patched: Float[Tensor, "pair cell d_model"]
+    clean: Float[Tensor, "pair 1 d_model"]
+    corrupted: Float[Tensor, "pair 1 d_model"]
+
+
+TOP = 10  # tokens of `top_overlap`
 Metric = Callable[[Reading], Float[Tensor, "pair cell"]]
 
 
@@ -55,6 +75,38 @@ def rms_logit_difference(r: Reading) -> Tensor:
     return (r.patched - r.corrupted).pow(2).mean(-1).sqrt()
 
 
+def js_to_clean(r: Reading) -> Tensor:
+    """Jensen–Shannon divergence to the clean run in nats: symmetric, from 0 to log 2 (Lin, 1991)."""
+    p, q = r.log_probs, F.log_softmax(r.clean, -1).expand_as(r.patched)
+    middle = p.logaddexp(q) - math.log(2)
+    return (F.kl_div(middle, p, log_target=True, reduction="none").sum(-1)
+            + F.kl_div(middle, q, log_target=True, reduction="none").sum(-1)) / 2  # fmt: skip
+
+
+def entropy(r: Reading) -> Tensor:
+    """Entropy of the next token in nats: 0 where one is certain, log(vocabulary) where all are alike."""
+    return -(r.log_probs.exp() * r.log_probs).sum(-1)
+
+
+def top_overlap(r: Reading) -> Tensor:
+    """Share of the clean run's ten likeliest tokens that are among the patched run's ten: 0 to 1."""
+    top = min(TOP, r.patched.shape[-1])
+    mine, clean = r.patched.topk(top).indices, r.clean.topk(top).indices.expand(*r.patched.shape[:-1], top)
+    return (mine[..., :, None] == clean[..., None, :]).any(-1).float().mean(-1)
+
+
+def logprob_clean(r: Reading) -> Tensor:
+    """Log-probability in nats of the whole clean answer, EOS included, after the answer prefix."""
+    assert r.said is not None
+    return r.said[..., 0]
+
+
+def logprob_corrupted(r: Reading) -> Tensor:
+    """Log-probability in nats of the whole corrupted answer, EOS included, after the answer prefix."""
+    assert r.said is not None
+    return r.said[..., 1]
+
+
 def prediction_change(r: Reading) -> Tensor:
     """1 where the likeliest token is not the host's, else 0."""
     return (r.patched.argmax(-1) != r.host.argmax(-1)).float()
@@ -74,37 +126,106 @@ LOGIT_METRICS: dict[str, Metric] = {
         rms_logit_difference,
         prediction_change,
         max_logit_change,
+        js_to_clean,
+        entropy,
+        top_overlap,
+        logprob_clean,
+        logprob_corrupted,
     )
+}
+WHOLE_ANSWER = ("logprob_clean", "logprob_corrupted")  # read on branches that force the rest of each answer
+EOT_METRICS: dict[str, Metric] = {
+    f"{metric.__name__}_at_eot": metric
+    for metric in (kl_from_corrupted, kl_to_clean, logit_difference, rms_logit_difference, prediction_change)
 }
 
 
-def answer(said: float, clean: float, corrupted: float) -> float:
+def projection(r: StepReading) -> Tensor:
+    """Coordinate on the line through the unpatched runs: 0 at the corrupted, 1 at the clean; NaN where they agree."""
+    axis = r.clean - r.corrupted
+    along = ((r.patched - r.corrupted) * axis).sum(-1)
+    length = axis.pow(2).sum(-1)
+    return along / length.where(length > 0, math.nan)
+
+
+def distance_to_clean(r: StepReading) -> Tensor:
+    """Euclidean distance to the clean run's state at this step: 0 where it is restored."""
+    return (r.patched - r.clean).norm(dim=-1)
+
+
+STEP_METRICS: dict[str, Callable[[StepReading], Tensor]] = {
+    metric.__name__: metric for metric in (projection, distance_to_clean)
+}
+LENS_METRICS = ("kl_to_clean", "js_to_clean", "entropy", "top_overlap")  # of a step's logits through the LM head
+
+
+class Keys(NamedTuple):
+    """The answers that a decoded number is compared with."""
+
+    clean: float
+    corrupted: float
+    hybrid: float = math.nan  # the host's remaining operations on the donor's intermediate, where that is known
+
+
+def answer(said: float, keys: Keys) -> float:
     """The decoded number, NaN if there is none."""
     return said
 
 
-def answer_is_clean(said: float, clean: float, corrupted: float) -> float:
+def answer_is_clean(said: float, keys: Keys) -> float:
     """1 where the decoded number is the clean side's key."""
-    return float(said == clean)
+    return float(said == keys.clean)
 
 
-def answer_is_corrupted(said: float, clean: float, corrupted: float) -> float:
+def answer_is_corrupted(said: float, keys: Keys) -> float:
     """1 where the decoded number is the corrupted side's key."""
-    return float(said == corrupted)
+    return float(said == keys.corrupted)
 
 
-ANSWER_METRICS: dict[str, Callable[[float, float, float], float]] = {
-    metric.__name__: metric for metric in (answer, answer_is_clean, answer_is_corrupted)
+def answer_is_hybrid(said: float, keys: Keys) -> float:
+    """1 where the decoded number is the hybrid answer of matched donors."""
+    return float(said == keys.hybrid)
+
+
+ANSWER_METRICS: dict[str, Callable[[float, Keys], float]] = {
+    metric.__name__: metric for metric in (answer, answer_is_clean, answer_is_corrupted, answer_is_hybrid)
 }
-METRICS = (*LOGIT_METRICS, *ANSWER_METRICS)
-DEFAULT_METRICS = tuple(name for name in METRICS if name != "max_logit_change")
+# Of what was written, over all its places: the norm of written - stood, and the cosine of the two; NaN where a question
+# or a BoT was exchanged.
+EDIT_METRICS = ("edit_norm", "edit_cosine")
+METRICS = (*LOGIT_METRICS, *EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
+DEFAULT_METRICS = (
+    "kl_from_corrupted", "kl_to_clean", "logit_difference", "rms_logit_difference", "prediction_change",
+    "answer", "answer_is_clean", "answer_is_corrupted",
+)  # fmt: skip
 
 
 def read_all(metrics: dict[str, Metric], reading: Reading) -> dict[str, Float[Tensor, "3 pair cell"]]:
     """Each metric of the patched runs and, as references, of the clean and the corrupted run in their place."""
     import torch
 
-    runs = [reading.patched, reading.clean.expand_as(reading.patched), reading.corrupted.expand_as(reading.patched)]
-    return {
-        name: torch.stack([metric(reading._replace(patched=run)) for run in runs]) for name, metric in metrics.items()
+    return {name: torch.stack([metric(run) for run in runs_of(reading)]) for name, metric in metrics.items()}
+
+
+def runs_of(reading: Reading) -> list[Reading]:
+    """The reading, and the same with each unpatched run as if it were the patched one."""
+    unpatched = [(reading.clean, reading.clean_said), (reading.corrupted, reading.corrupted_said)]
+    return [reading] + [
+        reading._replace(
+            patched=run.expand_as(reading.patched),
+            said=None if reading.said is None or said is None else said.expand_as(reading.said),
+        )
+        for run, said in unpatched
+    ]
+
+
+def read_steps(metrics: dict[str, Callable], hidden: StepReading, lens: Reading) -> dict[str, Tensor]:
+    """The same at a latent step: metrics of the state, and metrics of its lens."""
+    import torch
+
+    found = read_all({name: metric for name, metric in metrics.items() if name in LENS_METRICS}, lens)
+    runs = [hidden.patched, hidden.clean.expand_as(hidden.patched), hidden.corrupted.expand_as(hidden.patched)]
+    states = {name: metric for name, metric in metrics.items() if name in STEP_METRICS}
+    return found | {
+        name: torch.stack([metric(hidden._replace(patched=run)) for run in runs]) for name, metric in states.items()
     }

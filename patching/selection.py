@@ -21,7 +21,7 @@ class Selection(NamedTuple):
 
     ready: list[Prepared]
     everyone: list[Prepared]
-    donors: list[Donor | None]
+    donors: list[tuple[Donor, ...]]
     excluded: list[tuple[Pair, str]]
     counts: dict[str, int]
 
@@ -45,7 +45,7 @@ def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: 
             f"{chosen.file}: none of its {len(read)} pairs passes the filter {chosen.filter!r}; "
             f"for instance {excluded[-1][1]}"
         )
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed)
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed, config.draws)
     kept = draw(len(ready), chosen.limit, chosen.seed)
     return Selection([ready[i] for i in kept], ready, [donors[i] for i in kept], excluded, counts)
 

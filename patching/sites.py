@@ -18,18 +18,21 @@ layer and step is not the same as `thought`, since layer 0's entry of step 0 com
 
 An edit leaves its step on three edges, each of which `freeze` can hold at the host's unpatched value: R (projection to
 the next latent), K_T (its cache entry as later steps read it), K_A (the same as EoT, prefix and answer read it).
+`between` holds all other steps instead: each later reader sees the edit directly, through nothing in between.
 Heimersheim and Nanda (2404.15255) and Zhang and Nanda (2309.16042) describe the method on ordinary transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple, Protocol
 
 INSIDE = ("resid", "attn", "mlp", "head")  # written while a block runs
 CUTS = ("thought", "question", "bot")
 KINDS = ("latent", *INSIDE, "kv", *CUTS)
 ROUTES = ("R", "K_T", "K_A")
+HELD = (*ROUTES, "between")
 
 
 class Sized(Protocol):
@@ -52,6 +55,7 @@ class Site(NamedTuple):
     step: int | None = None
     step_last: int | None = None
     head: int | None = None
+    step_set: tuple[int, ...] = ()  # instead of step and step_last, where the steps are no range
 
     def places(self, model: Sized) -> set[tuple[int, int]]:
         """Every (layer, step) that the site covers; ValueError for a kind, layer, step or head that does not exist."""
@@ -66,12 +70,18 @@ class Site(NamedTuple):
             raise ValueError(f"site {self.kind!r} {wanted}; found head {self.head}")
         _span(self.head, self.head, model.n_heads, "head")
         layers = _span(self.layer, self.layer_last, model.n_layers, "layer")
-        steps = _span(self.step, self.step_last, model.n_latents, "step")
-        return {(layer, step) for layer in layers for step in steps}
+        return {(layer, step) for layer in layers for step in self.steps(model)}
 
-    def steps(self, model: Sized) -> range:
-        """The latent steps that the site covers."""
-        return _span(self.step, self.step_last, model.n_latents, "step")
+    def steps(self, model: Sized) -> Sequence[int]:
+        """The latent steps that the site covers, in order."""
+        if not self.step_set:
+            return _span(self.step, self.step_last, model.n_latents, "step")
+        if (self.step, self.step_last) != (None, None):
+            raise ValueError(f"site {self.kind!r} names step {self.step} and a set of steps; name one or the other")
+        if sorted(set(self.step_set)) != list(self.step_set):
+            raise ValueError(f"a set of steps names each once and in order; found {self.step_set}")
+        _span(self.step_set[0], self.step_set[-1], model.n_latents, "step")
+        return self.step_set
 
 
 def _span(first: int | None, last: int | None, size: int, what: str) -> range:
@@ -85,8 +95,8 @@ def _span(first: int | None, last: int | None, size: int, what: str) -> range:
 
 def check_freeze(freeze: Sequence[str]) -> None:
     """Refuse unknown and repeated routes."""
-    if unknown := [route for route in freeze if route not in ROUTES]:
-        raise ValueError(f"freeze {unknown[0]!r} is unknown; use {', '.join(ROUTES)}")
+    if unknown := [route for route in freeze if route not in HELD]:
+        raise ValueError(f"freeze {unknown[0]!r} is unknown; use {', '.join(HELD)}")
     if len(set(freeze)) < len(freeze):
         raise ValueError(f"freeze names a route twice ({', '.join(freeze)}); name each once")
 
@@ -145,6 +155,13 @@ def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Sit
             heads = range(model.n_heads) if kind == "head" else [None]
             sites += [site._replace(head=head) for head in heads for site in found]
     return list(dict.fromkeys(sites))
+
+
+def subsets(model: Sized, kind: str = "kv") -> list[Site]:
+    """Every set of steps but none and all: the coalitions of a Shapley value, all layers."""
+    steps = range(model.n_latents)
+    chosen = [held for size in range(1, model.n_latents) for held in combinations(steps, size)]
+    return [Site(kind, step_set=held) for held in chosen]
 
 
 def windows(model: Sized, width: int, kind: str = "resid") -> list[Site]:

@@ -3,7 +3,7 @@
 Every forward holds three unpatched runs of a pair: `clean`, `corrupted` and `unrelated`, a run of another pair's
 question of the same token count, so that positions agree. A source that is a *run* names the donor, given the host. The
 unrelated donor is the control: writing *anything* into a run disturbs it, and only what the pair's own other run does
-beyond that is specific.
+beyond that is specific. With several draws of it a place is *resampled*: an ablation that stays on the distribution.
 
 A source that is a *value* computes what to write from `Values`; a new one is one more `Value` here. It has no meaning
 for cache entries, whose keys carry positions. Ablations by zero, mean and noise: arXiv 2602.08783 does them per step.
@@ -22,7 +22,7 @@ from patching.pairs import Pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-RUNS = ("clean", "corrupted", "unrelated")  # a run's index is its segment and its cell
+RUNS = ("clean", "corrupted", "unrelated")  # a run's index is its segment and its cell; further draws stand behind
 HOSTS = {"denoising": "corrupted", "noising": "clean"}
 
 
@@ -95,15 +95,21 @@ class Donor(NamedTuple):
     answer: float
 
 
-def draw_unrelated(pairs: Sequence[Pair], tokens: Sequence[int], seed: int) -> list[Donor | None]:
-    """For each pair a seeded donor of equal token count, another cluster and another answer; `None` where none is."""
+def draw_unrelated(pairs: Sequence[Pair], tokens: Sequence[int], seed: int, draws: int = 1) -> list[tuple[Donor, ...]]:
+    """For each pair seeded donors of equal token count, another cluster and another answer; fewer where too few fit.
+
+    Several draws are different questions; the first does not depend on how many there are.
+    """
     same_length = defaultdict(list)
     for pair, count in zip(pairs, tokens, strict=True):
         same_length[count].append(pair)
-    donors: list[Donor | None] = []
+    donors: list[tuple[Donor, ...]] = []
     for pair, count in zip(pairs, tokens, strict=True):
         answers = {pair.clean.answer, pair.corrupted.answer}
         fit = [p for p in same_length[count] if p.cluster_id != pair.cluster_id and p.clean.answer not in answers]
-        chosen = random.Random(f"{seed}:{pair.pair_id}").choice(fit) if fit else None
-        donors.append(Donor(str(chosen.pair_id), chosen.clean.question, chosen.clean.answer) if chosen else None)
+        rng = random.Random(f"{seed}:{pair.pair_id}")
+        drawn: list[Pair] = []
+        while fit and len(drawn) < draws:
+            drawn.append(fit.pop(fit.index(rng.choice(fit))))
+        donors.append(tuple(Donor(str(p.pair_id), p.clean.question, p.clean.answer) for p in drawn))
     return donors

@@ -15,18 +15,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from patching.edges import Edge, cut_edges
 from patching.means import Means
 from patching.sites import INSIDE, Site
 from patching.sources import Value, Values
 from traces.model import CodiModel
-from traces.rows import Rows, Sight
+from traces.placeholder import step_view
+from traces.rows import Rows, Sight, Sights
 from traces.thought import Edits
 
 
 class Write(NamedTuple):
     """One patched cell: its index, its host's and its donor's cell, what is written, and which routes are held.
 
-    With a `value` it is computed, and the donor is the pair's other run, which the value may look at.
+    With a `value` it is computed, and the donor is the pair's other run, which the value may look at. `cuts` are edges
+    of its own that are knocked out; it thinks `n_latents` steps, `None` for as many as the model was trained with.
     """
 
     cell: int
@@ -35,6 +38,9 @@ class Write(NamedTuple):
     site: Site
     freeze: tuple[str, ...] = ()
     value: Value | None = None
+    draw: int = 0
+    cuts: tuple[Edge, ...] = ()
+    n_latents: int | None = None
 
 
 class Given(NamedTuple):
@@ -42,6 +48,29 @@ class Given(NamedTuple):
 
     means: Means
     seeds: tuple[str, ...]
+
+
+class Sizes(NamedTuple):
+    """Running sums of what was written into each cell, over all its places, in fp32."""
+
+    change: Tensor  # squared norm of written - stood, [row, cell]
+    product: Tensor  # their inner product
+    written: Tensor  # their squared norms
+    stood: Tensor
+
+    def add(self, cells: Tensor | Sequence[int], stood: Tensor, written: Tensor) -> None:
+        """Count what is written at one place, `[row, n, width]`, into `cells`."""
+        stood, written = stood.float(), written.float()
+        self.change[:, cells] += (written - stood).pow(2).sum(-1)
+        self.product[:, cells] += (written * stood).sum(-1)
+        self.written[:, cells] += written.pow(2).sum(-1)
+        self.stood[:, cells] += stood.pow(2).sum(-1)
+
+
+def no_sizes(rows: Rows) -> Sizes:
+    """Sums to begin with."""
+    shape = len(rows.ids), rows.n_cells
+    return Sizes(*(torch.zeros(shape, device=rows.ids.device) for _ in Sizes._fields))
 
 
 Place = tuple[str, int, int, int | None]  # kind, layer, step, head
@@ -55,8 +84,10 @@ class Plan(NamedTuple):
     computed: tuple[Write, ...]
 
 
-def edits_of(model: CodiModel, rows: Rows, writes: Sequence[Write], given: Given | None = None) -> Edits:
-    """What is written while the cells think."""
+def edits_of(
+    model: CodiModel, rows: Rows, writes: Sequence[Write], given: Given | None = None, sizes: Sizes | None = None
+) -> Edits:
+    """What is written while the cells think; `sizes` is told of every edit but exchanged questions and BoTs."""
     inside = plans(model, writes, INSIDE)
     latents = plans(model, writes, ("latent",))
     entries = plans(model, [w for w in writes if w.site.layer is not None], ("kv",))
@@ -69,7 +100,7 @@ def edits_of(model: CodiModel, rows: Rows, writes: Sequence[Write], given: Given
             values[:, into] = values[:, host]
         place = ("latent", 0, step, None)
         if place in latents:
-            write_values(values, latents[place], place, given)
+            write_values(values, latents[place], place, given, sizes)
         return values
 
     def cache(stored: Any, step: int) -> None:
@@ -77,11 +108,30 @@ def edits_of(model: CodiModel, rows: Rows, writes: Sequence[Write], given: Given
             if at == step:
                 entry = stored.layers[layer]
                 into, donor = rows.column(plan.into, step), rows.column(plan.donor, step)
+                if sizes is not None:
+                    sizes.add(plan.into, flat_entries(entry, into), flat_entries(entry, donor))
                 entry.keys[:, :, into] = entry.keys[:, :, donor]
                 entry.values[:, :, into] = entry.values[:, :, donor]
+        if sizes is not None:
+            for write in writes:  # whole entries are exchanged by sight
+                if by_sight(write) and step in write.site.steps(model):
+                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, write.donor))
+                    for entry in stored.layers:
+                        sizes.add([write.cell], flat_entries(entry, own), flat_entries(entry, donor))
 
-    blocks = (block_writer(model, inside, given),) if inside else ()
-    return Edits(blocks, latent if held or latents else None, cache if entries else None)
+    blocks = (block_writer(model, inside, given, sizes),) if inside else ()
+    return Edits(blocks, latent if held or latents else None, cache if entries or sizes is not None else None)
+
+
+def by_sight(write: Write) -> bool:
+    """Whether a write exchanges whole entries of the thought by what the cell sees."""
+    return write.site.kind == "thought" or (write.site.kind == "kv" and write.site.layer is None)
+
+
+def flat_entries(entry: Any, columns: Tensor) -> Tensor:
+    """Keys and values of some columns of a layer's cache side by side, `[row, column, width]`."""
+    both = torch.cat([entry.keys[:, :, columns], entry.values[:, :, columns]], -1)
+    return both.transpose(1, 2).flatten(2)
 
 
 def plans(model: CodiModel, writes: Sequence[Write], kinds: Sequence[str]) -> dict[Place, Plan]:
@@ -106,83 +156,133 @@ def pair_up(model: CodiModel, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor,
     return into, donor
 
 
-def write_values(stands: Tensor, plan: Plan, place: Place, given: Given | None, part: slice = slice(None)) -> None:
+def write_values(
+    stands: Tensor, plan: Plan, place: Place, given: Given | None, sizes: Sizes | None = None, part: slice = slice(None)
+) -> None:
     """Write one place, `[pair, cell, width]`, in place; `part` is a head's share of the width."""
-    stands[:, plan.into, part] = stands[:, plan.donor, part]
+    copied = stands[:, plan.donor, part]
+    if sizes is not None:
+        sizes.add(plan.into, stands[:, plan.into, part], copied)
+    stands[:, plan.into, part] = copied
     for write in plan.computed:
         assert write.value is not None
         assert given is not None
         kind, layer, step, _ = place
         own, host, other = (stands[:, cell, part] for cell in (write.cell, write.host, write.donor))
         means = given.means[kind][layer][:, part].to(own)
-        noise = normal(given.seeds, place, own.shape[-1]).to(own)
-        stands[:, write.cell, part] = write.value.write(
-            Values(own, host, other, means.mean(0), means[step], noise)
-        )  # fmt: skip
+        noise = normal(given.seeds, place, own.shape[-1], write.draw).to(own)
+        value = write.value.write(Values(own, host, other, means.mean(0), means[step], noise))
+        if sizes is not None:
+            sizes.add([write.cell], own[:, None], value[:, None])
+        stands[:, write.cell, part] = value
 
 
-def normal(seeds: Sequence[str], place: Place, width: int) -> Tensor:
-    """Standard normal values, `[pair, width]`, that depend on the pair's seed and the place alone."""
+def normal(seeds: Sequence[str], place: Place, width: int, draw: int = 0) -> Tensor:
+    """Standard normal values, `[pair, width]`, that depend on the pair's seed, the place and the draw alone."""
     drawn = []
     for seed in seeds:
-        number = int.from_bytes(hashlib.sha256(f"{seed}:{place}".encode()).digest()[:8], "big")
+        name = f"{seed}:{place}" + (f":{draw}" if draw else "")
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         drawn.append(torch.randn(width, generator=torch.Generator().manual_seed(number % 2**63)))
     return torch.stack(drawn)
 
 
 def held_latents(model: CodiModel, writes: Sequence[Write]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Where R is frozen: the latent after each written step is the host's."""
-    plan: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    """Which latents are the host's: after each written step where R is frozen; all but those, where only the direct
+    way is open."""
+    plan: dict[int, set[tuple[int, int]]] = defaultdict(set)
     for write in writes:
-        if "R" in write.freeze:
-            for step in write.site.steps(model):
-                plan[step + 1].append((write.cell, write.host))
-    return {step: pair_up(model, pairs) for step, pairs in plan.items()}
+        steps = write.site.steps(model)
+        for step in range(model.n_latents):
+            after = step - 1 in steps
+            if ("R" in write.freeze and after) or ("between" in write.freeze and not after and step not in steps):
+                plan[step].add((write.cell, write.host))
+    return {step: pair_up(model, list(pairs)) for step, pairs in plan.items()}
 
 
-def block_writer(model: CodiModel, inside: dict[Place, Plan], given: Given | None) -> Callable[[Any, int, int], None]:
-    """The edit that writes within a block, in forward order: heads, attention, MLP, residual stream."""
+Viewed = Callable[[Tensor, int], Tensor]
+
+
+def block_writer(
+    model: CodiModel,
+    inside: dict[Place, Plan],
+    given: Given | None,
+    sizes: Sizes | None = None,
+    view: Viewed = lambda stands, step: stands,
+    together: Sequence[int] = (),
+) -> Callable[[Any, int, int], None]:
+    """The edit that writes within a block, in forward order: heads, attention, MLP, residual stream.
+
+    Where one forward holds several steps, they are `together`, and `view(tensor, step)` is one step's part of it.
+    """
     heads = sorted({head for kind, _, _, head in inside if kind == "head" and head is not None})
     width = model.head_width
 
     def write(block: Any, layer: int, step: int) -> None:
+        steps = together or (step,)
+
+        def planned(kind: str, head: int | None = None) -> list[Place]:
+            return [(kind, layer, at, head) for at in steps if (kind, layer, at, head) in inside]
+
+        def put(stands: Tensor, places: list[Place], part: slice = slice(None)) -> None:
+            for place in places:
+                write_values(view(stands, place[2]), inside[place], place, given, sizes, part)
+
         for head in heads:
-            place: Place = ("head", layer, step, head)
-            if place in inside:
-                part = slice(head * width, (head + 1) * width)
-                write_values(model.heads(block).input, inside[place], place, given, part)
-        place = ("attn", layer, step, None)
-        if place in inside:
-            write_values(model.attention(block).output[0], inside[place], place, given)
-        place = ("mlp", layer, step, None)
-        if place in inside:
-            write_values(model.mlp(block).output, inside[place], place, given)
-        place = ("resid", layer, step, None)
-        if place in inside:
-            write_values(block.output, inside[place], place, given)
+            if places := planned("head", head):
+                put(model.heads(block).input, places, slice(head * width, (head + 1) * width))
+        if places := planned("attn"):
+            put(model.attention(block).output[0], places)
+        if places := planned("mlp"):
+            put(model.mlp(block).output, places)
+        if places := planned("resid"):
+            put(block.output, places)
 
     return write
 
 
-def with_sight(model: CodiModel, rows: Rows, writes: Sequence[Write]) -> Rows:
-    """The rows with every exchange and frozen route that is a matter of what a cell sees."""
-    during = [fresh(rows.own(step)) for step in range(model.n_latents)]
-    after = fresh(rows.own(model.n_latents))
+def single_pass_edits(
+    model: CodiModel, rows: Rows, writes: Sequence[Write], given: Given | None, sizes: Sizes | None, length: int
+) -> Edits:
+    """The same for the single pass over placeholders, each cell of `length` tokens, the first of them the pads."""
+    view, together = step_view(rows.n_cells, length), range(model.n_latents)
+    inside = plans(model, writes, INSIDE)
+    return Edits((block_writer(model, inside, given, sizes, view, together),) if inside else ())
+
+
+def with_sight(
+    model: CodiModel, rows: Rows, writes: Sequence[Write], steps: int | None = None, always: Sequence[Edge] = ()
+) -> Rows:
+    """The rows with every exchange, frozen route and cut that is a matter of what a cell sees, over so many steps.
+
+    `always` are edges cut in every run, the unpatched ones too: another model, so to speak.
+    """
+    steps = model.n_latents if steps is None else steps
+    during: list[Sights] = [{None: rows.own(step).copy()} for step in range(steps)]
+    after: Sights = {None: rows.own(steps).copy()}
     for write in writes:
-        kind = write.site.kind
-        steps = write.site.steps(model)
-        for sight, route in [*((sight, "K_T") for sight in during), (after, "K_A")]:
-            seen = [step for step in steps if step < sight.steps.shape[1]]
-            whole = kind == "kv" and write.site.layer is None
-            if kind in ("question", "bot") and route not in write.freeze:
-                getattr(sight, kind)[write.cell] = rows.reads[write.donor]
-            elif ((kind == "thought" and route == "K_A") or whole) and route not in write.freeze:
-                sight.steps[write.cell, seen] = write.donor
-            elif kind not in ("question", "bot", "thought") and route in write.freeze:
-                sight.steps[write.cell, seen] = write.host
-    return replace(rows, during=tuple(during), after=after)
+        for sights, route in [*((sights, "K_T") for sights in during), (after, "K_A")]:
+            exchange(rows, sights[None], write, write.site.steps(model), route)
+    cuts = [(write.cell, cut) for write in writes for cut in write.cuts]
+    cut_edges(during, after, [*cuts, *((cell, cut) for cell in range(rows.n_cells) for cut in always)])
+    stops = [model.n_latents] * rows.n_cells
+    for write in writes:
+        stops[write.cell] = model.n_latents if write.n_latents is None else write.n_latents
+    ends = torch.tensor(stops, device=model.device) if set(stops) != {steps} else None
+    return replace(rows, during=tuple(during), after=after, stops=ends)
 
 
-def fresh(sight: Sight) -> Sight:
-    """A sight of its own, to be changed."""
-    return Sight(*(tensor.clone() for tensor in sight))
+def exchange(rows: Rows, sight: Sight, write: Write, steps: Sequence[int], route: str) -> None:
+    """What one patched cell sees instead of its own, by one route, written into `sight`."""
+    kind = write.site.kind
+    thought_over = sight.steps.shape[1]
+    seen = [step for step in steps if step < thought_over]
+    if kind in ("question", "bot"):
+        if route not in write.freeze:
+            getattr(sight, kind)[write.cell] = rows.reads[write.donor]
+    elif by_sight(write) and route not in write.freeze and (kind == "kv" or route == "K_A"):
+        sight.steps[write.cell, seen] = write.donor
+    elif kind != "thought" and route in write.freeze:
+        sight.steps[write.cell, seen] = write.host
+    if "between" in write.freeze:
+        sight.steps[write.cell, [step for step in range(thought_over) if step not in steps]] = write.host

@@ -177,6 +177,6 @@ def test_an_unknown_direction_is_refused():
 def test_a_pair_without_an_unrelated_donor_has_no_unrelated_rows(model, pairs):
     ready, _ = prepare(model, pairs[:2])
     table = sweep_cells(
-        model, ready, grid([THOUGHT], [other, unrelated]), donors=[None, None], metrics=["logit_difference"]
+        model, ready, grid([THOUGHT], [other, unrelated]), donors=[(), ()], metrics=["logit_difference"]
     )
     assert set(table["source"]) == {"clean", "corrupted"}

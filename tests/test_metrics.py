@@ -60,4 +60,5 @@ def test_references_are_the_metric_of_the_unpatched_runs(reading):
 
 @pytest.mark.parametrize(("said", "clean", "corrupted"), [(7, 1, 0), (8, 0, 1), (9, 0, 0), (float("nan"), 0, 0)])
 def test_an_answer_is_clean_corrupted_or_other(said, clean, corrupted):
-    assert (m.answer_is_clean(said, 7, 8), m.answer_is_corrupted(said, 7, 8)) == (clean, corrupted)
+    keys = m.Keys(7, 8)
+    assert (m.answer_is_clean(said, keys), m.answer_is_corrupted(said, keys)) == (clean, corrupted)

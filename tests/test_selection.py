@@ -51,7 +51,7 @@ def test_a_correct_model_keeps_every_pair_and_a_wrong_key_is_seen_whatever_the_f
 def test_donors_come_from_all_pairs_that_pass_and_not_only_from_those_patched(model, pairs):
     ready, _ = prepare(model, pairs)
     everyone = {str(p.pair.pair_id) for p in ready}
-    donors = {d.pair_id for d in select(model, pairs, config(limit=3)).donors if d}
+    donors = {d.pair_id for drawn in select(model, pairs, config(limit=3)).donors for d in drawn}
     patched = {str(p.pair.pair_id) for p in select(model, pairs, config(limit=3)).ready}
     assert len(patched) == 3
     assert donors <= everyone

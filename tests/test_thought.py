@@ -79,7 +79,7 @@ def test_exchanging_thoughts_back_and_forth_changes_nothing_and_once_changes_som
     def thinking(*cells):
         sight = rows.own(model.n_latents)
         steps = torch.tensor(cells)[:, None].expand(-1, model.n_latents)
-        return run(model, replace(rows, after=sight._replace(steps=steps)), prefix).forced.at_read[0]
+        return run(model, replace(rows, after={None: sight._replace(steps=steps)}), prefix).forced.at_read[0]
 
     own, same, swapped = run(model, rows, prefix).forced.at_read[0], thinking(1, 0, 2), thinking(2, 1, 0)
     torch.testing.assert_close(own, same, atol=EXACT, rtol=0)

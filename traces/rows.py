@@ -20,6 +20,13 @@ class Sight(NamedTuple):
     bot: Int[Tensor, " cell"]
     steps: Int[Tensor, "cell step"]
 
+    def copy(self) -> Sight:
+        """A sight of its own, to be changed."""
+        return Sight(*(tensor.clone() for tensor in self))
+
+
+Sights = dict[int | None, Sight]  # by layer; that of `None` holds for all layers without one of their own
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -27,15 +34,17 @@ class Rows:
 
     Each question is padded on the left to one width and ends in a placeholder for BoT. `reads[cell]` is the segment
     (which question of the row) that a cell reads. A cell sees its own question and its own thought, unless `during`
-    (a sight for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
-    entries are exchanged or cut without touching the cache.
+    (sights for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
+    entries are exchanged or cut without touching the cache. `stops` says after how many steps each cell's thought
+    ends, where it does not take all that are run.
     """
 
     ids: Int[Tensor, "row segment token"]
     valid: Bool[Tensor, "row segment token"]
     reads: Int[Tensor, " cell"]
-    during: tuple[Sight, ...] = ()
-    after: Sight | None = None
+    during: tuple[Sights, ...] = ()
+    after: Sights | None = None
+    stops: Int[Tensor, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -64,6 +73,19 @@ class Rows:
         """The sight of cells that see their own question and thought, with nothing exchanged or cut."""
         cells = torch.arange(self.n_cells, device=self.ids.device)
         return Sight(self.reads, self.reads, cells[:, None].expand(-1, steps))
+
+    def at_step(self, step: int) -> Sights:
+        """What the cells see while they think a step."""
+        return self.during[step] if step < len(self.during) else {None: self.own(step)}
+
+    def at_answer(self, steps: int) -> Sights:
+        """What they see while they answer: of a thought that stopped early, the steps that it took."""
+        sights = {layer: sight.copy() for layer, sight in (self.after or {None: self.own(steps)}).items()}
+        if self.stops is not None:
+            untaken = torch.arange(steps, device=self.ids.device) >= self.stops[:, None]
+            for sight in sights.values():
+                sight.steps[untaken] = -1
+        return sights
 
     def question_mask(self) -> Bool[Tensor, "row 1 query key"]:
         """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""

@@ -24,34 +24,59 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from traces.model import CodiModel
-from traces.rows import Rows
+from traces.rows import Rows, Sights
 from traces.text import clean_text, last_number
 
 Edit = Callable[[Any, int, int], None]
-Measure = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What is rewritten while a model thinks; each function runs inside the trace.
+    """What is rewritten, or read, while a model thinks; each function runs inside the trace.
 
     `blocks` are called at every block in forward order; `latent(latents, step)` gives the latents that are fed at a
-    step; `cache(cache, step)` may write the entries that a step has just left, which later positions see.
+    step; `cache(cache, step)` may write the entries that a step has just left, which later positions see;
+    `read(hidden, logits, step)` measures a step by its final hidden state (after the final norm) and its lens.
     """
 
     blocks: tuple[Edit, ...] = ()
     latent: Callable[[Tensor, int], Tensor] | None = None
     cache: Callable[[Any, int], None] | None = None
+    read: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None = None
+
+
+class Script(NamedTuple):
+    """What is teacher-forced after EoT: a trunk, and branches of it, each the rest of a whole answer with its EOS.
+
+    The last `shared` tokens of the trunk are what the branches' answers have in common; -1 fills a shorter branch.
+    """
+
+    trunk: Int[Tensor, "row token"]
+    branches: tuple[Int[Tensor, "row token"], ...] = ()
+    shared: int = 0
+
+    def to(self, device: torch.device) -> Script:
+        return Script(self.trunk.to(device), tuple(branch.to(device) for branch in self.branches), self.shared)
+
+    @property
+    def length(self) -> int:
+        """The longest that is forced: the last token of a branch is scored, not fed."""
+        return self.trunk.shape[1] + max((branch.shape[1] - 1 for branch in self.branches), default=0)
 
 
 class Forced(NamedTuple):
     """The teacher-forced phase: logits where the answer starts (at EoT, or EOS after it) and at the read position.
 
-    The read position is after the last forced token.
+    The read position is after the last token of the trunk. `said[branch]` is the log-probability (nats) of a whole
+    answer.
     """
 
     at_start: Float[Tensor, "row cell vocab"]
     at_read: Float[Tensor, "row cell vocab"]
+    said: Float[Tensor, "branch row cell"]
+
+
+Measure = Callable[[Forced], dict[str, Tensor]]
 
 
 class Thought(NamedTuple):
@@ -109,9 +134,30 @@ class State:
     """What passes from trace to trace: the cache, what each cell sees of it next, and the latent to feed next."""
 
     cache: Any
-    seen: Bool[Tensor, "row cell key"]
+    seen: Masks
     position: Int[Tensor, "row cell"]
     latent: Float[Tensor, "row cell d_model"]
+
+
+Masks = dict[int | None, Bool[Tensor, "row query key"]]  # by layer, as `Sights`
+
+
+def seen_by(rows: Rows, sights: Sights, steps: int) -> Masks:
+    """What each cell sees of the cache, layer by layer where layers differ."""
+    return {layer: rows.seen(sight, steps) for layer, sight in sights.items()}
+
+
+def beside(masks: Masks, own: Bool[Tensor, "row query key"]) -> Masks:
+    """The masks with the keys of the present forward behind those of the cache."""
+    return {layer: torch.cat([mask, own], -1) for layer, mask in masks.items()}
+
+
+def set_masks(model: CodiModel, masks: Masks, layer: int) -> None:
+    """Give one layer its own mask; call inside a trace, before anything else of that layer."""
+    if layer in masks:
+        attention = model.attention(model.blocks[layer])
+        args, kwargs = attention.inputs
+        attention.inputs = (args, {**kwargs, "attention_mask": masks[layer][:, None]})
 
 
 def read_question(model: CodiModel, rows: Rows, edits: Edits) -> State:
@@ -127,69 +173,107 @@ def read_question(model: CodiModel, rows: Rows, edits: Edits) -> State:
         if edits.latent is not None:
             latent = edits.latent(latent, 0)
         cache = model.lm.output.past_key_values
-    return State(cache, rows.seen(rows.own(0), 0), position, latent)
+    return State(cache, seen_by(rows, {None: rows.own(0)}, 0), position, latent)
 
 
-def latent_step(model: CodiModel, rows: Rows, state: State, step: int, edits: Edits) -> State:
-    """Trace one latent step of every cell, with the edits inside, block by block."""
+def latent_step(model: CodiModel, rows: Rows, state: State, step: int, edits: Edits) -> tuple[State, dict[str, Tensor]]:
+    """Trace one latent step of every cell, with the edits inside, block by block, and what they measure."""
     cells = rows.n_cells
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(len(rows.ids), cells, cells)
-    sight = rows.during[step] if step < len(rows.during) else rows.own(step)
-    mask, project = torch.cat([rows.seen(sight, step), own], -1)[:, None], model.project
+    masks, project = beside(seen_by(rows, rows.at_step(step), step), own), model.project
+    visited = model.blocks if edits.blocks or len(masks) > 1 else ()
+    measured: dict[str, Tensor] = {}
     with model.lm.trace(
-        inputs_embeds=state.latent, attention_mask=mask, position_ids=state.position,
-        past_key_values=state.cache, use_cache=True, logits_to_keep=1,
+        inputs_embeds=state.latent, attention_mask=masks[None][:, None], position_ids=state.position,
+        past_key_values=state.cache, use_cache=True, logits_to_keep=1 if edits.read is None else 0,
     ):  # fmt: skip
-        for layer, block in enumerate(model.blocks if edits.blocks else ()):
+        for layer, block in enumerate(visited):
+            set_masks(model, masks, layer)
             for edit in edits.blocks:
                 edit(block, layer, step)
-        latent = project(model.norm.output)
+        hidden = model.norm.output
+        latent = project(hidden)
         if edits.latent is not None:
             latent = edits.latent(latent, step + 1)
+        if edits.read is not None:
+            for name, value in edits.read(hidden.float(), model.lm.lm_head.output.float(), step).items():
+                measured[name] = nnsight.save(value)
         if edits.cache is not None:
             edits.cache(model.lm.output.past_key_values, step)
-    return State(state.cache, state.seen, state.position + 1, latent)
+    return State(state.cache, state.seen, state.position + 1, latent), measured
 
 
 def see_thought(rows: Rows, state: State, steps: int) -> State:
-    """From here on, each cell sees what `rows.after` names: a mask edit, no cache surgery."""
-    sight = rows.own(steps) if rows.after is None else rows.after
-    return State(state.cache, rows.seen(sight, steps), state.position, state.latent)
+    """From here on, each cell sees what `rows.after` names, and stands behind the steps that it took."""
+    position = state.position if rows.stops is None else state.position + rows.stops - steps
+    return State(state.cache, seen_by(rows, rows.at_answer(steps), steps), position, state.latent)
 
 
 def force_answer(
-    model: CodiModel, state: State, forced: Int[Tensor, "row token"], measure: Measure | None = None
+    model: CodiModel, state: State, script: Script, measure: Measure | None = None
 ) -> tuple[State, Forced, dict[str, Tensor]]:
     """Trace EoT and the teacher-forced tokens of every cell.
 
-    `measure` is called inside the trace with the logits at the read position and what it returns is saved. The state
-    that comes back sees EoT but none of the forced tokens: greedy decoding goes on from there.
+    `measure` is called inside the trace with what was forced, and what it returns is saved. The state that comes back
+    sees EoT but none of the forced tokens: greedy decoding goes on from there.
     """
     rows, cells = state.position.shape
     device, eot = model.device, model.eot
     opening = torch.tensor(opening_ids(model), device=device)
-    opened, length = len(opening), len(opening) + forced.shape[1]
-    past = state.seen.repeat_interleave(length, 1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    own = torch.block_diag(*[causal] * cells).expand(rows, -1, -1)
-    ids = torch.cat([opening.expand(rows, -1), forced], 1).repeat(1, cells)
-    position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
+    opened, trunk = len(opening), len(opening) + script.trunk.shape[1]
+    fed = [branch[:, :-1].clamp(min=0) for branch in script.branches]
+    offsets, tree = branching(trunk, [part.shape[1] for part in fed], device)
+    length = len(offsets)
+    masks = beside(
+        {layer: seen.repeat_interleave(length, 1) for layer, seen in state.seen.items()},
+        torch.block_diag(*[tree] * cells).expand(rows, -1, -1),
+    )
+    ids = torch.cat([opening.expand(rows, -1), script.trunk, *fed], 1).repeat(1, cells)
+    position = (state.position[..., None] + offsets).flatten(1)
     at_eot = torch.arange(cells, device=device) * length
-    keep = torch.cat([at_eot + opened - 1, at_eot + length - 1])
+    wanted = torch.tensor([opened - 1, *range(trunk - 1 - script.shared * bool(fed), length)], device=device)
+    keep = (at_eot[:, None] + wanted).flatten()
     measured: dict[str, Tensor] = {}
     with model.lm.trace(
-        input_ids=ids, attention_mask=torch.cat([past, own], -1)[:, None], position_ids=position,
+        input_ids=ids, attention_mask=masks[None][:, None], position_ids=position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
     ):  # fmt: skip
         model.embedding.output[:, at_eot] = eot
-        logits = model.lm.lm_head.output.float()
-        first, last = logits[:, :cells].clone().save(), logits[:, cells:].clone().save()
+        for layer in range(model.n_layers if len(masks) > 1 else 0):
+            set_masks(model, masks, layer)
+        logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
+        forced = forced_of(logits, script)
+        first, last = forced.at_start.clone().save(), forced.at_read.clone().save()
+        said = nnsight.save(forced.said)
         if measure is not None:
-            for name, value in measure(logits[:, cells:]).items():
+            for name, value in measure(forced).items():
                 measured[name] = nnsight.save(value)
-    only_opening = own[:, length - 1 :: length] & (torch.arange(length, device=device) < opened).repeat(cells)
-    seen = torch.cat([state.seen, only_opening], -1)
-    return State(state.cache, seen, state.position + opened, state.latent), Forced(first, last), measured
+    only_opening = torch.block_diag(*[(torch.arange(length, device=device) < opened)[None]] * cells)
+    seen = beside(state.seen, only_opening.expand(rows, -1, -1))
+    return State(state.cache, seen, state.position + opened, state.latent), Forced(first, last, said), measured
+
+
+def branching(
+    trunk: int, branches: Sequence[int], device: torch.device
+) -> tuple[Int[Tensor, " token"], Bool[Tensor, "token token"]]:
+    """Positions and mask of a trunk and of branches that all go on from its end, none seeing another."""
+    offsets = [*range(trunk), *(trunk + i for size in branches for i in range(size))]
+    branch = torch.tensor([-1] * trunk + [i for i, size in enumerate(branches) for _ in range(size)], device=device)
+    causal = torch.ones(len(offsets), len(offsets), dtype=torch.bool, device=device).tril()
+    return torch.tensor(offsets, device=device), causal & ((branch == -1) | (branch[:, None] == branch))
+
+
+def forced_of(logits: Float[Tensor, "row cell token vocab"], script: Script) -> Forced:
+    """What was forced, from the logits at EoT, then from those that predict the shared end of the trunk onwards."""
+    shared = script.shared if script.branches else 0
+    said, start = [], shared + 2  # EoT, then the shared tokens' predictions, then the trunk's own
+    for branch in script.branches:
+        predicting = torch.cat([logits[:, :, 1 : shared + 2], logits[:, :, start : start + branch.shape[1] - 1]], 2)
+        start += branch.shape[1] - 1
+        told = torch.cat([script.trunk[:, script.trunk.shape[1] - shared :], branch], 1)[:, None, :, None]
+        scores = predicting.log_softmax(-1).gather(-1, told.clamp(min=0).expand(-1, logits.shape[1], -1, -1))
+        said.append(scores.where(told >= 0, 0.0).sum((2, 3)))
+    return Forced(logits[:, :, 0], logits[:, :, shared + 1], torch.stack(said) if said else logits.new_zeros(0))
 
 
 def decode_greedily(
@@ -209,11 +293,13 @@ def decode_greedily(
         done = done | (token == eos) | (position >= model.n_positions)
         if index == max_new_tokens - 1 or bool(done.all()):
             break
-        seen = torch.cat([seen, own], -1)
+        seen = beside(seen, own)
         with model.lm.trace(
-            input_ids=token, attention_mask=seen[:, None], position_ids=position.clamp(max=model.n_positions - 1),
-            past_key_values=state.cache, use_cache=True,
+            input_ids=token, attention_mask=seen[None][:, None],
+            position_ids=position.clamp(max=model.n_positions - 1), past_key_values=state.cache, use_cache=True,
         ):  # fmt: skip
+            for layer in range(model.n_layers if len(seen) > 1 else 0):
+                set_masks(model, seen, layer)
             token = model.lm.lm_head.output.argmax(-1)
         token = torch.where(position < model.n_positions, token, eos)
     return torch.stack(said, -1)
@@ -225,13 +311,14 @@ class Run(NamedTuple):
     forced: Forced
     measured: dict[str, Tensor]
     tokens: Int[Tensor, "row cell token"] | None
+    at_steps: tuple[dict[str, Tensor], ...]  # what `Edits.read` measured at each step
 
 
 @torch.no_grad()
 def run(
     model: CodiModel,
     rows: Rows,
-    forced: Int[Tensor, "row token"],
+    forced: Int[Tensor, "row token"] | Script,
     *,
     edits: Edits | Sequence[Edit] = (),
     measure: Measure | None = None,
@@ -246,19 +333,21 @@ def run(
     """
     steps = model.n_latents if n_latents is None else n_latents
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
-    forced = forced.to(model.device)
-    longest = positions_needed(model, int(rows.bot_position.max()), forced.shape[1], steps)
+    script = (forced if isinstance(forced, Script) else Script(forced)).to(model.device)
+    longest = positions_needed(model, int(rows.bot_position.max()), script.length, steps)
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
+    at_steps: list[dict[str, Tensor]] = []
     with model.lm.session(remote=remote):
         state = read_question(model, rows, edits)
         for step in range(steps):
-            state = latent_step(model, rows, state, step, edits)
+            state, found = latent_step(model, rows, state, step, edits)
+            at_steps.append(found)
         state = see_thought(rows, state, steps)
-        state, answer, measured = force_answer(model, state, forced, measure)
+        state, answer, measured = force_answer(model, state, script, measure)
         tokens = decode_greedily(model, state, answer.at_start, max_new_tokens) if max_new_tokens else None
-        result = nnsight.save(Run(answer, measured, tokens))
+        result = nnsight.save(Run(answer, measured, tokens, tuple(at_steps)))
     return result
 
 

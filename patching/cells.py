@@ -1,0 +1,174 @@
+"""What a sweep runs: cells (what is written where, into which run) and pairs prepared for a tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from patching.contrast import text_faults, token_faults, tokenise
+from patching.edges import Edge, check_edge
+from patching.metrics import Keys
+from patching.pairs import Pair
+from patching.sites import CUTS, HELD, INSIDE, THOUGHT, Site, check_freeze
+from patching.sources import HOSTS, RUNS, Value, itself, other, source_name, unrelated
+from traces.model import CodiModel
+
+Source = Callable[[str], str] | Value
+PROTOCOLS = ("latent_loop", "placeholder")
+
+
+class Cell(NamedTuple):
+    """One patched run of every pair: what is written where, into which run, with which routes held and edges cut.
+
+    `draw` counts from 0 where the source is drawn; `n_latents` is how many steps it thinks, `None` for all.
+    """
+
+    direction: str
+    source: Source
+    site: Site
+    freeze: tuple[str, ...] = ()
+    draw: int = 0
+    cuts: tuple[Edge, ...] = ()
+    n_latents: int | None = None
+
+    @property
+    def host(self) -> str:
+        return HOSTS[self.direction]
+
+    @property
+    def donor(self) -> str:
+        """The run that is copied; with a computed value, the one that it may look at."""
+        return other(self.host) if isinstance(self.source, Value) else self.source(self.host)
+
+    @property
+    def donor_cell(self) -> int:
+        """The donor's cell, which is its segment too: the first draw of an unrelated run stands third."""
+        return RUNS.index(self.donor) + (self.draw if self.donor == "unrelated" else 0)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the source is a matter of chance."""
+        return self.source.drawn if isinstance(self.source, Value) else self.donor == "unrelated"
+
+
+class Prepared(NamedTuple):
+    """A pair under a tokenizer: what both answers share (forced), the rest of each with EOS, and how they differ."""
+
+    rank: int  # its place in the list of pairs
+    pair: Pair
+    tokens: int
+    forced: tuple[int, ...]
+    tails: tuple[tuple[int, ...], tuple[int, ...]]  # clean, corrupted
+    shared: int = 0  # how many of the forced tokens are the answers' own, and not the prefix's
+    hybrid: float = math.nan
+
+    @property
+    def clean_token(self) -> int:
+        """The clean answer's token where the two differ."""
+        return self.tails[0][0]
+
+    @property
+    def corrupted_token(self) -> int:
+        return self.tails[1][0]
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.pair.clean.answer, self.pair.corrupted.answer, self.hybrid)
+
+
+def grid(
+    sites: Sequence[Site],
+    sources: Sequence[Source] = (other, unrelated),
+    directions: Sequence[str] = tuple(HOSTS),
+    freeze: Sequence[str] = (),
+    draws: int = 1,
+    cuts: Sequence[Edge] = (),
+) -> list[Cell]:
+    """Every direction × source × draw × site, the routes in `freeze` held at the host's values, `cuts` cut."""
+    for direction in directions:
+        if direction not in HOSTS:
+            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
+    check_freeze(freeze)
+    held = tuple(route for route in HELD if route in freeze)
+    return [
+        Cell(direction, source, site, held, draw, tuple(cuts))
+        for direction in directions
+        for source in sources
+        for draw in range(draws if Cell(direction, source, THOUGHT).drawn else 1)
+        for site in sites
+    ]
+
+
+def knockouts(cuts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
+    """Runs of which nothing is patched, and one edge cut."""
+    return [Cell(direction, itself, THOUGHT, cuts=(cut,)) for direction in directions for cut in cuts]
+
+
+def check_cells(model: CodiModel, cells: Sequence[Cell]) -> None:
+    """Refuse, before anything runs, sites and edges that do not exist, and combinations that mean nothing."""
+    seen: set[Cell] = set()
+    for cell in cells:
+        if cell in seen:
+            raise ValueError(f"{cell.direction} of {cell.site} occurs twice in the sweep; name each site once")
+        seen.add(cell)
+        cell.site.places(model)
+        for cut in cell.cuts:
+            check_edge(model, cut)
+        kind = cell.site.kind
+        if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
+            kinds = ", ".join(("latent", *INSIDE))
+            raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
+        meant = () if kind == "thought" else ("K_T", "K_A") if kind in CUTS else HELD
+        if lost := [route for route in cell.freeze if route not in meant]:
+            offer = f"it can hold {' and '.join(meant)}" if meant else "nothing can be held there"
+            raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
+
+
+def check_single_pass(cells: Sequence[Cell]) -> None:
+    """Refuse what the single pass over placeholders has not: a loop, whose routes and entries could be held or cut."""
+    for cell in cells:
+        if cell.site.kind not in (*INSIDE, "thought"):
+            raise ValueError(
+                f"protocol 'placeholder' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
+            )
+        if cell.freeze or cell.cuts or cell.n_latents is not None:
+            raise ValueError(
+                "protocol 'placeholder' runs no loop: freeze, cut edges and n_latents have no meaning in it"
+            )
+
+
+def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+    """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
+    ready, excluded = [], []
+    for index, pair in enumerate(pairs):
+        tokens = tokenise(model, pair)
+        if faults := [*text_faults(pair), *token_faults(pair, tokens)]:
+            excluded.append((pair, f"pair {pair.pair_id}: {faults[0]}"))
+            continue
+        assert tokens.differ is not None
+        (clean, corrupted), differ = tokens.answers, tokens.differ
+        tails = tuple(clean[differ:]), tuple(corrupted[differ:])
+        shared = max(0, differ - tokens.prefix)
+        ready.append(Prepared(index, pair, len(tokens.questions[0]), tuple(clean[:differ]), tails, shared))
+    return ready, excluded
+
+
+def described(cell: Cell) -> dict[str, object]:
+    """A cell's columns of the table."""
+    site = cell.site
+    return {
+        "direction": cell.direction,
+        "source": source_name(cell.source, cell.host),
+        "draw": cell.draw if cell.drawn else None,
+        "site": site.kind,
+        "layer": site.layer,
+        "layer_last": site.layer if site.layer_last is None else site.layer_last,
+        "step": site.step,
+        "step_last": site.step if site.step_last is None else site.step_last,
+        "step_set": "+".join(map(str, site.step_set)) or None,
+        "head": site.head,
+        "freeze": "+".join(cell.freeze) or None,
+        "cut": " ".join(map(str, cell.cuts)) or None,
+        "n_latents": cell.n_latents,
+    }
