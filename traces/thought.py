@@ -227,7 +227,6 @@ class Run(NamedTuple):
     tokens: Int[Tensor, "row cell token"] | None
 
 
-@torch.no_grad()
 def run(
     model: CodiModel,
     rows: Rows,
@@ -237,12 +236,14 @@ def run(
     measure: Measure | None = None,
     max_new_tokens: int = 0,
     n_latents: int | None = None,
+    gradients: bool = False,
     remote: bool | str = False,
 ) -> Run:
     """Read the questions, think, answer: every cell of every row in one session.
 
-    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. Raises ValueError
-    where even the forced tokens have no room.
+    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. With `gradients`,
+    `measure` may differentiate by what the edits made require one. Raises ValueError where even the forced tokens have
+    no room.
     """
     steps = model.n_latents if n_latents is None else n_latents
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
@@ -251,7 +252,7 @@ def run(
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
-    with model.lm.session(remote=remote):
+    with torch.set_grad_enabled(gradients), model.lm.session(remote=remote):
         state = read_question(model, rows, edits)
         for step in range(steps):
             state = latent_step(model, rows, state, step, edits)
