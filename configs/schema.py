@@ -323,7 +323,7 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
     found = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
     template = WANTED.get(problem["type"])
     if problem["type"] == "string_pattern_mismatch":
-        template = PATTERNS["cuts" if table else key]
+        template = PATTERNS["cuts" if table else str(key)]
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return f"{found} is {problem['input']!r}, wanted {wanted}"
 

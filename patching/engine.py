@@ -280,7 +280,10 @@ def run_block(
         values |= read_answers(batch, texts(model, done.tokens), plan)
     frames = [rows_of(batch, donors, cells, values, plan.protocol)]
     for step, found in enumerate(done.at_steps if plan.step_metrics else ()):
-        frames.append(rows_of_step(model, batch, donors, cells, found, step))
+        if kept := readable(model, cells, step):
+            values = {name: value[:, :, kept].double().cpu().numpy() for name, value in found.items()}
+            frame = rows_of(batch, donors, [cells[i] for i in kept], values, plan.protocol, step)
+            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(kept)))))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -312,13 +315,10 @@ def read_answers(batch: Sequence[Prepared], said: list[list[str]], plan: Plan) -
     }
 
 
-def rows_of_step(model, batch, donors, cells: Sequence[Cell], found: dict[str, Tensor], step: int) -> pd.DataFrame:
-    """The rows read at a latent step: of the cells that have written all they write before it."""
+def readable(model: CodiModel, cells: Sequence[Cell], step: int) -> list[int]:
+    """Which cells a latent step can tell something of: those that have written all they write before it."""
     written = [-1 if c.site.kind in CUTS else c.site.steps(model)[-1] for c in cells]
-    kept = [i for i, last in enumerate(written) if last < step and cells[i].site.kind != "thought"]
-    values = {name: value[:, :, kept].double().cpu().numpy() for name, value in found.items()}
-    frame = rows_of(batch, donors, [cells[i] for i in kept], values, PROTOCOLS[0], step)
-    return frame.assign(cell=frame["cell"].map(dict(enumerate(kept))))
+    return [i for i, last in enumerate(written) if last < step < model.n_latents and cells[i].site.kind != "thought"]
 
 
 def rows_of(

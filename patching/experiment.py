@@ -1,8 +1,8 @@
-"""A patching experiment from a config to a run folder: load, check, sweep, save.
+"""A patching experiment from a config to a run folder: load, check, run the recipe, save.
 
 By default the original experiment (patching each layer's residual at every latent step of CODI's thought, on clean
-and corrupted pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, and an
-unrelated donor.
+and corrupted pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, an
+unrelated donor, noise as long as what is written, and on request the same with LoRA and projection re-initialised.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.table import write_table
 from configs.schema import RunConfig
-from patching.cells import grid
 from patching.checks import Check, findings, invariants
-from patching.engine import sweep_cells
 from patching.pairs import load_pairs, write_prepared
+from patching.recipes import job, run_recipe
 from patching.selection import select
-from patching.sites import THOUGHT, expand
-from patching.sources import SOURCES, itself, other, unrelated
 from patching.store import MANIFEST, digest, file_digest, open_run, write_json
-from traces.model import load_codi
+from traces.model import load_codi, reinitialise
 
 PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
 
@@ -54,16 +53,11 @@ def run_experiment(
     if failed and not force:
         raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
 
-    sources = [SOURCES[name] for name in config.sources]
-    cells = [
-        *grid(expand(model, config.sites, config.kinds), sources, config.directions, config.freeze),
-        *grid([THOUGHT], [other, unrelated, itself], config.directions),  # the corners, and what changes nothing
-    ]
-    table = sweep_cells(
-        model, ready, cells, donors=donors, everyone=chosen.everyone, seed=config.seed, metrics=config.metrics,
-        cells_per_forward=config.cells_per_forward,
-        pairs_per_batch=config.pairs_per_batch, max_new_tokens=config.max_new_tokens, progress=progress,
-    )  # fmt: skip
+    table = run_recipe(job(model, chosen, config, progress))
+    if config.reinitialised:
+        blank = run_recipe(job(reinitialise(model, config.seed), chosen, config, progress))
+        # A reference for what the architecture alone does, and not a null hypothesis.
+        table = pd.concat([table, blank.assign(protocol=blank["protocol"] + "_reinitialised")], ignore_index=True)
     write_table(table, out / "cells.parquet")
     write_prepared([p.pair for p in ready], out / "prepared_pairs.json")
     write_json(
@@ -73,6 +67,7 @@ def run_experiment(
             "identity": identity,
             "finished": True,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "experiment": config.experiment,
             "protocol": config.protocol,
             "config": {
                 **settings,
@@ -88,11 +83,16 @@ def run_experiment(
                 **chosen.counts,
                 "used": len(ready),
                 "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in chosen.excluded],
-                "without_unrelated_donor": [p.pair.pair_id for p, d in zip(ready, donors, strict=True) if d is None],
+                "without_unrelated_donor": [p.pair.pair_id for p, d in zip(ready, donors, strict=True) if not d],
             },
             "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
-            "cells_per_pair": len(cells),
+            "cells_per_pair": cells_per_pair(table),
             "seconds": round(time.monotonic() - started, 1),
         },
     )
     return out
+
+
+def cells_per_pair(table: pd.DataFrame) -> int:
+    """The most rows of one metric that a pair has."""
+    return int(table.groupby(["pair_id", "metric"], sort=False).size().max())

@@ -206,6 +206,25 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
     )
 
 
+def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
+    """The same checkpoint loaded anew, LoRA and projection as they were before any training: LoRA adds nothing then.
+
+    What it shows is due to the base, the loop and the positions, and not to what the thought was trained for.
+    """
+    blank = load_codi(model.folder, str(model.device), str(model.dtype).removeprefix("torch."))
+    with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
+        torch.manual_seed(seed)
+        for name, parameter in blank.lm._module.named_parameters():
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(parameter.data, a=5**0.5)
+            elif ".lora_B." in name:
+                nn.init.zeros_(parameter.data)
+        for module in blank.project.modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm)):
+                module.reset_parameters()
+    return blank
+
+
 def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype):
     """The base under nnsight with the adapter attached, its tokenizer and its family."""
     from nnsight.modeling.transformers import TransformersModel

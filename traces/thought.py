@@ -243,7 +243,7 @@ def force_answer(
             set_masks(model, masks, layer)
         logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
         forced = forced_of(logits, script)
-        first, last = forced.at_start.clone().save(), forced.at_read.clone().save()
+        first, last = nnsight.save(forced.at_start.clone()), nnsight.save(forced.at_read.clone())
         said = nnsight.save(forced.said)
         if measure is not None:
             for name, value in measure(forced).items():
@@ -314,7 +314,6 @@ class Run(NamedTuple):
     at_steps: tuple[dict[str, Tensor], ...]  # what `Edits.read` measured at each step
 
 
-@torch.no_grad()
 def run(
     model: CodiModel,
     rows: Rows,
@@ -324,12 +323,14 @@ def run(
     measure: Measure | None = None,
     max_new_tokens: int = 0,
     n_latents: int | None = None,
+    gradients: bool = False,
     remote: bool | str = False,
 ) -> Run:
     """Read the questions, think, answer: every cell of every row in one session.
 
-    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. Raises ValueError
-    where even the forced tokens have no room.
+    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. With `gradients`,
+    `measure` may differentiate by what the edits made require one. Raises ValueError where even the forced tokens have
+    no room.
     """
     steps = model.n_latents if n_latents is None else n_latents
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
@@ -339,7 +340,7 @@ def run(
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
     at_steps: list[dict[str, Tensor]] = []
-    with model.lm.session(remote=remote):
+    with torch.set_grad_enabled(gradients), model.lm.session(remote=remote):
         state = read_question(model, rows, edits)
         for step in range(steps):
             state, found = latent_step(model, rows, state, step, edits)

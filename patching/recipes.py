@@ -1,0 +1,151 @@
+"""The ready-made experiments: what each patches and measures. Each is one function from a model and its pairs to rows.
+
+- `sweep`: the grid that a config names. By default the original experiment: each layer's residual at all steps.
+- `early_stop`: the answer after k of n steps and beyond n, beside steps from k on resampled, each with and without the
+  answer seeing the question (arXiv 2602.08783 stops early).
+- `influence`: one step written, every later step measured; in all, and directly (arXiv 2602.08783).
+- `iterative`: steps 0 to k written and the rest running free, beside the same with the next latent held.
+- `matched`: donors that share, or do not share, an intermediate or the answer (interchange interventions, Geiger et al.
+  2022): see `patching.matched`.
+- `placeholder`: the original experiment's single pass beside the loop: see `traces.placeholder`.
+- `attribution`: gradient-based estimates, the largest and random ones verified: see `patching.attribution`.
+- `shapley`: every subset of the steps' caches (Shapley 1953; interactions: Grabisch and Roubens 1999).
+
+The corners (whole thoughts exchanged) and what changes nothing run beside every experiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from configs.schema import RunConfig
+from patching.attribution import attribute, to_verify
+from patching.cells import Cell, grid, knockouts
+from patching.edges import Edge, edge
+from patching.engine import sweep_cells
+from patching.selection import Selection
+from patching.sites import INSIDE, THOUGHT, Site, expand, layerwise, prefixes, subsets
+from patching.sources import SOURCES, Value, itself, other, unrelated
+from traces.model import CodiModel
+
+UNSEEN = Edge(None, "question")
+ANSWERS = ("logit_difference", "prediction_change", "answer", "answer_is_clean", "answer_is_corrupted")
+AT_STEPS = ("projection", "distance_to_clean", "kl_to_clean")
+BOTH_READS = ("kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot")
+
+
+class Job(NamedTuple):
+    """A model, the pairs to patch, the config, and the sweep with all that these settle."""
+
+    model: CodiModel
+    chosen: Selection
+    config: RunConfig
+    sweep: Callable[..., pd.DataFrame]
+
+
+def job(model: CodiModel, chosen: Selection, config: RunConfig, progress: bool = False) -> Job:
+    """Put together what every experiment needs."""
+    sweep = partial(
+        sweep_cells, model, chosen.ready, donors=chosen.donors, everyone=chosen.everyone, seed=config.seed,
+        cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch,
+        max_new_tokens=config.max_new_tokens, progress=progress,
+    )  # fmt: skip
+    return Job(model, chosen, config, sweep)
+
+
+def run_recipe(job: Job) -> pd.DataFrame:
+    """The rows of the config's experiment, the corners among them."""
+    table = RECIPES[job.config.experiment](job)
+    return table.sort_values("pair_id", key=places(job.chosen), kind="stable", ignore_index=True)
+
+
+def places(chosen: Selection) -> Callable[[pd.Series], pd.Series]:
+    """Pairs in the order of their file."""
+    rank = {str(p.pair.pair_id): p.rank for p in chosen.ready}
+    return lambda names: names.map(lambda name: rank.get(name, len(rank)))
+
+
+def corner_cells(config: RunConfig) -> list[Cell]:
+    """Whole thoughts exchanged, and a run's own written into itself, which changes nothing."""
+    return grid([THOUGHT], [other, unrelated, itself], config.directions)
+
+
+def sweep(job: Job) -> pd.DataFrame:
+    config = job.config
+    sites = expand(job.model, config.sites, config.kinds)
+    sources = [SOURCES[name] for name in config.sources]
+    cells = grid(sites, sources, config.directions, config.freeze, config.draws)
+    if "sources" not in config.model_fields_set:  # of the default ones, those that can be written there
+        cells = [c for c in cells if not isinstance(c.source, Value) or c.site.kind in (*INSIDE, "latent")]
+    cells += knockouts([edge(text) for text in config.cuts], config.directions)
+    return job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)
+
+
+def early_stop(job: Job) -> pd.DataFrame:
+    n, config = job.model.n_latents, job.config
+    cells = []
+    for cuts in ((), (UNSEEN,)):
+        for direction in config.directions:
+            stops = range(n + config.beyond + 1)
+            cells += [Cell(direction, itself, THOUGHT, cuts=cuts, n_latents=k) for k in stops]
+        rest = [Site("kv", step=k, step_last=n - 1) for k in range(n)]
+        cells += grid(rest, [unrelated], config.directions, draws=config.draws, cuts=cuts)
+    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS)
+
+
+def influence(job: Job) -> pd.DataFrame:
+    config = job.config
+    sites = [site for kind in config.kinds for site in expand(job.model, ["stepwise"], [kind])]
+    cells = [
+        cell
+        for held in ((), ("between",))
+        for cell in grid(sites, [other, unrelated], config.directions, held)
+    ]  # fmt: skip
+    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
+
+
+def iterative(job: Job) -> pd.DataFrame:
+    config = job.config
+    sites = [site for kind in config.kinds for site in prefixes(job.model, kind)]
+    cells = [
+        cell for held in ((), ("R",)) for cell in grid(sites, [other, unrelated], config.directions, held)
+    ]  # fmt: skip
+    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
+
+
+def placeholder(job: Job) -> pd.DataFrame:
+    cells = [*grid(layerwise(job.model), [other, unrelated], job.config.directions), *corner_cells(job.config)]
+    metrics = list(dict.fromkeys((*BOTH_READS, *ANSWERS)))
+    return joined(job.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "placeholder"))
+
+
+def attribution(job: Job) -> pd.DataFrame:
+    config = job.config
+    kinds = config.kinds if "kinds" in config.model_fields_set else ("latent", *INSIDE, "kv")
+    estimates = attribute(job.model, job.chosen.ready, kinds, config.directions, pairs_per_batch=config.pairs_per_batch)
+    cells = grid(to_verify(estimates, config.top, config.seed), [other], config.directions)
+    exact = job.sweep(cells, metrics=("logit_difference",))
+    return joined([estimates, exact, job.sweep(corner_cells(config), metrics=ANSWERS)])
+
+
+def shapley(job: Job) -> pd.DataFrame:
+    directions = job.config.directions
+    cells = [
+        cell for held in ((), ("K_T",)) for cell in grid(subsets(job.model), [other], directions, held)
+    ]  # fmt: skip
+    games = job.sweep(cells, metrics=("logit_difference",))
+    return joined([games, job.sweep(corner_cells(job.config), metrics=ANSWERS)])
+
+
+def joined(tables: Any) -> pd.DataFrame:
+    """Several sweeps' rows in one table."""
+    return pd.concat(list(tables), ignore_index=True)
+
+
+RECIPES: dict[str, Callable[[Job], pd.DataFrame]] = {
+    recipe.__name__: recipe for recipe in (sweep, early_stop, influence, iterative, placeholder, attribution, shapley)
+}
