@@ -141,11 +141,14 @@ EOT_METRICS: dict[str, Metric] = {
 
 
 def projection(r: StepReading) -> Tensor:
-    """Coordinate on the line through the unpatched runs: 0 at the corrupted, 1 at the clean; NaN where they agree."""
+    """How far the state lies from the corrupted run's towards the clean run's, in units of the state.
+
+    0 is the corrupted run, the distance of the two runs the clean one; NaN where they agree. Not divided by that
+    distance, so that pairs pool by it: where two runs hardly differ, any write would be many times their difference.
+    """
     axis = r.clean - r.corrupted
-    along = ((r.patched - r.corrupted) * axis).sum(-1)
-    length = axis.pow(2).sum(-1)
-    return along / length.where(length > 0, math.nan)
+    length = axis.norm(dim=-1)
+    return ((r.patched - r.corrupted) * axis).sum(-1) / length.where(length > 0, math.nan)
 
 
 def distance_to_clean(r: StepReading) -> Tensor:
