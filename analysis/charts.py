@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.effects import SERIES, effect, from_other_run, known_split, layerwise, pooled
+from analysis.effects import SERIES, effect, from_other_run, known_split, layerwise, main_protocol, plain, pooled
 from analysis.style import (
     BLUE,
     DIRECTION_COLOURS,
@@ -23,26 +23,26 @@ from analysis.style import (
 from analysis.summary import CORNERS
 from analysis.table import CUTS
 
-WRITTEN = ("one layer", "one layer, unrelated donor", "whole thought (ceiling)")
-DASHES = ([1, 0], [4, 2], [1, 2])
+WRITTEN = ("one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise as long")
+DASHES = ([1, 0], [4, 2], [1, 2], [8, 2, 1, 2])
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
 def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: str | None = None) -> pd.DataFrame:
-    """Pooled effect by layer and direction: of the other run, of an unrelated donor, and of the whole thought.
+    """Pooled effect by layer and direction: of the other run, an unrelated donor, noise, and of the whole thought.
 
     `split` names a further column to keep apart, as `kind`, how the pair's questions differ.
     """
     apart = [split] if split else []
-    rows = effect(known_split(table[table["metric"] == metric], split))
+    rows = plain(main_protocol(effect(known_split(table[table["metric"] == metric], split))))
     layers = layerwise(rows)
-    layers = layers[from_other_run(layers) | (layers["source"] == "unrelated")]
+    layers = layers[from_other_run(layers) | layers["source"].isin(["unrelated", "noise"])]
     if layers.empty:
         raise ValueError(f"the table has no rows of one layer's residual with metric {metric!r}; sweep them too")
     top = rows[(rows["site"] == "thought") & from_other_run(rows)]
     curve, flat = pooled(layers, [*SERIES, *apart, "layer"]), pooled(top, [*SERIES, *apart])
     spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
-    written = curve["source"].eq("unrelated").map({True: WRITTEN[1], False: WRITTEN[0]})
+    written = curve["source"].map({"unrelated": WRITTEN[1], "noise": WRITTEN[3]}).fillna(WRITTEN[0])
     return pd.concat([curve.assign(written=written), spread.assign(written=WRITTEN[2])], ignore_index=True)
 
 
@@ -75,9 +75,9 @@ def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
     x = layer_axis(effects["layer"])
     colour = alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
     base = alt.Chart(effects).encode(x=x, color=colour)
-    dash = alt.StrokeDash(
-        "written:N", title=None, scale=alt.Scale(domain=list(WRITTEN), range=list(DASHES)), legend=below(1)
-    )
+    drawn = [(name, dash) for name, dash in zip(WRITTEN, DASHES, strict=True) if (effects["written"] == name).any()]
+    names, dashes = (list(part) for part in zip(*drawn, strict=True))
+    dash = alt.StrokeDash("written:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=below(1))
     y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
     band = base.transform_filter(alt.datum.written == WRITTEN[0]).mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
     faint = (

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.figures import fitting
 from analysis.style import place_name
-from analysis.summary import corners, critical, verdict
+from analysis.summary import LOW_CEILING, corners, critical, verdict
 from analysis.table import read_table
 
 Rows = list[list[str]]
@@ -19,6 +20,11 @@ Rows = list[list[str]]
 def conclusions(folder: Path) -> Iterator[str | Rows]:
     """The checks, the four corners and their verdict, and the largest layers of the run in a folder."""
     table = read_table(folder / "cells.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    experiment, low_ceiling = (
+        manifest.get("experiment", "sweep"),
+        (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING),
+    )
     checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
     invariants = [mark(check) for check in checks if check["grade"] == "invariant"]
     yield f"{invariants.count('ok')} of {len(invariants)} invariants hold."
@@ -27,9 +33,13 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
             yield f"{mark(check)}: {check['sentence']}"
     yield "\nThe four corners: which question and whose thought a run reads, and what it answers"
     yield said_or_why(corner_rows, table)
-    yield f"\n{verdict(table).sentence}"
-    yield "\nThe five largest sites, by specific effect on the logit difference, denoising"
-    yield said_or_why(site_rows, table)
+    yield f"\n{verdict(table, low_ceiling).sentence}"
+    for _, figure in fitting(experiment, table):
+        if figure.says is not None:
+            yield f"\n{said_or_why(figure.says, table)}"
+    if experiment == "sweep":
+        yield "\nThe five largest sites, by specific effect on the logit difference, denoising"
+        yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)
 
 
 def mark(check: Mapping[str, Any]) -> str:
@@ -39,10 +49,10 @@ def mark(check: Mapping[str, Any]) -> str:
     return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
 
 
-def said_or_why(rows: Callable[[pd.DataFrame], Rows], table: pd.DataFrame) -> str | Rows:
+def said_or_why(part: Callable[[pd.DataFrame], str | Rows], table: pd.DataFrame) -> str | Rows:
     """A part of the conclusions, or why this table does not allow it."""
     try:
-        return rows(table)
+        return part(table)
     except ValueError as error:
         return f"not shown: {error}"
 
@@ -56,10 +66,10 @@ def corner_rows(table: pd.DataFrame) -> Rows:
     return rows
 
 
-def site_rows(table: pd.DataFrame) -> Rows:
+def site_rows(table: pd.DataFrame, low_ceiling: float) -> Rows:
     """The largest sites; the word "critical" stands only where the statistics allow it."""
     rows = [["site", "effect", "95 % interval", "rank", "n", "clusters", ""]]
-    found = critical(table, direction="denoising", metric="logit_difference")
+    found = critical(table, direction="denoising", metric="logit_difference", low_ceiling=low_ceiling)
     for row in found.head(5).to_dict("records"):
         ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
         counts = str(row["n"]), str(row["clusters"])

@@ -129,8 +129,22 @@ def _offer(table: pd.DataFrame) -> str:
     return "; ".join(f"{name} {', '.join(sorted(table[name].unique()))}" for name in ("metric", "direction", "source"))
 
 
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in which no route is held, no edge cut, no thought stopped, and which are read at the answer."""
+    special = ("freeze", "cut", "n_latents", "read_step", "step_set")
+    return table[table[list(special)].isna().all(axis=1)]
+
+
+def main_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a run is about: of the latent loop, where it ran beside a control of another protocol."""
+    protocols = table["protocol"].unique()
+    if len(protocols) < 2:
+        return table
+    return table[table["protocol"] == ("latent_loop" if "latent_loop" in protocols else protocols[0])]
+
+
 def layerwise(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the original experiment's sites: the residual stream of one layer at all latent steps."""
-    one_layer = table["layer"].notna() & (table["layer"] == table["layer_last"]).fillna(False)
-    plain = table["step"].isna() & table["freeze"].isna() & table["read_step"].isna()
-    return table[(table["site"] == "resid") & one_layer & plain]
+    rows = plain(table)
+    one_layer = rows["layer"].notna() & (rows["layer"] == rows["layer_last"]).fillna(False)
+    return rows[(rows["site"] == "resid") & one_layer & rows["step"].isna()]

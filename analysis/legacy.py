@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.effects import layerwise
+from analysis.effects import layerwise, main_protocol
 from analysis.table import write_whole
 
 METRICS = {  # the table's metric: the original file's key
@@ -76,7 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
     """The original experiment's cells, of all metrics; none where another experiment was run."""
-    rows = layerwise(table)
+    rows = layerwise(main_protocol(table))
     return rows[(rows["direction"] == "denoising") & (rows["source"] == "clean")]
 
 

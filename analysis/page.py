@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.markup import facts, figure, figure_row, html_table, paragraph, section, title_line
 from analysis.style import place_name
-from analysis.summary import critical, decomposition, verdict
+from analysis.summary import LOW_CEILING, critical, decomposition, verdict
 
 DEFINITIONS = {
     "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
@@ -19,7 +19,7 @@ DEFINITIONS = {
     "that destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
     "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
     "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites "
-    "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least 0.5.",
+    "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least {low:g}.",
     "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token "
     "where the two answers differ.",
     "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. It is "
@@ -34,14 +34,27 @@ OWN = re.compile(r"'[^']*'|-?\d[\d,.]*\d|-?\d")  # what a reason says of its own
 WORDS = {True: "passed", False: "failed", None: "noted"}
 
 
+class Shown(NamedTuple):
+    """A figure of the page: its name and section, whether it could be drawn, and what it says (or why it could not)."""
+
+    name: str
+    section: str
+    drawn: bool
+    text: str
+
+
 def sections(
-    name: str, manifest: Mapping[str, Any], table: pd.DataFrame, checks: list, unshown: Mapping[str, str]
+    name: str,
+    manifest: Mapping[str, Any],
+    table: pd.DataFrame,
+    checks: list,
+    shown: Sequence[Shown],
+    low_ceiling: float = LOW_CEILING,
 ) -> list[str]:
-    """The body of the page. `unshown` gives, for each figure that could not be drawn, the reason."""
-
-    def shown(*names: str) -> str:
-        return figure_row(*(paragraph(unshown[n], "quiet") if n in unshown else figure(n) for n in names))
-
+    """The body of the page: the verdict, the checks, then the figures' sections in their order."""
+    by_section: dict[str, list[Shown]] = {}
+    for one in shown:
+        by_section.setdefault(one.section, []).append(one)
     data, model = manifest.get("data") or {}, manifest.get("model") or {}
     about = [
         manifest.get("created"),
@@ -49,24 +62,30 @@ def sections(
         f"protocol {manifest.get('protocol', 'unknown')}",
         f"{data.get('used', table['pair_id'].nunique())} of {data.get('read', 'unknown')} pairs used",
     ]
+    verdict_ = verdict(table, low_ceiling).sentence
+    corners = figures_of(by_section.pop("Verdict", []))
+    ranked = ranking(table, low_ceiling) if manifest.get("experiment", "sweep") == "sweep" else ""
     return [
         title_line(name, "; ".join(str(part) for part in about if part)),
-        section("Verdict", paragraph(verdict(table).sentence, "verdict"), shown("corners"), routes_table(table)),
+        section("Verdict", paragraph(verdict_, "verdict"), *corners, routes_table(table)),
         section("Checks", checks_table(checks)),
-        section("How far one layer moves the answer", shown("layer_curve", "critical_layers"), ranking(table)),
-        *([section("By kind of edit", shown("layer_curve_by_kind"))] if table["kind"].nunique() > 1 else []),
-        *([section("Layer by step", shown("heatmap"))] if table["step"].notna().any() else []),
-        *([section("Replaced by zero, means and noise", shown("ablation"))] if ablated(table) else []),
-        section("The original experiment's figures", shown("kl_by_layer", "layer_similarity", "all_pairs_by_layer")),
+        *(section(title, *figures_of(figures)) for title, figures in by_section.items()),
+        *([section("The largest sites", ranked)] if ranked else []),
         section("Pairs left out", *excluded(data)),
         section("Methods", *methods(manifest, table)),
-        section("Definitions", html_table(("", ""), DEFINITIONS.items())),
+        section("Definitions", html_table(("", ""), definitions(low_ceiling))),
     ]
 
 
-def ablated(table: pd.DataFrame) -> bool:
-    """Whether something was replaced by a computed value."""
-    return bool(table["source"].isin(["zero", "mean", "step_mean", "noise", "moments"]).any())
+def figures_of(shown: Sequence[Shown]) -> list[str]:
+    """What the figures of a section say, then the figures beside each other."""
+    said = [paragraph(one.text) for one in shown if one.drawn and one.text]
+    return [*said, figure_row(*(figure(o.name) if o.drawn else paragraph(o.text, "quiet") for o in shown))]
+
+
+def definitions(low_ceiling: float) -> list[tuple[str, str]]:
+    """The words that the page uses."""
+    return [(name, text.format(low=low_ceiling)) for name, text in DEFINITIONS.items()]
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -92,10 +111,10 @@ def routes_table(table: pd.DataFrame) -> str:
     return html_table(("route", "corners (question, thought)", "share of cc − xx", "95% interval"), rows)
 
 
-def ranking(table: pd.DataFrame, top: int = 5) -> str:
+def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
     """The largest specific effects, each with the uncertainty of its size and of its rank."""
     try:
-        sites = critical(table)
+        sites = critical(table, low_ceiling=low_ceiling)
     except ValueError:  # the figure beside it says why
         return ""
     rows = [

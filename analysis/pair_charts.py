@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from analysis.charts import DASHES, below, layer_axis, scale_of
-from analysis.effects import effect, from_other_run, layerwise
+from analysis.effects import effect, from_other_run, layerwise, main_protocol
 from analysis.style import DIRECTION_COLOURS, GREY, dress, heading
 
 DONORS = ("other run", "unrelated donor")
@@ -41,7 +41,7 @@ def pair_specs(table: pd.DataFrame, questions: Mapping[str, str]) -> Iterator[tu
 
 def pair_layers(table: pd.DataFrame) -> pd.DataFrame:
     """What the charts draw, one row per pair × panel (`kl`, `effect`) × direction × donor × layer."""
-    rows = effect(layerwise(table))
+    rows = effect(layerwise(main_protocol(table)))
     rows = rows[from_other_run(rows) | (rows["source"] == "unrelated")]
     rows = rows.assign(donor=(rows["source"] == "unrelated").map({False: DONORS[0], True: DONORS[1]}))
     kl = rows[(rows["metric"] == "kl_from_corrupted") & (rows["direction"] == "denoising")]

@@ -11,35 +11,14 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
-from analysis.ablation import ablation_curve, ablations
-from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
-from analysis.effects import by_site, specific
+from analysis.figures import Figure, fitting
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
-from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
-from analysis.page import ablated, sections
+from analysis.page import Shown, sections
 from analysis.pair_charts import pair_specs
-from analysis.summary import corners, critical
+from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
-# Each figure of the page, and how it is drawn from the table of cells.
-AGGREGATES: dict[str, Callable[[pd.DataFrame], Any]] = {
-    "corners": lambda table: corner_bars(corners(table)),
-    "layer_curve": lambda table: layer_curve(layer_effects(table)),
-    "critical_layers": lambda table: critical_layers(critical(table)),
-    "kl_by_layer": kl_by_layer,
-    "all_pairs_by_layer": pairs_by_layer,
-    "layer_similarity": layer_similarity,
-}
-BY_KIND: dict[str, Callable[[pd.DataFrame], Any]] = {  # where the pairs are of several kinds
-    "layer_curve_by_kind": lambda table: layer_curve(layer_effects(table, split="kind")),
-}
-BY_STEP: dict[str, Callable[[pd.DataFrame], Any]] = {  # where single steps were written
-    "heatmap": lambda table: heatmap(by_site(specific(table[table["head"].isna()])), specific=True),
-}
-REPLACING: dict[str, Callable[[pd.DataFrame], Any]] = {  # where values were computed, and not copied
-    "ablation": lambda table: ablation_curve(ablations(table)),
-}
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -64,23 +43,28 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
         wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
         raise ValueError(f"{run / 'prepared_pairs.json'}: an entry is not of the form {wanted}; run it again") from None
 
+    low_ceiling = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
     specs: dict[str, Any] = {}
-    unshown: dict[str, str] = {}
-    by_kind = BY_KIND if table["kind"].nunique() > 1 else {}
-    by_step = BY_STEP if table["step"].notna().any() else {}
-    replacing = REPLACING if ablated(table) else {}
-    for name, draw in (AGGREGATES | by_kind | by_step | replacing).items():
-        try:
-            specs[name] = draw(table).to_dict()
-        except ValueError as error:  # a sweep need not hold what every figure wants
-            unshown[name] = f"Not shown: {error}."
+    shown: list[Shown] = []
+    for name, drawn in fitting(manifest.get("experiment", "sweep"), table):
+        spec, text = try_figure(drawn, table, low_ceiling)
+        specs |= {} if spec is None else {name: spec}
+        shown.append(Shown(name, drawn.section, spec is not None, text))
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     if figures:
         save_aggregates(specs, run / "charts" / "aggregate", bundle)
         save_pairs(table, questions, run / "charts" / "individual", progress)
     title = f"{manifest.get('name') or run.name}: patching of a latent thought"
-    text = page(title, sections(title, manifest, table, checks, unshown), specs, bundle)
+    text = page(title, sections(title, manifest, table, checks, shown, low_ceiling), specs, bundle)
     return write_whole(run / "report.html", text.encode())
+
+
+def try_figure(drawn: Figure, table: pd.DataFrame, low_ceiling: float) -> tuple[dict[str, Any] | None, str]:
+    """A figure's specification and what it says; no specification where this table does not have what it wants."""
+    try:
+        return drawn.draw(table, low_ceiling).to_dict(), drawn.says(table) if drawn.says else ""
+    except ValueError as error:
+        return None, f"Not shown: {error}."
 
 
 def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:

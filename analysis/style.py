@@ -92,5 +92,7 @@ def place_name(site: Mapping[Any, Any], with_kind: bool) -> str:
         first, last = site[what], site[f"{what}_last"]
         if not pd.isna(first):
             words.append(f"{what} {first}" if first == last or pd.isna(last) else f"{what}s {first}–{last}")
+    words += [] if pd.isna(site.get("step_set")) else [f"steps {site['step_set']}"]
     words += [] if pd.isna(site.get("head")) else [f"head {site['head']}"]
+    words += [] if pd.isna(site.get("freeze")) else [f"{site['freeze']} held"]
     return ", ".join(words) or "all layers and steps"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.effects import OTHER_RUN, SERIES, effect, from_other_run, pooled, specific
+from analysis.effects import OTHER_RUN, SERIES, effect, from_other_run, main_protocol, plain, pooled, specific
 from analysis.inference import rank_intervals, step_down
 from analysis.table import CUTS, SITE_KEYS
 
@@ -55,8 +55,8 @@ class Verdict(NamedTuple):
 
 def ceiling(table: pd.DataFrame, direction: str = "denoising", metric: str = "logit_difference") -> Estimate:
     """The effect of the whole thought of the pair's other run: what no site of it can be expected to exceed."""
-    rows = table[(table["site"] == "thought") & (table["direction"] == direction) & (table["metric"] == metric)]
-    rows = rows[from_other_run(rows)]
+    rows = thoughts(table)
+    rows = rows[(rows["direction"] == direction) & (rows["metric"] == metric) & from_other_run(rows)]
     if rows.empty:
         wanted = f"site 'thought', source {OTHER_RUN.get(direction)!r}, direction {direction!r}, metric {metric!r}"
         raise ValueError(f"the table has no rows of {wanted}, so the ceiling is unknown; sweep them too")
@@ -70,16 +70,19 @@ def critical(
     metric: str = "logit_difference",
     direction: str = "denoising",
     *,
+    low_ceiling: float = LOW_CEILING,
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Every site by its specific effect, largest first, with interval, rank interval, and family-wise p (`p_fwer`).
 
     `critical` where p_fwer ≤ 0.05 over all sites tested, the lower bound is above 5 % of the ceiling, and the ceiling
-    itself is not low.
+    itself is not low. Sites are those whose effect is read at the answer, no edge cut.
     """
     top = ceiling(table, direction, metric)
-    chosen = table[(table["metric"] == metric) & (table["direction"] == direction) & ~table["site"].isin(CUTS)]
+    chosen = main_protocol(table)
+    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
     if chosen.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
     rows = specific(chosen).dropna(subset=["numerator", "denominator"])
@@ -96,16 +99,22 @@ def critical(
     ranked = sites.assign(
         p_fwer=p,
         ceiling=top.effect,
-        critical=(p <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= LOW_CEILING),
+        critical=(p <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= low_ceiling),
         rank_low=rank_low.astype(int),
         rank_high=rank_high.astype(int),
     ).sort_values("effect", ascending=False, ignore_index=True)
     return ranked.assign(rank=ranked.index + 1)
 
 
+def thoughts(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole thoughts exchanged, nothing else done to the run."""
+    rows = plain(main_protocol(table))
+    return rows[rows["site"] == "thought"]
+
+
 def _thoughts(table: pd.DataFrame) -> pd.DataFrame:
     """Every run of the corners: the patched `thought` rows, and the unpatched runs that they carry as references."""
-    rows = table[(table["site"] == "thought") & table["freeze"].isna() & table["read_step"].isna()]
+    rows = thoughts(table)
     if rows.empty:
         raise ValueError("the table has no rows of site 'thought', so it has no corners; sweep that site too")
     host = rows["direction"].map({"denoising": "corrupted", "noising": "clean"})
@@ -179,7 +188,8 @@ def harm(table: pd.DataFrame) -> float:
 
     Only runs that gave their answer unpatched are counted.
     """
-    rows = table[(table["site"] == "thought") & (table["source"] == "unrelated")]
+    rows = thoughts(table)
+    rows = rows[rows["source"] == "unrelated"]
     host = rows["direction"].map({"denoising": "corrupted", "noising": "clean"})
     rows = rows[rows["metric"] == "answer_is_" + host]
     unpatched = rows["clean"].where(rows["direction"] == "noising", rows["corrupted"])
@@ -187,17 +197,19 @@ def harm(table: pd.DataFrame) -> float:
     return float(1 - kept.mean())
 
 
-def verdict(table: pd.DataFrame) -> Verdict:
+def verdict(table: pd.DataFrame, low_ceiling: float = LOW_CEILING) -> Verdict:
     """Read the corners: unused; necessary, not sufficient; redundant with the question; or the answer passes through.
 
-    A ceiling is low under 0.5; an unrelated thought is harmful where at least half of the runs lose their answer to it.
+    A ceiling is low under `low_ceiling`; an unrelated thought is harmful where at least half of the runs lose their
+    answer to it.
     """
     try:
         denoising, noising = (ceiling(table, direction) for direction in ("denoising", "noising"))
     except ValueError as error:
         return Verdict("undecided", f"Undecided: {error}.", None, None, harm(table))
     lost = harm(table)
-    rows = table[(table["site"] == "thought") & (table["metric"] == "logit_difference")]
+    rows = thoughts(table)
+    rows = rows[rows["metric"] == "logit_difference"]
     gap = (rows["clean"] - rows["corrupted"]).mean()
     numbers = (
         f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought "
@@ -206,7 +218,7 @@ def verdict(table: pd.DataFrame) -> Verdict:
         + f" (n = {denoising.n} pairs, {denoising.clusters} clusters; 1 is all the way)."
     )
     # Where the unpatched runs do not tell the two answers apart, a share of their gap says nothing.
-    label = _label(denoising.effect, noising.effect, lost) if gap > 0 else "undecided"
+    label = _label(denoising.effect, noising.effect, lost, low_ceiling) if gap > 0 else "undecided"
     meaning = {
         "the answer passes through the thought": "The answer passes through the thought",
         "redundant with the question": "The thought is redundant with the question: it suffices, but is not needed",
@@ -218,19 +230,19 @@ def verdict(table: pd.DataFrame) -> Verdict:
     return Verdict(label, f"{meaning}: {numbers}", denoising, noising, lost)
 
 
-def _about_harm(thoughts: pd.DataFrame, lost: float) -> str:
+def _about_harm(exchanged: pd.DataFrame, lost: float) -> str:
     """What unrelated thoughts do to the answers, or why that is not known."""
     if not np.isnan(lost):
         return f"an unrelated thought takes {lost:.0%} of runs' answers"
-    tried = (thoughts["source"] == "unrelated").any()
+    tried = (exchanged["source"] == "unrelated").any()
     return "no unpatched run gives its key, so none can lose it" if tried else "no unrelated thought was tried"
 
 
-def _label(denoising: float, noising: float, lost: float) -> str:
+def _label(denoising: float, noising: float, lost: float, low: float) -> str:
     if np.isnan(denoising) or np.isnan(noising):
         return "undecided"
-    if denoising >= LOW_CEILING:
-        return "the answer passes through the thought" if noising >= LOW_CEILING else "redundant with the question"
-    if noising >= LOW_CEILING or lost >= HARMFUL:
+    if denoising >= low:
+        return "the answer passes through the thought" if noising >= low else "redundant with the question"
+    if noising >= low or lost >= HARMFUL:
         return "necessary, not sufficient"
     return "undecided" if np.isnan(lost) else "unused"

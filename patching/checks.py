@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.summary import ceiling, verdict
-from patching.engine import Prepared, grid, prepare, sweep_cells
+from analysis.summary import LOW_CEILING, ceiling, verdict
+from patching.cells import Prepared, grid, prepare
+from patching.engine import sweep_cells
 from patching.metrics import DEFAULT_METRICS, Reading
 from patching.pairs import Pair
 from patching.sites import THOUGHT, layerwise, resid
@@ -89,14 +90,16 @@ def invariants(
     ]  # fmt: skip
 
 
-def findings(model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]]) -> list[Check]:
+def findings(
+    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], low_ceiling: float = LOW_CEILING
+) -> list[Check]:
     """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
     ends = [resid(0), resid(model.n_layers - 1)]
     cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other])]
     table = sweep_cells(model, ready, cells, donors=donors, metrics=DEFAULT_METRICS)
     return [
         accuracy(table),
-        corners_finding(table),
+        corners_finding(table, low_ceiling),
         *interchange(table, donors),
         first_against_last(table, model.n_layers),
     ]
@@ -127,11 +130,11 @@ def accuracy(table: pd.DataFrame) -> Check:
     )  # fmt: skip
 
 
-def corners_finding(table: pd.DataFrame) -> Check:
+def corners_finding(table: pd.DataFrame, low_ceiling: float) -> Check:
     """The verdict of the four corners; a low ceiling withdraws the word "critical"."""
-    found = verdict(table)
+    found = verdict(table, low_ceiling)
     lowest = min(ceiling(table, direction).effect for direction in ("denoising", "noising"))
-    return Check("corners", "finding", lowest >= 0.5, lowest, found.sentence)
+    return Check("corners", "finding", lowest >= low_ceiling, lowest, found.sentence)
 
 
 def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:

@@ -47,7 +47,7 @@ def run_experiment(
     if not open_run(out, identity, fresh):
         return out  # this very run is there, finished
 
-    checks: list[Check] = [*invariants(model, ready, donors), *findings(model, ready, donors)]
+    checks: list[Check] = [*invariants(model, ready, donors), *findings(model, ready, donors, config.low_ceiling)]
     write_json(out / "checks.json", [check._asdict() for check in checks])
     failed = [check for check in checks if check.grade == "invariant" and not check.passed]
     if failed and not force:

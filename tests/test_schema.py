@@ -46,7 +46,7 @@ def test_the_readme_states_the_defaults_of_the_schema():
             if field.is_required() and key not in TABLES:
                 assert stated[1] == "required", key
             elif isinstance(field.default, int | float):
-                assert stated[1] == f"`{field.default}`", key
+                assert stated[1] == f"`{str(field.default).lower()}`", key
 
 
 def test_paths_are_relative_to_the_config_file(load, tmp_path):

@@ -1,0 +1,109 @@
+"""Every figure of a report: in which section it stands, for which runs it is drawn, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.ablation import ablation_curve, ablations
+from analysis.attribution import attribution_scatter, attributions
+from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.early_stop import early_stop_curve, early_stops
+from analysis.effects import by_site, layerwise, main_protocol, plain, specific
+from analysis.influence import influence_matrix, influences
+from analysis.iterative import iteration_curve, iterations
+from analysis.matched import matched_chart, matched_sentence, matched_shares
+from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
+from analysis.placeholder import protocol_curve, protocols
+from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
+from analysis.summary import corners, critical
+
+Table = pd.DataFrame
+
+
+class Figure(NamedTuple):
+    """One figure: `fits` says whether a run's experiment and table are of the kind that it shows."""
+
+    section: str
+    draw: Callable[[Table, float], Any]  # with the ceiling under which nothing is critical
+    fits: Callable[[str, Table], bool]
+    says: Callable[[Table], str] | None = None  # what it shows, in a sentence
+
+
+def of(experiment: str) -> Callable[[str, Table], bool]:
+    """Fits the runs of one experiment."""
+    return lambda name, table: name == experiment
+
+
+def has_layers(name: str, table: Table) -> bool:
+    """Whether single layers were written at all steps, as the original experiment did."""
+    return name == "sweep" and not layerwise(table).empty
+
+
+def has_kinds(name: str, table: Table) -> bool:
+    return has_layers(name, table) and table["kind"].nunique() > 1
+
+
+def has_steps(name: str, table: Table) -> bool:
+    """Whether single steps were written."""
+    return name == "sweep" and bool(table["step"].notna().any())
+
+
+def has_replaced(name: str, table: Table) -> bool:
+    """Whether something was replaced by a computed value; noise alone is a control, and drawn beside the layers."""
+    return name == "sweep" and bool(table["source"].isin(["zero", "mean", "step_mean", "moments"]).any())
+
+
+def places(table: Table) -> Table:
+    """Specific effects of single places, heads left out."""
+    rows = plain(main_protocol(table))
+    return by_site(specific(rows[rows["head"].isna()]))
+
+
+LAYERS, ORIGINAL = "How far one layer moves the answer", "The original experiment's figures"
+FIGURES: dict[str, Figure] = {
+    "corners": Figure("Verdict", lambda table, _: corner_bars(corners(table)), lambda name, table: True),
+    "early_stop": Figure("Stopping early", lambda table, _: early_stop_curve(early_stops(table)), of("early_stop")),
+    "influence": Figure(
+        "Which step moves which", lambda table, _: influence_matrix(influences(table)), of("influence")
+    ),
+    "iterative": Figure(
+        "Steps written one after the other", lambda table, _: iteration_curve(iterations(table)), of("iterative")
+    ),
+    "matched": Figure(
+        "Matched donors: intermediate against answer",
+        lambda table, _: matched_chart(matched_shares(table)),
+        of("matched"),
+        lambda table: matched_sentence(matched_shares(table)),
+    ),
+    "placeholder": Figure(
+        "The single pass beside the loop", lambda table, _: protocol_curve(protocols(table)), of("placeholder")
+    ),
+    "attribution": Figure(
+        "Estimated and exact", lambda table, _: attribution_scatter(attributions(table)), of("attribution")
+    ),
+    "shapley": Figure(
+        "What each step contributes",
+        lambda table, _: shapley_bars(shapley_values(table), shapley_interactions(table)),
+        of("shapley"),
+    ),
+    "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers),
+    "critical_layers": Figure(LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low)), has_layers),
+    "layer_curve_by_kind": Figure(
+        "By kind of edit", lambda table, _: layer_curve(layer_effects(table, split="kind")), has_kinds
+    ),
+    "heatmap": Figure("Layer by step", lambda table, _: heatmap(places(table), specific=True), has_steps),
+    "ablation": Figure(
+        "Replaced by zero, means and noise", lambda table, _: ablation_curve(ablations(table)), has_replaced
+    ),
+    "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
+    "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),
+    "all_pairs_by_layer": Figure(ORIGINAL, lambda table, _: pairs_by_layer(table), has_layers),
+}
+
+
+def fitting(experiment: str, table: Table) -> Iterator[tuple[str, Figure]]:
+    """The figures that a run's report has, in order."""
+    return ((name, figure) for name, figure in FIGURES.items() if figure.fits(experiment, table))
