@@ -126,7 +126,7 @@ def attribution_scatter(found: pd.DataFrame) -> Any:
         chart.properties(width=WIDTH, height=WIDTH),
         heading(
             "Gradient estimates against exact effects, place by place",
-            "Written: the pair's other run, at one place, both directions; on the logit difference, pooled",
+            "Written: the pair's other run, at one place; on the logit difference, pooled over the directions swept",
             f"{agree}{f': {named}' if named else ''}",
             "Dashed: estimate = exact; whiskers: 95% over clusters",
             f"{len(shown)} of {len(found)} estimated places verified; {about_pooled(shown)}",
