@@ -1,10 +1,10 @@
-"""Ablations: the shares are those of the runs that were right, and the figure says how many."""
+"""Ablations: accuracy is that of the runs that were right, a flip is any other answer, and the figure says how many."""
 
 import pandas as pd
 import pytest
 
-from analysis import ablation_curve, ablations
-from analysis.table import COLUMNS
+from analysis.ablation import ablation_curve, ablations, flips
+from analysis.table import COLUMNS, check_table
 
 
 def row(pair, source, direction="noising", key="clean", patched=1.0, right=1.0, **where) -> dict:
@@ -17,8 +17,14 @@ def row(pair, source, direction="noising", key="clean", patched=1.0, right=1.0, 
     }  # fmt: skip
 
 
+def decoded(pair, patched, source="zero", direction="noising", clean=7.0, corrupted=9.0, **where) -> dict:
+    """One decoded number of such a run, beside those of the pair's two unpatched runs."""
+    numbers = {"metric": "answer", "patched": patched, "clean": clean, "corrupted": corrupted}
+    return row(pair, source, direction, **where) | numbers
+
+
 def table(rows) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype({name: "Int64" for name in ("layer", "layer_last", "step", "step_last", "head")})
+    return check_table(pd.DataFrame(rows))
 
 
 def test_accuracy_is_the_share_of_right_runs_that_stay_right_over_both_hosts():
@@ -54,3 +60,58 @@ def test_the_figure_has_a_panel_for_steps_and_one_for_layers_and_says_its_n():
     spec = ablation_curve(ablations(table(rows))).to_dict()
     assert len(spec["hconcat"]) == 2
     assert "n = 4 pairs, 4 clusters; protocol latent_loop" in spec["title"]["subtitle"]
+
+
+def test_several_draws_of_an_unrelated_run_count_as_one_pair():
+    rows = [row(pair, "unrelated", draw=draw, patched=float(draw < 1)) for pair in range(4) for draw in range(2)]
+    found = ablations(table([*rows, row(4, "unrelated", draw=0, patched=1.0)]))
+    assert found["effect"].tolist() == pytest.approx([(4 * 0.5 + 1) / 5])
+    assert found["n"].tolist() == [5]
+
+
+def test_a_flip_is_another_answer_than_the_hosts_whether_right_or_wrong():
+    same, other, donors = decoded(0, 7.0), decoded(1, 3.0), decoded(2, 9.0)
+    assert flips(table([same, other, donors, decoded(3, 7.0)]))["effect"].tolist() == [0.5]
+    denoised = [decoded(pair, answer, direction="denoising") for pair, answer in enumerate([9.0, 9.0, 7.0])]
+    assert flips(table(denoised))["effect"].tolist() == pytest.approx([1 / 3])
+
+
+def test_no_number_is_an_answer_of_its_own():
+    none = float("nan")
+    rows = [decoded(0, none), decoded(1, 7.0, clean=none), decoded(2, none, clean=none), decoded(3, 7.0)]
+    found = flips(table(rows))
+    assert (found["effect"].tolist(), found["n"].tolist()) == ([0.5], [4])
+
+
+def test_flips_are_by_replacement_and_draws_are_averaged():
+    rows = [decoded(pair, 7.0) for pair in range(2)]
+    rows += [
+        decoded(pair, answer, "unrelated", draw=draw) for pair in range(2) for draw, answer in enumerate([7.0, 1.0])
+    ]
+    found = flips(table(rows)).set_index("source")
+    assert found["effect"].to_dict() == {"zero": 0.0, "unrelated": 0.5}
+    assert found["n"].to_dict() == {"zero": 2, "unrelated": 2}
+
+
+def test_runs_with_cut_edges_or_fewer_steps_are_not_counted_as_ablations():
+    rows = [decoded(0, 7.0), decoded(1, 7.0), decoded(0, 1.0, cut="answer-question"), decoded(0, 1.0, n_latents=3)]
+    assert flips(table(rows))["effect"].tolist() == [0.0]
+
+
+def test_a_table_without_decoded_answers_says_what_to_sweep():
+    with pytest.raises(ValueError, match="run configs/ablation.toml with the metric answer"):
+        flips(table([row(0, "zero")]))
+
+
+def test_with_flips_the_figure_has_a_second_row_and_says_which_runs_each_counts():
+    layer = {"step": None, "step_last": None, "layer": 1, "layer_last": 1}
+    cells = [(pair, where) for pair in range(4) for where in ({}, layer)]
+    rows = [row(pair, "zero", right=float(pair < 3), **where) for pair, where in cells]
+    whole = table([*rows, *(decoded(pair, 3.0, **where) for pair, where in cells)])
+    before = whole.copy(deep=True)
+    spec = ablation_curve(ablations(whole), flips(whole)).to_dict()
+    pd.testing.assert_frame_equal(whole, before)
+    assert [len(across["hconcat"]) for across in spec["vconcat"]] == [2, 2]
+    heading = " ".join(spec["title"]["subtitle"])
+    assert "runs that are right unpatched; n = 3 pairs" in heading
+    assert "all runs; n = 4 pairs" in heading
