@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from patching.attribution import attribute as attribute
+    from patching.edges import Edge as Edge
+    from patching.edges import edge as edge
     from patching.engine import sweep as sweep
     from patching.metrics import kl_from_corrupted as kl_from_corrupted
     from patching.metrics import kl_to_clean as kl_to_clean
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from patching.sites import prefixes as prefixes
     from patching.sites import sitewise as sitewise
     from patching.sites import stepwise as stepwise
+    from patching.sites import subsets as subsets
     from patching.sites import suffixes as suffixes
     from patching.sites import windows as windows
     from patching.sources import Value as Value
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from patching.sources import zero as zero
 
 _NAMES = {
+    "attribution": ("attribute",),
+    "edges": ("Edge", "edge"),
     "engine": ("sweep",),
     "metrics": ("kl_from_corrupted", "kl_to_clean", "logit_difference", "prediction_change", "rms_logit_difference"),
     "pairs": ("load_pairs",),
@@ -48,6 +54,7 @@ _NAMES = {
         "prefixes",
         "sitewise",
         "stepwise",
+        "subsets",
         "suffixes",
         "windows",
     ),
@@ -58,8 +65,11 @@ __all__ = [
     "BOT",
     "QUESTION",
     "THOUGHT",
+    "Edge",
     "Site",
     "Value",
+    "attribute",
+    "edge",
     "headwise",
     "itself",
     "kl_from_corrupted",
@@ -78,6 +88,7 @@ __all__ = [
     "steer",
     "step_mean",
     "stepwise",
+    "subsets",
     "suffixes",
     "sweep",
     "unrelated",
