@@ -85,6 +85,8 @@ Source = Literal["other", "unrelated", "zero", "mean", "step_mean", "noise", "mo
 Route = Literal["R", "K_T", "K_A"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 METRICS: tuple[Metric, ...] = Metric.__args__[:8]  # type: ignore[attr-defined]
+ESTIMATED: tuple[Kind, ...] = ("latent", "resid", "attn", "mlp", "head", "kv")
+DEFAULT_SOURCES: tuple[Source, ...] = ("other", "unrelated", "noise")
 # What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
 OF_A_SWEEP = ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "beyond", "top")
 OPEN: dict[str, tuple[str, ...]] = {
@@ -129,11 +131,7 @@ class RunConfig(Record):
     experiment: Experiment = "sweep"
     sites: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
-    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = (
-        "other",
-        "unrelated",
-        "noise",
-    )
+    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_SOURCES
     draws: Count = 1
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
     cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
@@ -155,9 +153,22 @@ class RunConfig(Record):
             raise PydanticCustomError("rule", "'pairs' is a text, wanted a table: [pairs] and in it file = …")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def what_is_left_out_fits_the_rest(cls, values: Any) -> Any:
+        """Attribution estimates every kind unless told otherwise; noise has no meaning in a cache entry."""
+        if not isinstance(values, dict):
+            return values
+        kinds = values.get("kinds", ESTIMATED if values.get("experiment") == "attribution" else ("resid",))
+        sources = ("other", "unrelated") if isinstance(kinds, list | tuple) and "kv" in kinds else DEFAULT_SOURCES
+        return {"kinds": kinds, "sources": sources, **values}
+
     @model_validator(mode="after")
     def an_experiment_brings_its_own_grid(self) -> Self:
-        taken = [key for key in OF_A_SWEEP if key in self.model_fields_set and key not in OPEN[self.experiment]]
+        usual = {key: RunConfig.model_fields[key].default for key in OF_A_SWEEP} | {"sources": DEFAULT_SOURCES}
+        given = [key for key in OF_A_SWEEP if getattr(self, key) != usual[key]]
+        taken = [key for key in given if key not in OPEN[self.experiment]]
+        taken = [key for key in taken if key != "sources" or self.sources != ("other", "unrelated")]
         if taken:
             text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
             offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""

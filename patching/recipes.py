@@ -29,7 +29,7 @@ from patching.edges import Edge, edge
 from patching.engine import sweep_cells
 from patching.selection import Selection
 from patching.sites import INSIDE, THOUGHT, Site, expand, layerwise, prefixes, subsets
-from patching.sources import SOURCES, Value, itself, other, unrelated
+from patching.sources import SOURCES, itself, other, unrelated
 from traces.model import CodiModel
 
 UNSEEN = Edge(None, "question")
@@ -79,8 +79,6 @@ def sweep(job: Job) -> pd.DataFrame:
     sites = expand(job.model, config.sites, config.kinds)
     sources = [SOURCES[name] for name in config.sources]
     cells = grid(sites, sources, config.directions, config.freeze, config.draws)
-    if "sources" not in config.model_fields_set:  # of the default ones, those that can be written there
-        cells = [c for c in cells if not isinstance(c.source, Value) or c.site.kind in (*INSIDE, "latent")]
     cells += knockouts([edge(text) for text in config.cuts], config.directions)
     return job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)
 

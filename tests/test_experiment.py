@@ -150,7 +150,7 @@ def test_the_pairs_that_a_run_keeps_are_the_pairs_that_it_was_given(run, pairs):
 @pytest.mark.parametrize(
     ("changes", "sites"),
     [
-        ({"sites": ["sitewise"], "kinds": ["mlp", "kv"]}, 2 * 3 * 6),
+        ({"sites": ["sitewise"], "kinds": ["mlp", "kv"], "sources": ["other", "unrelated"]}, 2 * 3 * 6),
         ({"sites": ["stepwise", "prefixes"], "kinds": ["latent"]}, 6 + 5),  # the prefix of one step is that step
         ({"sites": ["layerwise"], "kinds": ["head"], "freeze": ["R"]}, 3 * 4),
     ],

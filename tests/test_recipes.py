@@ -105,13 +105,13 @@ def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, m
 
 
 def test_estimates_cover_every_place_and_some_are_verified(rows, model):
-    table = rows("attribution", top=5)
+    table = rows("attribution")
     estimated = table[table["metric"] == "logit_difference_estimate"]
     places = ["site", "layer", "step", "head"]
     layers, steps, heads = model.n_layers, model.n_latents, model.n_heads
     assert len(estimated[places].drop_duplicates()) == steps + layers * steps * (4 + heads)
     exact = table[(table["metric"] == "logit_difference") & (table["site"] != "thought")]
-    assert len(exact[places].drop_duplicates()) == 10
+    assert len(exact[places].drop_duplicates()) == 2 * 20
 
 
 def test_every_subset_of_steps_is_played_in_both_games(rows, model):
