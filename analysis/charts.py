@@ -23,8 +23,11 @@ from analysis.style import (
 from analysis.summary import CORNERS
 from analysis.table import CUTS
 
-WRITTEN = ("one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise as long")
-DASHES = ([1, 0], [4, 2], [1, 2], [8, 2, 1, 2])
+WRITTEN = (
+    "one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise as long",
+    "one layer, re-initialised model",
+)  # fmt: skip
+DASHES = ([1, 0], [4, 2], [1, 2], [8, 2, 1, 2], [12, 4])
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
@@ -34,7 +37,9 @@ def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: 
     `split` names a further column to keep apart, as `kind`, how the pair's questions differ.
     """
     apart = [split] if split else []
-    rows = plain(main_protocol(effect(known_split(table[table["metric"] == metric], split))))
+    rows = plain(effect(known_split(table[table["metric"] == metric], split)))
+    blank = rows[rows["protocol"].str.endswith("_reinitialised")]
+    rows = main_protocol(rows)
     layers = layerwise(rows)
     layers = layers[from_other_run(layers) | layers["source"].isin(["unrelated", "noise"])]
     if layers.empty:
@@ -43,7 +48,11 @@ def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: 
     curve, flat = pooled(layers, [*SERIES, *apart, "layer"]), pooled(top, [*SERIES, *apart])
     spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
     written = curve["source"].map({"unrelated": WRITTEN[1], "noise": WRITTEN[3]}).fillna(WRITTEN[0])
-    return pd.concat([curve.assign(written=written), spread.assign(written=WRITTEN[2])], ignore_index=True)
+    parts = [curve.assign(written=written), spread.assign(written=WRITTEN[2])]
+    if not blank.empty:  # a reference for what the architecture alone does
+        untrained = pooled(layerwise(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
+        parts.append(untrained.assign(written=WRITTEN[4], protocol=rows["protocol"].iloc[0]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def layer_curve(effects: pd.DataFrame) -> Any:

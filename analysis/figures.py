@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.ablation import ablation_curve, ablations
-from analysis.attribution import attribution_scatter, attributions
+from analysis.ablation import ablation_curve, ablations, flips
+from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
 from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, layerwise, main_protocol, plain, specific
@@ -16,7 +16,7 @@ from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
-from analysis.placeholder import protocol_curve, protocols
+from analysis.placeholder import protocol_curve, protocol_sentence, protocols
 from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
 from analysis.summary import corners, critical
 
@@ -79,10 +79,16 @@ FIGURES: dict[str, Figure] = {
         lambda table: matched_sentence(matched_shares(table)),
     ),
     "placeholder": Figure(
-        "The single pass beside the loop", lambda table, _: protocol_curve(protocols(table)), of("placeholder")
+        "The single pass beside the loop",
+        lambda table, _: protocol_curve(protocols(table)),
+        of("placeholder"),
+        lambda table: protocol_sentence(protocols(table)),
     ),
     "attribution": Figure(
-        "Estimated and exact", lambda table, _: attribution_scatter(attributions(table)), of("attribution")
+        "Estimated and exact",
+        lambda table, _: attribution_scatter(attributions(table)),
+        of("attribution"),
+        lambda table: f"{agreement(attributions(table))}.",
     ),
     "shapley": Figure(
         "What each step contributes",
@@ -96,7 +102,9 @@ FIGURES: dict[str, Figure] = {
     ),
     "heatmap": Figure("Layer by step", lambda table, _: heatmap(places(table), specific=True), has_steps),
     "ablation": Figure(
-        "Replaced by zero, means and noise", lambda table, _: ablation_curve(ablations(table)), has_replaced
+        "Replaced by zero, means and noise",
+        lambda table, _: ablation_curve(ablations(table), flips(table)),
+        has_replaced,
     ),
     "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
     "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),

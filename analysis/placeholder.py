@@ -106,6 +106,19 @@ def protocol_rows(found: pd.DataFrame) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
+def protocol_sentence(found: pd.DataFrame) -> str:
+    """What each of the original's two errors does to its number: mean KL over layers, of the pair's other run."""
+    shown = found[(found["measure"] == KL) & (found["written"] == WRITTEN[0])]
+    means = shown.groupby(["protocol", "read_at"])["value"].mean()
+    loop = PROTOCOLS["latent_loop"]
+    one = {key: _nats(float(value)) for key, value in means.items()}
+    return (
+        f"Mean {KL} over layers, in nats. As the original experiment measured it (single pass, read at EoT): "
+        f"{one[SINGLE_PASS, EOT]}. Only the position mended (read at the number): {one[SINGLE_PASS, NUMBER]}. Only the "
+        f"loop mended (read at EoT): {one[loop, EOT]}. Both: {one[loop, NUMBER]}."
+    )
+
+
 def _panel(shown: pd.DataFrame, position: str, zero: int, top: int) -> Any:
     """The curves read at one position; `zero` and `top` are the powers of ten that stand for 0 and end the axis."""
     colours = scale_of({PROTOCOLS["latent_loop"]: BLUE, SINGLE_PASS: ORANGE})
@@ -114,7 +127,7 @@ def _panel(shown: pd.DataFrame, position: str, zero: int, top: int) -> Any:
     ticks = [zero, *range(top, zero, -every)]
     power = "format(pow(10, datum.value), abs(datum.value) < 3 ? '~g' : '.0e')"
     label = f"datum.value == {zero} ? '0' : {power}"
-    y = alt.Y("drawn_value:Q", title=f"mean {KL}, nats", axis=alt.Axis(values=ticks, labelExpr=label),
+    y = alt.Y("drawn_value:Q", title=f"mean {KL}, nats", axis=alt.Axis(values=ticks, labelExpr=label, minExtent=48),
               scale=alt.Scale(domain=[zero - (top - zero) / 10, top], nice=False))  # fmt: skip
     base = alt.Chart(shown).encode(
         x=layer_axis(shown["layer"]), color=alt.Color("protocol:N", title=None, scale=colours, legend=below(2))
