@@ -18,8 +18,8 @@ from patching.cells import Prepared, grid, prepare
 from patching.engine import sweep_cells
 from patching.metrics import DEFAULT_METRICS, Reading
 from patching.pairs import Pair
-from patching.sites import THOUGHT, layerwise, resid
-from patching.sources import Donor, draw_unrelated, itself, other, unrelated
+from patching.sites import THOUGHT, Site, layerwise, resid
+from patching.sources import Donor, draw_unrelated, itself, noise, other, unrelated
 from traces.model import CodiModel
 
 EXACT = 1e-5  # a change of a logit up to this counts as none in any model
@@ -95,12 +95,13 @@ def findings(
 ) -> list[Check]:
     """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
     ends = [resid(0), resid(model.n_layers - 1)]
-    cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other])]
+    cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other]), *grid([Site("resid")], [noise])]
     table = sweep_cells(model, ready, cells, donors=donors, metrics=DEFAULT_METRICS)
     return [
         accuracy(table),
         corners_finding(table, low_ceiling),
         *interchange(table, donors),
+        noise_finding(table),
         first_against_last(table, model.n_layers),
     ]
 
@@ -160,11 +161,21 @@ def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[
     ]  # fmt: skip
 
 
+def noise_finding(table: pd.DataFrame) -> Check:
+    """What a write of the right size and no content does: the share of corrupted runs that keep their answer."""
+    kept = _mean(table, "answer_is_corrupted", "patched", source="noise", direction="denoising")
+    clean = _mean(table, "answer_is_clean", "patched", source="noise", direction="denoising")
+    return Check(
+        "noise", "finding", clean <= 0.1, clean,
+        f"Noise as long as the clean run's residual stream, at all layers and steps, makes the corrupted run give the "
+        f"clean answer in {clean:.0%} and leaves it its own in {kept:.0%}.",
+    )  # fmt: skip
+
+
 def first_against_last(table: pd.DataFrame, n_layers: int) -> Check:
     """Whether patching the first and the last layer differ: in a loop that runs, layers are not interchangeable."""
-    kl = table[
-        (table["metric"] == "kl_from_corrupted") & (table["site"] == "resid") & (table["direction"] == "denoising")
-    ]
+    clean = table[(table["direction"] == "denoising") & (table["source"] == "clean") & (table["site"] == "resid")]
+    kl = clean[clean["metric"] == "kl_from_corrupted"]
     by_pair = kl.pivot(index="pair_id", columns="layer", values="patched")
     first, last = by_pair[0], by_pair[n_layers - 1]
     gap = float((first - last).abs().mean())
