@@ -13,12 +13,12 @@ from analysis.effects import pooled
 from analysis.style import BLUE, GREY, ORANGE, WIDTH, about_pooled, dress, heading
 
 REST = {  # what happens to the steps from k on: its words in a legend, and its colour
-    "stopped": ("thought stopped after k steps: off-distribution", ORANGE),
+    "stopped": ("stopped after k steps: off-distribution", ORANGE),
     "resampled": ("steps from k on resampled: in distribution", BLUE),
 }
 SEES = {  # whether the answer sees the question: its words in a legend, and its dash
     True: ("answer sees the question", [1, 0]),
-    False: ("its edges to the question cut: off-distribution", [4, 3]),
+    False: ("question cut off: off-distribution", [4, 3]),
 }
 QUESTION_CUT = "answer-question"
 
@@ -80,8 +80,8 @@ def early_stop_curve(stops: pd.DataFrame) -> Any:
     return dress(
         alt.layer(*marks, *_marks(shown)).properties(width=WIDTH + 60, height=240),
         heading(
-            "Accuracy when only the first k latent steps are the run's own",
-            "The rest is not thought, or the answer reads an unrelated run's cache entries there, at all layers",
+            "Accuracy when a run keeps only its first k latent steps",
+            "The rest is not thought, or the answer reads an unrelated run's cache entries instead, at all layers",
             "Runs that are right unpatched, both questions of each pair; bands: 95% over clusters",
             about_pooled(stops),
             width=WIDTH + 60,

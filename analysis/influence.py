@@ -11,7 +11,7 @@ from analysis.charts import tips
 from analysis.effects import effect, from_other_run, pooled, specific
 from analysis.style import WIDTH, about_pooled, dress, heading, metric_noun, what_where
 
-ROUTES = {"total": "total", "direct": "direct (steps between held)"}
+ROUTES = ("total", "direct")
 READINGS = {
     "projection": "the state's place between the two runs",
     "distance_to_clean": "distance to the clean run's state",
@@ -59,23 +59,28 @@ def influence_matrix(found: pd.DataFrame) -> Any:
     for direction, route in wanted:
         panel = found[(found["direction"] == direction) & (found["route"] == route)]
         if len(panel):
-            cells = step_cells(panel, "read_step", "step", reach, ("read step", "written step"))
-            lines.setdefault(str(direction), []).append(cells.properties(title=f"{direction}, {ROUTES[route]}"))
+            cells = step_cells(panel, "read_step", "step", reach, ("read step j", "written step i"))
+            lines.setdefault(str(direction), []).append(cells.properties(title=f"{direction}, {route}"))
     chart = alt.vconcat(*(alt.hconcat(*panels) for panels in lines.values()))
-    metric = str(found["metric"].iloc[0])
-    zeros = {True: "0: as an unrelated donor", False: "0: host"}
+    metric, held = str(found["metric"].iloc[0]), (found["route"] == "direct").any()
+    zeros = {True: "0: as an unrelated donor", False: "0: host, 1: donor"}
     zero = ", ".join(zeros[flag] for flag in sorted(found["specific"].unique(), reverse=True))
     return dress(
         chart,
         heading(
             "Influence of one latent step's state on a later step's",
-            "Written: residual stream of step i, all layers, " + " / ".join(map(what_where, lines)),
+            f"Written: residual stream of step i, all layers, {both_ways(list(lines))}",
             f"Read: final hidden state of step j; effect on {READINGS.get(metric, metric_noun(metric))}, pooled "
-            f"({zero}; 1: donor)",
+            f"({zero})" + (". Direct: the steps between i and j held at the host's" if held else ""),
             about_pooled(found) + "; 95% intervals over clusters in the tooltips",
             width=max(WIDTH * max(map(len, lines.values())), 420),
         ),
     )
+
+
+def both_ways(directions: list[str]) -> str:
+    """The directions in words, for a heading: that of the first, and whether there is the other."""
+    return what_where(directions[0]) + (", and the reverse" if len(directions) > 1 else "")
 
 
 def step_cells(panel: pd.DataFrame, x: str, y: str, reach: float, titles: tuple[str, str]) -> alt.LayerChart:
@@ -86,9 +91,12 @@ def step_cells(panel: pd.DataFrame, x: str, y: str, reach: float, titles: tuple[
         y=alt.Y(f"{y}:O", title=titles[1], scale=alt.Scale(domain=rows)),
     )
     colour = alt.Color(
-        "effect:Q", title="effect", scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
+        "effect:Q",
+        title="effect",
+        scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0),
+        legend=alt.Legend(values=[-reach, 0, reach], format=".2f"),
     )
-    ink = alt.condition(abs(alt.datum.effect) > 0.6 * reach, alt.value("white"), alt.value("#222"))
+    ink = alt.condition(abs(alt.datum.effect) > 0.75 * reach, alt.value("white"), alt.value("#222"))
     cells = base.mark_rect().encode(color=colour, tooltip=tips(y, x))
     numbers = base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=ink)
     return (cells + numbers).properties(width=44 * len(columns), height=30 * len(rows))

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.charts import below, scale_of, tips
 from analysis.effects import effect, from_other_run, pooled
-from analysis.style import DIRECTION_COLOURS, WIDTH, about_pooled, dress, heading, what_where
+from analysis.influence import both_ways
+from analysis.style import DIRECTION_COLOURS, WIDTH, about_pooled, dress, heading
 
 READS = {"answer": "logit difference at the answer", "next": "final state of step k + 1 (projection)"}
 SERIES = {  # what was written and whether R is frozen: the words of a line, and its dash
@@ -50,16 +51,18 @@ def iteration_curve(found: pd.DataFrame) -> Any:
     kinds = zip(found["written"], found["route"], strict=True)
     names = pd.Series([SERIES[kind][0] if kind in SERIES else None for kind in kinds], found.index, dtype="str")
     shown = found.assign(series=names).dropna(subset="series")
-    last = int(shown["end"].max())
+    last, drawn = int(shown["end"].max()), set(shown["series"])
     panels = [
-        _panel(shown[shown["reads"] == reads], READS[reads], last) for reads in READS if reads in set(shown.reads)
+        _panel(shown[shown["reads"] == reads], READS[reads], last, drawn)
+        for reads in READS
+        if reads in set(shown.reads)
     ]
     chart = alt.hconcat(*panels).resolve_scale(y="shared")
     return dress(
         chart,
         heading(
             "Effect of writing the latent steps 0 to k",
-            "Written: residual stream, all layers, " + " / ".join(map(what_where, shown["direction"].unique())),
+            f"Written: residual stream, all layers, {both_ways(list(shown['direction'].unique()))}",
             "Pooled (0 host, 1 donor); bands: 95% over clusters",
             about_pooled(shown),
             width=max(WIDTH * len(panels), 420),
@@ -67,8 +70,8 @@ def iteration_curve(found: pd.DataFrame) -> Any:
     )
 
 
-def _panel(shown: pd.DataFrame, title: str, last: int) -> alt.LayerChart:
-    """The lines of one reading, by prefix end."""
+def _panel(shown: pd.DataFrame, title: str, last: int, series: set[str]) -> alt.LayerChart:
+    """The lines of one reading, by prefix end; `series` are all that the chart has, for a legend of both panels."""
     x = alt.X(
         "end:Q",
         title="last step written, k",
@@ -76,7 +79,7 @@ def _panel(shown: pd.DataFrame, title: str, last: int) -> alt.LayerChart:
         scale=alt.Scale(domain=[0, last], nice=False, padding=8),
     )
     y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
-    dashes = dict(SERIES.values())
+    dashes = {words: dash for words, dash in SERIES.values() if words in series}
     base = alt.Chart(shown).encode(
         x=x, color=alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
     )

@@ -20,7 +20,10 @@ from analysis.effects import effect, from_other_run, pooled
 from analysis.influence import step_cells
 from analysis.style import BLUE, ORANGE, WIDTH, about_pooled, dress, heading, metric_noun, what_where
 
-GAMES = {"total": BLUE, "answer only": ORANGE}
+GAMES = {  # what each game is, and its colour
+    "total": ("Total: later steps read them too", BLUE),
+    "answer only": ("Answer only: nothing else reads them (K_T frozen)", ORANGE),
+}
 PAIR = ["protocol", "direction", "metric", "game", "cluster_id", "pair_id"]
 BY = PAIR[:4]
 
@@ -132,22 +135,25 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
         xOffset=alt.XOffset("game:N", sort=games),
         tooltip=tips("game", "step"),
     )
-    colour = alt.Color("game:N", title=None, legend=below(2), scale=scale_of({game: GAMES[game] for game in games}))
-    bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (1: donor)"), color=colour)
+    colour = alt.Color("game:N", title=None, legend=below(2), scale=scale_of({game: GAMES[game][1] for game in games}))
+    bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (effect; 1: donor)"), color=colour)
     whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
-    panels: list[Any] = [(bars + whiskers).properties(width=WIDTH, height=210, title="each step's share")]
+    shares = (bars + whiskers).properties(width=WIDTH, height=210, title="each step's share")
+    matrices = []
     reach = float(interactions["effect"].abs().max()) or 1.0
     for game in games:
-        cells = step_cells(interactions[interactions["game"] == game], "later", "earlier", reach, ("step", "step"))
-        panels.append(cells.properties(title=f"interaction, {game}"))
+        cells = step_cells(
+            interactions[interactions["game"] == game], "later", "earlier", reach, ("later step", "earlier step")
+        )
+        matrices.append(cells.properties(title=f"interaction, {game}"))
     sums = "; ".join(f"{game} {values.loc[values['game'] == game, 'effect'].sum():.2f}" for game in games)
     return dress(
-        alt.hconcat(*panels).resolve_scale(color="independent"),
+        alt.hconcat(shares, alt.hconcat(*matrices)).resolve_scale(color="independent"),
         heading(
             "Each latent step's share of the whole thought's effect, and which steps need others",
             f"Written: cache entries of every set of steps, all layers, {what_where(values['direction'].iloc[0])}",
-            "Total: later steps read them too; answer only: K_T frozen. Interaction above 0: more together than apart, "
-            "below 0: one stands in for the other",
+            "; ".join(GAMES[game][0] for game in games)
+            + ". Interaction: above 0 they do more together, below 0 one stands in for the other",
             f"Effect on {metric_noun(values['metric'].iloc[0])}, pooled; sum over steps (ceiling): {sums}; whiskers: "
             "95% over clusters",
             about_pooled(values),

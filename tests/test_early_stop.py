@@ -86,5 +86,5 @@ def test_the_figure_says_what_is_off_distribution_and_marks_the_steps_trained():
     rows += [row(pair, n_latents=1, cut="answer-question") for pair in range(4)]
     spec = str(early_stop_curve(early_stops(table(rows))).to_dict())
     for words in ("stopped after k steps: off-distribution", "resampled: in distribution", "as trained (k = 3)",
-                  "question cut: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip
+                  "question cut off: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip
         assert words in spec

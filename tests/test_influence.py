@@ -76,6 +76,6 @@ def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_sta
     before = made.copy(deep=True)
     spec = influence_matrix(influences(made)).to_dict()
     titles = [[panel["title"] for panel in line["hconcat"]] for line in spec["vconcat"]]
-    assert titles == [[f"{direction}, total", f"{direction}, direct (steps between held)"] for direction in donors]
+    assert titles == [[f"{direction}, total", f"{direction}, direct"] for direction in donors]
     assert any("n = 3 pairs, 3 clusters; protocol latent_loop" in line for line in spec["title"]["subtitle"])
     pd.testing.assert_frame_equal(made, before)

@@ -168,6 +168,7 @@ def test_a_game_that_was_not_swept_is_left_out_and_the_table_stays_as_it_was():
 def test_the_figure_has_bars_a_matrix_for_each_game_and_its_counts():
     cells = table(random_game(3), 3)
     spec = shapley_bars(shapley_values(cells), shapley_interactions(cells)).to_dict()
-    assert [panel["title"] for panel in spec["hconcat"]] == [
+    bars, matrices = spec["hconcat"]
+    assert [panel["title"] for panel in [bars, *matrices["hconcat"]]] == [
         "each step's share", "interaction, total", "interaction, answer only"]  # fmt: skip
     assert "n = 3 pairs, 3 clusters; protocol latent_loop" in spec["title"]["subtitle"]
