@@ -152,7 +152,7 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
         heading(
             "Each latent step's share of the whole thought's effect, and which steps need others",
             f"Written: cache entries of every set of steps, all layers, {what_where(values['direction'].iloc[0])}",
-            "; ".join(GAMES[game][0] for game in games)
+            ". ".join(GAMES[game][0] for game in games)
             + ". Interaction: above 0 they do more together, below 0 one stands in for the other",
             f"Effect on {metric_noun(values['metric'].iloc[0])}, pooled; sum over steps (ceiling): {sums}; whiskers: "
             "95% over clusters",
