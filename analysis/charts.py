@@ -115,7 +115,7 @@ def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
         steps=_span(places, "step"),
         written=places["source"].where(~from_other_run(places), "other run"),
     )
-    reach = float(places["effect"].abs().max()) or 1.0
+    reach = max(float(places["effect"].abs().max()), 0.05)  # so that rounding has no colour
     colour = alt.Color(
         "effect:Q", title="effect", scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
     )

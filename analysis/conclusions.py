@@ -36,7 +36,7 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
     yield f"\n{verdict(table, low_ceiling).sentence}"
     for _, figure in fitting(experiment, table):
         if figure.says is not None:
-            yield f"\n{said_or_why(figure.says, table)}"
+            yield f"\n{said_or_why(figure.says, figure.rows(table))}"
     if experiment == "sweep":
         yield "\nThe five largest sites, by specific effect on the logit difference, denoising"
         yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)

@@ -14,6 +14,7 @@ from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, layerwise, main_protocol, plain, specific
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
+from analysis.knockout import knockout_bars, knockouts
 from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
 from analysis.placeholder import protocol_curve, protocol_sentence, protocols
@@ -30,6 +31,11 @@ class Figure(NamedTuple):
     draw: Callable[[Table, float], Any]  # with the ceiling under which nothing is critical
     fits: Callable[[str, Table], bool]
     says: Callable[[Table], str] | None = None  # what it shows, in a sentence
+    beside: bool = False  # whether it shows the controls of other protocols too, and not the run's own alone
+
+    def rows(self, table: Table) -> Table:
+        """The rows that it shows."""
+        return table if self.beside else main_protocol(table)
 
 
 def of(experiment: str) -> Callable[[str, Table], bool]:
@@ -54,6 +60,11 @@ def has_steps(name: str, table: Table) -> bool:
 def has_replaced(name: str, table: Table) -> bool:
     """Whether something was replaced by a computed value; noise alone is a control, and drawn beside the layers."""
     return name == "sweep" and bool(table["source"].isin(["zero", "mean", "step_mean", "moments"]).any())
+
+
+def has_cuts(name: str, table: Table) -> bool:
+    """Whether attention edges were knocked out."""
+    return name == "sweep" and bool(table["cut"].notna().any())
 
 
 def places(table: Table) -> Table:
@@ -83,6 +94,7 @@ FIGURES: dict[str, Figure] = {
         lambda table, _: protocol_curve(protocols(table)),
         of("placeholder"),
         lambda table: protocol_sentence(protocols(table)),
+        beside=True,
     ),
     "attribution": Figure(
         "Estimated and exact",
@@ -95,10 +107,13 @@ FIGURES: dict[str, Figure] = {
         lambda table, _: shapley_bars(shapley_values(table), shapley_interactions(table)),
         of("shapley"),
     ),
-    "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers),
+    "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers, beside=True),
     "critical_layers": Figure(LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low)), has_layers),
     "layer_curve_by_kind": Figure(
-        "By kind of edit", lambda table, _: layer_curve(layer_effects(table, split="kind")), has_kinds
+        "By kind of edit",
+        lambda table, _: layer_curve(layer_effects(table, split="kind")),
+        has_kinds,
+        beside=True,
     ),
     "heatmap": Figure("Layer by step", lambda table, _: heatmap(places(table), specific=True), has_steps),
     "ablation": Figure(
@@ -106,6 +121,7 @@ FIGURES: dict[str, Figure] = {
         lambda table, _: ablation_curve(ablations(table), flips(table)),
         has_replaced,
     ),
+    "knockout": Figure("Edges cut", lambda table, _: knockout_bars(knockouts(table)), has_cuts),
     "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
     "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),
     "all_pairs_by_layer": Figure(ORIGINAL, lambda table, _: pairs_by_layer(table), has_layers),

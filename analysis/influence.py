@@ -53,7 +53,7 @@ def influences(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
 
 def influence_matrix(found: pd.DataFrame) -> Any:
     """Written step × read step from `influences`: total and direct side by side, directions below one another."""
-    reach = float(found["effect"].abs().max()) or 1.0
+    reach = max(float(found["effect"].abs().max()), 0.05)  # so that rounding has no colour
     wanted = [(direction, route) for direction in found["direction"].unique() for route in ROUTES]
     lines: dict[str, list[Any]] = {}
     for direction, route in wanted:

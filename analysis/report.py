@@ -61,8 +61,9 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
 
 def try_figure(drawn: Figure, table: pd.DataFrame, low_ceiling: float) -> tuple[dict[str, Any] | None, str]:
     """A figure's specification and what it says; no specification where this table does not have what it wants."""
+    rows = drawn.rows(table)
     try:
-        return drawn.draw(table, low_ceiling).to_dict(), drawn.says(table) if drawn.says else ""
+        return drawn.draw(rows, low_ceiling).to_dict(), drawn.says(rows) if drawn.says else ""
     except ValueError as error:
         return None, f"Not shown: {error}."
 

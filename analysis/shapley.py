@@ -140,7 +140,7 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
     whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
     shares = (bars + whiskers).properties(width=WIDTH, height=210, title="each step's share")
     matrices = []
-    reach = float(interactions["effect"].abs().max()) or 1.0
+    reach = max(float(interactions["effect"].abs().max()), 0.05)  # so that rounding has no colour
     for game in games:
         cells = step_cells(
             interactions[interactions["game"] == game], "later", "earlier", reach, ("later step", "earlier step")

@@ -88,16 +88,30 @@ METRICS: tuple[Metric, ...] = Metric.__args__[:8]  # type: ignore[attr-defined]
 ESTIMATED: tuple[Kind, ...] = ("latent", "resid", "attn", "mlp", "head", "kv")
 DEFAULT_SOURCES: tuple[Source, ...] = ("other", "unrelated", "noise")
 # What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
-OF_A_SWEEP = ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "beyond", "top")
+OF_A_SWEEP = (
+    "sites",
+    "kinds",
+    "sources",
+    "freeze",
+    "metrics",
+    "draws",
+    "cuts",
+    "protocol",
+    "beyond",
+    "top",
+    "matches",
+    "fresh",
+    "directions",
+)
 OPEN: dict[str, tuple[str, ...]] = {
-    "sweep": ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol"),
-    "early_stop": ("draws", "beyond"),
-    "influence": ("kinds",),
-    "iterative": ("kinds",),
-    "matched": ("kinds",),
-    "placeholder": (),
-    "attribution": ("kinds", "top"),
-    "shapley": (),
+    "sweep": ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "directions"),
+    "early_stop": ("draws", "beyond", "directions"),
+    "influence": ("kinds", "directions"),
+    "iterative": ("kinds", "directions"),
+    "matched": ("kinds", "matches", "fresh"),
+    "placeholder": ("directions",),
+    "attribution": ("kinds", "top", "directions"),
+    "shapley": ("directions",),
 }
 
 
@@ -138,6 +152,8 @@ class RunConfig(Record):
     protocol: Protocol = "latent_loop"
     beyond: Annotated[int, Field(strict=True, ge=0)] = 2
     top: Count = 20
+    matches: Count = 60
+    fresh: Annotated[int, Field(strict=True, ge=0)] = 0
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12

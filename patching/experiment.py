@@ -53,7 +53,8 @@ def run_experiment(
     if failed and not force:
         raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
 
-    table = run_recipe(job(model, chosen, config, progress))
+    about_run = job(model, chosen, config, progress)
+    table = run_recipe(about_run)
     if config.reinitialised:
         blank = run_recipe(job(reinitialise(model, config.seed), chosen, config, progress))
         # A reference for what the architecture alone does, and not a null hypothesis.
@@ -87,6 +88,7 @@ def run_experiment(
             },
             "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
             "cells_per_pair": cells_per_pair(table),
+            **about_run.notes,
             "seconds": round(time.monotonic() - started, 1),
         },
     )

@@ -27,6 +27,7 @@ from patching.attribution import attribute, to_verify
 from patching.cells import Cell, grid, knockouts
 from patching.edges import Edge, edge
 from patching.engine import sweep_cells
+from patching.interchange import matched_pairs
 from patching.selection import Selection
 from patching.sites import INSIDE, THOUGHT, Site, expand, layerwise, prefixes, subsets
 from patching.sources import SOURCES, itself, other, unrelated
@@ -44,7 +45,8 @@ class Job(NamedTuple):
     model: CodiModel
     chosen: Selection
     config: RunConfig
-    sweep: Callable[..., pd.DataFrame]
+    sweep: partial[pd.DataFrame]
+    notes: dict[str, Any]  # what an experiment has to tell beside its rows; kept in the manifest
 
 
 def job(model: CodiModel, chosen: Selection, config: RunConfig, progress: bool = False) -> Job:
@@ -54,7 +56,7 @@ def job(model: CodiModel, chosen: Selection, config: RunConfig, progress: bool =
         cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch,
         max_new_tokens=config.max_new_tokens, progress=progress,
     )  # fmt: skip
-    return Job(model, chosen, config, sweep)
+    return Job(model, chosen, config, sweep, {})
 
 
 def run_recipe(job: Job) -> pd.DataFrame:
@@ -66,7 +68,7 @@ def run_recipe(job: Job) -> pd.DataFrame:
 def places(chosen: Selection) -> Callable[[pd.Series], pd.Series]:
     """Pairs in the order of their file."""
     rank = {str(p.pair.pair_id): p.rank for p in chosen.ready}
-    return lambda names: names.map(lambda name: rank.get(name, len(rank)))
+    return lambda names: names.map(lambda name: rank.get(name, max(rank.values()) + 1))
 
 
 def corner_cells(config: RunConfig) -> list[Cell]:
@@ -115,6 +117,18 @@ def iterative(job: Job) -> pd.DataFrame:
     return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
 
 
+def matched(job: Job) -> pd.DataFrame:
+    config = job.config
+    most = min(config.matches, config.pairs.limit or config.matches)
+    found = matched_pairs(job.model, job.chosen.everyone, config.seed, most, config.fresh, config.max_new_tokens)
+    job.notes["matches"] = found.counts
+    sites = expand(job.model, ["stepwise", "prefixes"], config.kinds)
+    cells = grid(sites, [other, unrelated], ["denoising"])
+    metrics = ("answer", "answer_is_clean", "answer_is_corrupted", "answer_is_hybrid")
+    rows = partial(job.sweep.func, job.model, found.ready, **{**job.sweep.keywords, "donors": found.donors})
+    return joined([job.sweep(corner_cells(config), metrics=ANSWERS), rows(cells, metrics=metrics)])
+
+
 def placeholder(job: Job) -> pd.DataFrame:
     cells = [*grid(layerwise(job.model), [other, unrelated], job.config.directions), *corner_cells(job.config)]
     metrics = list(dict.fromkeys((*BOTH_READS, *ANSWERS)))
@@ -145,5 +159,6 @@ def joined(tables: Any) -> pd.DataFrame:
 
 
 RECIPES: dict[str, Callable[[Job], pd.DataFrame]] = {
-    recipe.__name__: recipe for recipe in (sweep, early_stop, influence, iterative, placeholder, attribution, shapley)
+    recipe.__name__: recipe
+    for recipe in (sweep, early_stop, influence, iterative, matched, placeholder, attribution, shapley)
 }
