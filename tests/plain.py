@@ -231,3 +231,23 @@ def writes_of(model, site, donor: Recorded) -> dict:
         elif site.kind in ("resid", "attn", "mlp", "head"):
             found[site.kind, layer, step, site.head] = donor.values[site.kind, layer, step]
     return found
+
+
+def hosts(ready, direction):
+    """The question written into, and the one that is the source."""
+    sides = (ready.pair.corrupted.question, ready.pair.clean.question)
+    return sides if direction == "denoising" else sides[::-1]
+
+
+def difference(ready, done):
+    """The logit difference of a run."""
+    return float(done.logits[ready.clean_token] - done.logits[ready.corrupted_token])
+
+
+def patched(table, ready, metric="logit_difference", **wanted):
+    """The one number of the table with these keys."""
+    chosen = table[(table["pair_id"] == str(ready.pair.pair_id)) & (table["metric"] == metric)]
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column].isna() if value is None else chosen[column] == value]
+    (value,) = chosen["patched"]
+    return float(value)
