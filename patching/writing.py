@@ -281,7 +281,8 @@ def exchange(rows: Rows, sight: Sight, write: Write, steps: Sequence[int], route
         if route not in write.freeze:
             getattr(sight, kind)[write.cell] = rows.reads[write.donor]
     elif by_sight(write) and route not in write.freeze and (kind == "kv" or route == "K_A"):
-        sight.steps[write.cell, seen] = write.donor
+        if write.donor != write.host or not write.cuts:  # its own entries carry what cut edges have done to them
+            sight.steps[write.cell, seen] = write.donor
     elif kind != "thought" and route in write.freeze:
         sight.steps[write.cell, seen] = write.host
     if "between" in write.freeze:

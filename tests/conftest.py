@@ -50,6 +50,15 @@ def model(random_checkpoint):
     return load_codi(random_checkpoint, device="cpu")
 
 
+@pytest.fixture(scope="session", params=["llama", "gpt2"])
+def both(request, tmp_path_factory):
+    """A random model of each family."""
+    from traces import load_codi
+
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("both"), family=request.param)
+    return load_codi(folder, device="cpu")
+
+
 @pytest.fixture(scope="session")
 def problems():
     """Word problems of different lengths."""

@@ -1,15 +1,19 @@
 """One run at a time in plain PyTorch with forward hooks: what the many-cells engine is compared with.
 
 No nnsight, no masks, no padding: a question alone, its cache growing by one forward after the other, every write a hook
-or a tensor assignment. Works for both families.
+or a tensor assignment, every cut edge a column taken out of a layer's cache while its reader runs. Works for both
+families.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from transformers import DynamicCache
 
 from traces.thought import question_ids
 
@@ -24,6 +28,9 @@ class Recorded:
     """A run's logits after the forced tokens, what stood at every place, its latents, and its cache by column."""
 
     logits: torch.Tensor = None
+    all_logits: torch.Tensor = None  # after what opens the answer, and after each forced token
+    said: list = field(default_factory=list)  # greedy tokens up to EOS, with nothing forced
+    hidden: list = field(default_factory=list)  # [d] of each step, after the final norm
     values: dict = field(default_factory=dict)  # (kind, layer, step) -> [d]
     latents: list = field(default_factory=list)  # [d] of each step, and of the one that is never fed
     cache: list = field(default_factory=list)  # of each layer: keys and values, [1, head, column, d_head]
@@ -31,12 +38,17 @@ class Recorded:
 
 
 @torch.no_grad()
-def run_alone(model, question, forced, writes=None, *, freeze=(), host=None, cuts=None) -> Recorded:
+def run_alone(
+    model, question, forced, writes=None, *, freeze=(), host=None, cuts=None, edges=(), n_latents=None, decode=0
+) -> Recorded:
     """One question alone.
 
     `writes[kind, layer, step, head]` are values to write (a `latent` has no layer, a `kv` is a pair of tensors);
     `freeze` holds routes of the written steps at the run `host`; `cuts[kind]` is the run whose entries are read.
+    `edges` are (reader, read, layer) that are knocked out; the loop takes `n_latents` steps; with `decode`, so many
+    tokens are also decoded greedily.
     """
+    n_latents = model.n_latents if n_latents is None else n_latents
     causal_lm = model.lm._module
     names = MODULES[causal_lm.config.model_type]
     decoder = getattr(causal_lm, names["decoder"])
@@ -89,15 +101,20 @@ def run_alone(model, question, forced, writes=None, *, freeze=(), host=None, cut
                 put(cache, columns, cuts[kind].cache)
         written = {step for _, _, step, _ in writes}
         latent = model.project(out.last_hidden_state[0, -1])
-        for step in range(model.n_latents):
+        for step in range(n_latents):
             if "R" in freeze and step - 1 in written:
                 latent = host.latents[step]
             latent = writes.get(("latent", None, step, None), latent)
             done.latents.append(latent)
             now["step"] = step
-            out = decoder(inputs_embeds=latent[None, None], past_key_values=cache, use_cache=True)
-            now["step"] = None
             column = done.question + step
+            with unseen(cache, hidden_columns(model, edges, step, done.question)):
+                out = decoder(
+                    inputs_embeds=latent[None, None], past_key_values=cache, use_cache=True,
+                    position_ids=torch.tensor([[column]]),
+                )  # fmt: skip
+            now["step"] = None
+            done.hidden.append(out.last_hidden_state[0, -1])
             for layer in range(model.n_layers):
                 if (value := writes.get(("kv", layer, step, None))) is not None:
                     put_one(cache, layer, column, value)
@@ -110,17 +127,78 @@ def run_alone(model, question, forced, writes=None, *, freeze=(), host=None, cut
             latent = model.project(out.last_hidden_state[0, -1])
         done.latents.append(latent)
         done.cache = own
-        for step in range(model.n_latents):
+        for step in range(n_latents):
             columns = slice(done.question + step, done.question + step + 1)
             put(cache, columns, host.cache if "K_A" in freeze and step in written else own)
-            if "thought" in cuts:
+            if "thought" in cuts and step < model.n_latents:
                 put(cache, columns, cuts["thought"].cache)
-        prefix = torch.cat([model.eot[None, None], embed(torch.tensor([list(forced)]))], 1)
-        done.logits = causal_lm(inputs_embeds=prefix, past_key_values=cache).logits[0, -1]
+        answer(model, done, cache, forced, hidden_columns(model, edges, None, done.question), decode)
     finally:
         for handle in handles:
             handle.remove()
     return done
+
+
+def answer(model, done, cache, forced, hide, decode=0) -> None:
+    """Feed what opens the answer and the forced tokens, one at a time; then, on a copy, decode greedily."""
+    causal_lm = model.lm._module
+    embed, eos = causal_lm.get_input_embeddings(), model.tokenizer.eos_token_id
+    opening = [model.eot] if model.card.remove_eos else [model.eot, embed(torch.tensor(eos))]
+
+    def feed(cache, vector):
+        position = torch.tensor([[max(layer.keys.shape[2] for layer in cache.layers)]])
+        with unseen(cache, hide):
+            out = causal_lm(
+                inputs_embeds=vector[None, None], past_key_values=cache, use_cache=True, position_ids=position
+            )
+        return out.logits[0, -1]
+
+    for vector in opening:
+        logits = feed(cache, vector)
+    free = copied(entries(cache))
+    done.all_logits = torch.stack([logits, *(feed(cache, embed(torch.tensor(token))) for token in forced)])
+    done.logits = done.all_logits[-1]
+    while len(done.said) < decode and (token := int(logits.argmax())) != eos:
+        done.said.append(token)
+        logits = feed(free, embed(torch.tensor(token)))
+
+
+def hidden_columns(model, edges, reader, question) -> list:
+    """Of each layer, the columns that a reader (a step, or `None` for the answer) no longer sees."""
+    columns = {"question": range(question - 1), "bot": [question - 1]}
+    return [
+        {
+            column
+            for who, read, where in edges
+            if who == reader and where in (None, layer)
+            for column in (columns[read] if isinstance(read, str) else [question + read])
+        }
+        for layer in range(model.n_layers)
+    ]
+
+
+@contextmanager
+def unseen(cache, hide) -> Iterator[None]:
+    """For one forward of one token: take columns out of the layers, then put all back with the new one behind."""
+    if not any(hide):
+        yield
+        return
+    whole = entries(cache)
+    for layer, gone in zip(cache.layers, hide, strict=True):
+        keep = [column for column in range(layer.keys.shape[2]) if column not in gone]
+        layer.keys, layer.values = layer.keys[:, :, keep], layer.values[:, :, keep]
+    yield
+    for layer, (keys, values) in zip(cache.layers, whole, strict=True):
+        layer.keys = torch.cat([keys, layer.keys[:, :, -1:]], 2)
+        layer.values = torch.cat([values, layer.values[:, :, -1:]], 2)
+
+
+def copied(source: list) -> DynamicCache:
+    """A cache that holds the given keys and values of every layer."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(source):
+        cache.update(keys.clone(), values.clone(), layer)
+    return cache
 
 
 def entries(cache) -> list:
@@ -153,3 +231,23 @@ def writes_of(model, site, donor: Recorded) -> dict:
         elif site.kind in ("resid", "attn", "mlp", "head"):
             found[site.kind, layer, step, site.head] = donor.values[site.kind, layer, step]
     return found
+
+
+def hosts(ready, direction):
+    """The question written into, and the one that is the source."""
+    sides = (ready.pair.corrupted.question, ready.pair.clean.question)
+    return sides if direction == "denoising" else sides[::-1]
+
+
+def difference(ready, done):
+    """The logit difference of a run."""
+    return float(done.logits[ready.clean_token] - done.logits[ready.corrupted_token])
+
+
+def patched(table, ready, metric="logit_difference", **wanted):
+    """The one number of the table with these keys."""
+    chosen = table[(table["pair_id"] == str(ready.pair.pair_id)) & (table["metric"] == metric)]
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column].isna() if value is None else chosen[column] == value]
+    (value,) = chosen["patched"]
+    return float(value)

@@ -12,9 +12,7 @@ from patching.metrics import max_logit_change
 from patching.sites import BOT, CUTS, QUESTION, ROUTES, THOUGHT, Site, sitewise
 from patching.sources import Value, Values, itself, mean, moments, noise, other, steer, step_mean, unrelated, zero
 from patching.writing import normal
-from tests.conftest import write_random_checkpoint
 from tests.plain import run_alone, writes_of
-from traces import load_codi
 
 EXACT = 1e-5
 SITES = [
@@ -35,12 +33,6 @@ SITES = [
     BOT,
 ]
 FREEZES = [frozen for size in range(4) for frozen in itertools.combinations(ROUTES, size)]
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def both(request, tmp_path_factory):
-    """A random model of each family."""
-    return load_codi(write_random_checkpoint(tmp_path_factory.mktemp("both"), family=request.param), device="cpu")
 
 
 def alone(model, ready, site, direction, freeze=()):
