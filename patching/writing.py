@@ -115,7 +115,7 @@ def edits_of(
         if sizes is not None:
             for write in writes:  # whole entries are exchanged by sight
                 if by_sight(write) and step in write.site.steps(model):
-                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, write.donor))
+                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, thinker(write)))
                     for entry in stored.layers:
                         sizes.add([write.cell], flat_entries(entry, own), flat_entries(entry, donor))
 
@@ -126,6 +126,12 @@ def edits_of(
 def by_sight(write: Write) -> bool:
     """Whether a write exchanges whole entries of the thought by what the cell sees."""
     return write.site.kind == "thought" or (write.site.kind == "kv" and write.site.layer is None)
+
+
+def thinker(write: Write) -> int:
+    """Whose entries a cell sees that exchanges them: for a run's own thought the cell's own, as its cut edges leave
+    them, so that nothing is patched."""
+    return write.cell if write.site.kind == "thought" and write.donor == write.host else write.donor
 
 
 def flat_entries(entry: Any, columns: Tensor) -> Tensor:
@@ -281,7 +287,7 @@ def exchange(rows: Rows, sight: Sight, write: Write, steps: Sequence[int], route
         if route not in write.freeze:
             getattr(sight, kind)[write.cell] = rows.reads[write.donor]
     elif by_sight(write) and route not in write.freeze and (kind == "kv" or route == "K_A"):
-        sight.steps[write.cell, seen] = write.donor
+        sight.steps[write.cell, seen] = thinker(write)
     elif kind != "thought" and route in write.freeze:
         sight.steps[write.cell, seen] = write.host
     if "between" in write.freeze:
