@@ -199,7 +199,7 @@ def held_latents(model: CodiModel, writes: Sequence[Write]) -> dict[int, tuple[T
     plan: dict[int, set[tuple[int, int]]] = defaultdict(set)
     for write in writes:
         steps = write.site.steps(model)
-        for step in range(model.n_latents):
+        for step in range(max(model.n_latents, write.n_latents or 0)):
             after = step - 1 in steps
             if ("R" in write.freeze and after) or ("between" in write.freeze and not after and step not in steps):
                 plan[step].add((write.cell, write.host))
