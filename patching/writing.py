@@ -10,19 +10,21 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from patching.edges import Edge, cut_edges
-from patching.means import Means
 from patching.sites import INSIDE, Site
 from patching.sources import Value, Values
 from traces.model import CodiModel
 from traces.placeholder import step_view
 from traces.rows import Rows, Sight, Sights
 from traces.thought import Edits
+
+if TYPE_CHECKING:
+    from patching.means import Means
 
 
 class Write(NamedTuple):
