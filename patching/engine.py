@@ -137,13 +137,14 @@ def sweep_cells(
         check_single_pass(cells)
     for cut in always:
         check_edge(model, cut)
-    computed = {cell.site.kind for cell in cells if isinstance(cell.source, Value)}
+    computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
+    averaged = [p.pair for p in everyone or ready]
     draws = 1 + max(cell.draw for cell in cells)
     plan = Plan(
         metrics=known_metrics(metrics),
         step_metrics=known_step_metrics(step_metrics),
         draws=draws,
-        means=record_means(model, [p.pair for p in everyone or ready], sorted(computed)) if computed else {},
+        means=record_means(model, averaged, computed, always=always) if computed else {},
         seed=seed,
         max_new_tokens=max_new_tokens,
         always=tuple(always),

@@ -10,26 +10,34 @@ import nnsight
 import torch
 from torch import Tensor
 
+from patching.edges import Edge
 from patching.pairs import Pair
+from patching.writing import with_sight
 from traces.model import CodiModel
 from traces.thought import Edits, encode, run
 
 Means = dict[str, Tensor]  # kind of site -> [layer, step, width]; `latent` has one layer
 
 
-def record_means(model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], batch: int = 16) -> Means:
-    """The mean of each kind of place, `[layer, step, width]`, over the clean and the corrupted runs of `pairs`."""
+def record_means(
+    model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], batch: int = 16, always: Sequence[Edge] = ()
+) -> Means:
+    """The mean of each kind of place, `[layer, step, width]`, over the clean and the corrupted runs of `pairs`.
+
+    `always` are edges cut in every run.
+    """
     sums: dict[str, Tensor] = {}
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
-        for kind, total in _sums(model, part, kinds).items():
+        for kind, total in _sums(model, part, kinds, always).items():
             sums[kind] = sums.get(kind, 0) + total
     return {kind: (total / (2 * len(pairs))).to(model.dtype) for kind, total in sums.items()}
 
 
-def _sums(model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str]) -> Means:
+def _sums(model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], always: Sequence[Edge]) -> Means:
     """Sums over the runs of some pairs, in fp32."""
     rows = encode(model, [[pair.clean.question, pair.corrupted.question] for pair in pairs], [0, 1])
+    rows = with_sight(model, rows, (), always=always)
     kept: dict[str, list[Tensor]] = defaultdict(list)
 
     def keep(kind: str, values: Tensor) -> None:

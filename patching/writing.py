@@ -10,19 +10,21 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from patching.edges import Edge, cut_edges
-from patching.means import Means
 from patching.sites import INSIDE, Site
 from patching.sources import Value, Values
 from traces.model import CodiModel
 from traces.placeholder import step_view
 from traces.rows import Rows, Sight, Sights
 from traces.thought import Edits
+
+if TYPE_CHECKING:
+    from patching.means import Means
 
 
 class Write(NamedTuple):
@@ -115,7 +117,7 @@ def edits_of(
         if sizes is not None:
             for write in writes:  # whole entries are exchanged by sight
                 if by_sight(write) and step in write.site.steps(model):
-                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, write.donor))
+                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, thinker(write)))
                     for entry in stored.layers:
                         sizes.add([write.cell], flat_entries(entry, own), flat_entries(entry, donor))
 
@@ -126,6 +128,12 @@ def edits_of(
 def by_sight(write: Write) -> bool:
     """Whether a write exchanges whole entries of the thought by what the cell sees."""
     return write.site.kind == "thought" or (write.site.kind == "kv" and write.site.layer is None)
+
+
+def thinker(write: Write) -> int:
+    """Whose entries a cell sees that exchanges them: a run with cut edges whose donor is itself sees its own, which
+    carry what the cuts have done to them."""
+    return write.cell if write.cuts and write.donor == write.host else write.donor
 
 
 def flat_entries(entry: Any, columns: Tensor) -> Tensor:
@@ -193,7 +201,7 @@ def held_latents(model: CodiModel, writes: Sequence[Write]) -> dict[int, tuple[T
     plan: dict[int, set[tuple[int, int]]] = defaultdict(set)
     for write in writes:
         steps = write.site.steps(model)
-        for step in range(model.n_latents):
+        for step in range(max(model.n_latents, write.n_latents or 0)):
             after = step - 1 in steps
             if ("R" in write.freeze and after) or ("between" in write.freeze and not after and step not in steps):
                 plan[step].add((write.cell, write.host))
@@ -281,8 +289,7 @@ def exchange(rows: Rows, sight: Sight, write: Write, steps: Sequence[int], route
         if route not in write.freeze:
             getattr(sight, kind)[write.cell] = rows.reads[write.donor]
     elif by_sight(write) and route not in write.freeze and (kind == "kv" or route == "K_A"):
-        if write.donor != write.host or not write.cuts:  # its own entries carry what cut edges have done to them
-            sight.steps[write.cell, seen] = write.donor
+        sight.steps[write.cell, seen] = thinker(write)
     elif kind != "thought" and route in write.freeze:
         sight.steps[write.cell, seen] = write.host
     if "between" in write.freeze:
