@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from patching.pairs import Side
 from patching.store import write_json
 from traces.model import load_codi
 from traces.problems import LARGEST, Problem, draw
@@ -90,3 +91,16 @@ def as_records(pair_id: int, clean: Problem, corrupted: Problem, place: int) -> 
         }
         for variant, problem in (("clean", clean), ("corrupted", corrupted))
     ]
+
+
+def arithmetic_pool(count: int, seed: int, steps: Sequence[int] = (3, 4)) -> list[tuple[str, Side]]:
+    """`count` different fresh questions, each after its cluster, to find matched donors in.
+
+    Their chains have one of these numbers of steps, each equally often but for chance.
+    """
+    rng, found = random.Random(seed), dict[str, tuple[str, Side]]()
+    while len(found) < count:
+        problem = draw(rng, rng.choice(steps))
+        side = Side(problem.question, float(problem.answer), len(problem.values), problem.chain)
+        found.setdefault(problem.question, (problem.template, side))
+    return list(found.values())
