@@ -57,9 +57,9 @@ def matched_pairs(
 
 
 def pool_of(ready: Sequence[Prepared], seed: int, fresh: int) -> list[Question]:
-    """Both questions of every pair, and fresh problems where asked for."""
+    """Both questions of every pair, and fresh problems of four steps, all of one length, where asked for."""
     sides = [(p.pair.cluster_id, side) for p in ready for side in (p.pair.clean, p.pair.corrupted)]
-    return [*sides, *arithmetic_pool(fresh, seed)]
+    return [*sides, *arithmetic_pool(fresh, seed, steps=(4,))]
 
 
 def drawn(matches: Sequence[Match], most: int, seed: int) -> list[Match]:

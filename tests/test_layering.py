@@ -66,7 +66,7 @@ def test_patching_takes_the_table_and_its_numbers_from_analysis_and_draws_nothin
 
 def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
     pairs = ("records", "pairs", "changes", "contrast", "describe", "store")
-    made = ("chains", "words", "perturb", "operators", "generate")
+    made = ("chains", "words", "perturb", "operators", "generate", "matched")
     light = ("codi.py", "traces/text.py", "traces/gsm8k.py", *(f"patching/{module}.py" for module in (*pairs, *made)))
     for name in light:
         assert not HEAVY & set(map(root, imports(ROOT / name, top_level=True))), name
