@@ -251,3 +251,9 @@ def patched(table, ready, metric="logit_difference", **wanted):
         chosen = chosen[chosen[column].isna() if value is None else chosen[column] == value]
     (value,) = chosen["patched"]
     return float(value)
+
+
+def decoder_of(model):
+    """The transformer below the LM head."""
+    causal_lm = model.lm._module
+    return getattr(causal_lm, MODULES[causal_lm.config.model_type]["decoder"])

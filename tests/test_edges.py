@@ -1,4 +1,4 @@
-"""Cut attention edges: the engine against one run at a time whose cache lacks the columns that the reader may not see."""
+"""Cut attention edges: the engine against one run at a time, whose cache lacks the columns that are hidden."""
 
 import re
 
