@@ -8,7 +8,7 @@ from patching.cells import Cell, grid
 from patching.engine import prepare, sweep, sweep_cells
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other
-from tests.plain import answer, copied, decoder_of, difference, hosts, patched, run_alone, writes_of
+from tests.plain import answer, copied, decoder_of, difference, entries, hosts, patched, run_alone, writes_of
 from traces.thought import question_ids
 
 EXACT = 1e-5
@@ -126,11 +126,11 @@ def test_a_run_written_with_its_own_values_stays_where_it_was_at_every_step(both
 def directly(model, p, host, site, edited, mine):
     """Final hidden states of all later steps, and the answer's logits, on the host's cache but for one entry."""
     question, written = mine.question, site.step
-    cache = [
-        tuple(torch.cat([a[:, :, : question + written], b[:, :, [question + written]], a[:, :, question + written + 1 :]], 2)
-              for a, b in zip(ours, theirs, strict=True))
-        for ours, theirs in zip(mine.cache, edited.cache, strict=True)
-    ]  # fmt: skip
+    cache = copied(mine.cache)
+    for layer, (keys, values) in zip(cache.layers, edited.cache, strict=True):
+        layer.keys[:, :, question + written] = keys[:, :, question + written]
+        layer.values[:, :, question + written] = values[:, :, question + written]
+    cache = entries(cache)
     hidden = {}
     for step in range(written + 1, model.n_latents):
         latent = (edited if step == written + 1 else mine).latents[step]
