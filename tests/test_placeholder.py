@@ -59,13 +59,8 @@ def test_a_write_at_the_last_layer_changes_nothing_at_any_pad_to_the_last_bit(bo
     last = both.n_layers - 1
     sites = [*(resid(last, step) for step in range(both.n_latents)), resid(last), Site("mlp", last, last)]
     options = {"metrics": ["logit_difference", "kl_to_clean", max_logit_change], **SINGLE_PASS}
-    written, twice, unwritten = (
-        sweep_cells(both, ready, grid(sites, [source]), **options) for source in (other, unrelated, itself)
-    )
+    written, unwritten = (sweep_cells(both, ready, grid(sites, [source]), **options) for source in (other, itself))
     assert (written["patched"] - unwritten["patched"] == 0.0).all()
-    same = twice.merge(written, on=["pair_id", "direction", "site", "layer", "step", "metric"], how="left")
-    assert len(same) == len(twice) > 0
-    assert (same["patched_x"] - same["patched_y"] == 0.0).all()
     assert written.loc[written["metric"] == "max_logit_change", "patched"].max() <= EXACT
 
 
@@ -124,11 +119,12 @@ def test_zero_is_written_at_the_pads_as_by_hooks(both, pairs):
 
 
 def test_blocks_and_batches_do_not_matter_to_the_single_pass(both, pairs):
-    ready, _ = prepare(both, pairs[:4])
+    ready, _ = prepare(both, pairs)
     cells = grid([resid(1), resid(0, 2), THOUGHT], [other, unrelated], ["denoising"])
     options = {"metrics": ["logit_difference", "answer", "edit_norm"], "max_new_tokens": 4, **SINGLE_PASS}
     large = sweep_cells(both, ready, cells, **options)
     small = sweep_cells(both, ready, cells, **options, cells_per_forward=1, pairs_per_batch=1)
+    assert "unrelated" in set(large["source"])
     pd.testing.assert_frame_equal(large, small, atol=EXACT, rtol=0)
 
 
@@ -145,7 +141,7 @@ def test_the_single_pass_is_not_the_loop(both, pairs):
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        (Cell("noising", other, Site("kv", 1, 1)), "protocol 'placeholder' has no site 'kv'; use resid, attn, mlp, head"),
+        (Cell("noising", other, Site("kv", 1, 1)), "protocol 'placeholder' has no site 'kv'; use resid, attn, mlp"),
         (Cell("noising", other, Site("latent", step=1)), "protocol 'placeholder' has no site 'latent'"),
         (Cell("noising", other, QUESTION), "protocol 'placeholder' has no site 'question'"),
         (Cell("noising", other, BOT), "protocol 'placeholder' has no site 'bot'"),
