@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from patching.contrast import text_faults, token_faults, tokenise
 from patching.edges import Edge, check_edge
-from patching.metrics import Keys
+from patching.metrics import WHOLE_ANSWER, Keys
 from patching.pairs import Pair
 from patching.sites import CUTS, HELD, INSIDE, THOUGHT, Site, check_freeze
 from patching.sources import HOSTS, RUNS, Value, itself, other, source_name, unrelated
@@ -115,6 +115,8 @@ def check_cells(model: CodiModel, cells: Sequence[Cell]) -> None:
         cell.site.places(model)
         for cut in cell.cuts:
             check_edge(model, cut)
+        if cell.n_latents is not None and cell.n_latents < 0:
+            raise ValueError(f"n_latents {cell.n_latents} is no number of steps; use 0 or more")
         kind = cell.site.kind
         if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
             kinds = ", ".join(("latent", *INSIDE))
@@ -125,8 +127,14 @@ def check_cells(model: CodiModel, cells: Sequence[Cell]) -> None:
             raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
 
 
-def check_single_pass(cells: Sequence[Cell]) -> None:
+def check_single_pass(
+    cells: Sequence[Cell], metrics: Sequence[Any], step_metrics: Sequence[str], always: Sequence[Edge]
+) -> None:
     """Refuse what the single pass over placeholders has not: a loop, whose routes and entries could be held or cut."""
+    if always or step_metrics:
+        raise ValueError("protocol 'placeholder' runs no loop: edges cut always and step metrics have no meaning in it")
+    if whole := [name for name in WHOLE_ANSWER if name in metrics]:
+        raise ValueError(f"protocol 'placeholder' scores no whole answers; drop the metric {whole[0]!r}")
     for cell in cells:
         if cell.site.kind not in (*INSIDE, "thought"):
             raise ValueError(

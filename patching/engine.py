@@ -134,7 +134,9 @@ def sweep_cells(
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r} is unknown; use {' or '.join(PROTOCOLS)}")
     if protocol == "placeholder":
-        check_single_pass(cells)
+        check_single_pass(cells, metrics, step_metrics, always)
+    if not metrics and not any(readable(model, cells, step) for step in range(model.n_latents if step_metrics else 0)):
+        raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
     for cut in always:
         check_edge(model, cut)
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
@@ -156,8 +158,8 @@ def sweep_cells(
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for batch, drawn in batches(ready, donors, pairs_per_batch):
             for start in range(0, len(cells), cells_per_forward):
-                frame = run_block(model, batch, drawn, cells[start : start + cells_per_forward], plan)
-                frames.append(frame.assign(cell=frame["cell"] + start))
+                found = run_block(model, batch, drawn, cells[start : start + cells_per_forward], plan)
+                frames += [frame.assign(cell=frame["cell"] + start) for frame in found]
             bar.update(len(batch))
     return in_order(pd.concat(frames, ignore_index=True), ready, [*plan.metrics, *plan.step_metrics])
 
@@ -237,8 +239,8 @@ def run_block(
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     plan: Plan,
-) -> pd.DataFrame:
-    """One session: the cells of one block on one batch of pairs, measured."""
+) -> list[pd.DataFrame]:
+    """One session: the cells of one block on one batch of pairs, measured; the answer's rows, then each step's."""
     first = plan.unpatched
     writes = [
         Write(
@@ -279,13 +281,13 @@ def run_block(
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
     if done.tokens is not None:
         values |= read_answers(batch, texts(model, done.tokens), plan)
-    frames = [rows_of(batch, donors, cells, values, plan.protocol)]
+    frames = [rows_of(batch, donors, cells, values, plan.protocol)] if values else []
     for step, found in enumerate(done.at_steps if plan.step_metrics else ()):
         if kept := readable(model, cells, step):
             values = {name: value[:, :, kept].double().cpu().numpy() for name, value in found.items()}
             frame = rows_of(batch, donors, [cells[i] for i in kept], values, plan.protocol, step)
             frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(kept)))))
-    return pd.concat(frames, ignore_index=True)
+    return frames
 
 
 def readout_of(model: CodiModel, batch: Sequence[Prepared], cells: Sequence[Cell], plan: Plan) -> Readout:
@@ -317,9 +319,14 @@ def read_answers(batch: Sequence[Prepared], said: list[list[str]], plan: Plan) -
 
 
 def readable(model: CodiModel, cells: Sequence[Cell], step: int) -> list[int]:
-    """Which cells a latent step can tell something of: those that have written all they write before it."""
-    written = [-1 if c.site.kind in CUTS else c.site.steps(model)[-1] for c in cells]
-    return [i for i, last in enumerate(written) if last < step < model.n_latents and cells[i].site.kind != "thought"]
+    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
+
+    def tells(cell: Cell) -> bool:
+        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
+        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
+        return last < step < taken and cell.site.kind != "thought"
+
+    return [index for index, cell in enumerate(cells) if tells(cell)]
 
 
 def rows_of(

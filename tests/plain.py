@@ -251,3 +251,60 @@ def patched(table, ready, metric="logit_difference", **wanted):
         chosen = chosen[chosen[column].isna() if value is None else chosen[column] == value]
     (value,) = chosen["patched"]
     return float(value)
+
+
+def decoder_of(model):
+    """The transformer below the LM head."""
+    causal_lm = model.lm._module
+    return getattr(causal_lm, MODULES[causal_lm.config.model_type]["decoder"])
+
+
+@torch.no_grad()
+def single_pass_alone(model, question, forced, writes=None, *, pads_of=None, decode=0) -> Recorded:
+    """Question, BoT, pads, EoT and forced tokens of one question in one forward, values written at the pads by hooks.
+
+    With `pads_of`, another run of this function, the answer reads that run's pads from the cache instead.
+    """
+    causal_lm, writes, done = model.lm._module, writes or {}, Recorded()
+    names = MODULES[causal_lm.config.model_type]
+    embed, n = causal_lm.get_input_embeddings(), model.n_latents
+    ids = torch.tensor(question_ids(model, question))
+    pads, done.question = torch.full((n,), model.tokenizer.pad_token_id), len(ids) + 1
+    embeds = torch.cat([embed(ids), model.bot[None], embed(pads), model.eot[None], embed(torch.tensor(list(forced)))])
+    width = model.head_width
+
+    def keep(kind, layer, tensor):
+        tensor = tensor.clone()
+        for (what, where, step, head), value in writes.items():
+            if (what, where) == (kind, layer):
+                part = slice(None) if head is None else slice(head * width, (head + 1) * width)
+                tensor[0, done.question + step, part] = value[part] if head is not None else value
+        for step in range(n if tensor.shape[1] >= done.question + n else 0):
+            done.values[kind, layer, step] = tensor[0, done.question + step].clone()
+        return tensor
+
+    handles = []
+    for layer, block in enumerate(getattr(decoder_of(model), names["blocks"])):
+        attention = getattr(block, names["attn"])
+        handles += [
+            getattr(attention, names["out"]).register_forward_pre_hook(
+                lambda m, args, i=layer: (keep("head", i, args[0]), *args[1:])
+            ),
+            attention.register_forward_hook(lambda m, a, out, i=layer: (keep("attn", i, out[0]), *out[1:])),
+            block.mlp.register_forward_hook(lambda m, a, out, i=layer: keep("mlp", i, out)),
+            block.register_forward_hook(lambda m, a, out, i=layer: keep("resid", i, out)),
+        ]
+    try:
+        out = causal_lm(inputs_embeds=embeds[None], use_cache=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    before = done.question + n
+    done.all_logits, done.cache = out.logits[0, before:], entries(out.past_key_values)
+    done.logits = done.all_logits[-1]
+    if pads_of is not None or decode:
+        cache = copied([tuple(tensor[:, :, :before] for tensor in layer) for layer in done.cache])
+        if pads_of is not None:
+            put(cache, slice(done.question, before), pads_of.cache)
+        answer(model, done, cache, forced, [()] * model.n_layers, decode)
+    return done

@@ -1,10 +1,23 @@
 """Each metric against an independent implementation, and what its values mean."""
 
+import math
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch.distributions import Categorical, kl_divergence
 
 from patching import metrics as m
+from patching.cells import Prepared
+from patching.engine import grid, prepare, sweep, sweep_cells
+from patching.sites import BOT, QUESTION, THOUGHT, Site
+from patching.sources import itself, other, steer, zero
+from tests.plain import hosts, patched, run_alone, writes_of
+from traces.thought import answer_ids
+
+EXACT = 1e-5
 
 
 @pytest.fixture
@@ -62,3 +75,263 @@ def test_references_are_the_metric_of_the_unpatched_runs(reading):
 def test_an_answer_is_clean_corrupted_or_other(said, clean, corrupted):
     keys = m.Keys(7, 8)
     assert (m.answer_is_clean(said, keys), m.answer_is_corrupted(said, keys)) == (clean, corrupted)
+
+
+def test_the_jensen_shannon_divergence_agrees_with_scipys_squared_distance(reading):
+    value = m.js_to_clean(reading)
+    for pair in range(2):
+        for cell in range(5):
+            mine, clean = (
+                Categorical(logits=x).probs.numpy() for x in (reading.patched[pair, cell], reading.clean[pair, 0])
+            )
+            assert float(value[pair, cell]) == pytest.approx(jensenshannon(mine, clean) ** 2, abs=1e-6)
+
+
+def test_the_jensen_shannon_divergence_goes_from_zero_to_log_two(reading):
+    certain = torch.full((2, 1, 11), -100.0)
+    apart = reading._replace(
+        patched=certain.index_fill(-1, torch.tensor([0]), 100.0), clean=certain.index_fill(-1, torch.tensor([1]), 100.0)
+    )
+    torch.testing.assert_close(m.js_to_clean(apart), torch.full((2, 1), math.log(2)))
+    assert m.js_to_clean(reading._replace(patched=reading.clean)).abs().max() <= 1e-6
+
+
+def test_entropy_agrees_with_torch_distributions(reading):
+    torch.testing.assert_close(m.entropy(reading), Categorical(logits=reading.patched).entropy())
+    flat = m.entropy(reading._replace(patched=torch.zeros(2, 1, 11)))
+    torch.testing.assert_close(flat, torch.full((2, 1), math.log(11)))
+
+
+def test_top_overlap_is_that_of_two_sets_of_ten(reading):
+    generator = torch.Generator().manual_seed(1)
+    patched, clean = torch.randn(2, 5, 40, generator=generator), torch.randn(2, 1, 40, generator=generator)
+    value = m.top_overlap(reading._replace(patched=patched, clean=clean))
+    for pair in range(2):
+        for cell in range(5):
+            mine, theirs = (set(x.topk(10).indices.tolist()) for x in (patched[pair, cell], clean[pair, 0]))
+            assert float(value[pair, cell]) == pytest.approx(len(mine & theirs) / 10)
+    assert (m.top_overlap(reading._replace(patched=reading.clean)) == 1).all()
+
+
+SOME = [Site("resid", 1, 1, 3, 3), Site("kv", 1, 1, 2, 2), THOUGHT]
+
+
+def alone_with(model, p, site, direction="noising", **options):
+    """One run written at a site from the pair's other run."""
+    host, donor = hosts(p, direction)
+    theirs = run_alone(model, donor, p.forced)
+    swapped = {site.kind: theirs} if site.kind in ("thought", "question", "bot") else {}
+    return run_alone(model, host, options.pop("forced", p.forced), writes_of(model, site, theirs), cuts=swapped)
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_metrics_at_eot_are_those_of_the_logits_after_eot(both, pairs, direction):
+    ready, _ = prepare(both, pairs[1:3])
+    table = sweep_cells(both, ready, grid(SOME, [other], [direction]), metrics=list(m.EOT_METRICS))
+    for p in ready:
+        clean, corrupted = (run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted))
+        host = corrupted if direction == "denoising" else clean
+        for site in SOME:
+            done = alone_with(both, p, site, direction)
+            tokens = torch.tensor([[[p.clean_token]]]), torch.tensor([[[p.corrupted_token]]])
+            at_eot = m.Reading(*(run.all_logits[None, :1] for run in (done, host, clean, corrupted)), *tokens)
+            for name in m.EOT_METRICS:
+                wanted = float(m.LOGIT_METRICS[name.removesuffix("_at_eot")](at_eot)[0, 0])
+                assert patched(table, p, name, site=site.kind) == pytest.approx(wanted, abs=EXACT), (site, name)
+
+
+def said_alone(model, p, tail, **options):
+    """The log-probability of a whole answer, EOS included, by forcing it alone token by token."""
+    answer = [*p.forced[len(p.forced) - p.shared :], *tail]
+    before = p.forced[: len(p.forced) - p.shared]
+    done = alone_with(model, p, forced=[*before, *answer[:-1]], **options)
+    scores = done.all_logits[len(before) :].log_softmax(-1)
+    return float(scores[range(len(answer)), answer].sum())
+
+
+def tailed(model, ready, tails, shared=0):
+    """Prepared pairs with answers made by hand: tokens of numbers and EOS, the first `shared` of both forced."""
+    eos, prefix = model.tokenizer.eos_token_id, tuple(answer_ids(model))
+    number = {digit: model.tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"}
+    made: list[Prepared] = []
+    for p, both_tails in zip(ready, tails, strict=True):
+        clean, corrupted = ([*(number[digit] for digit in text), eos] for text in both_tails)
+        assert clean[:shared] == corrupted[:shared]
+        made.append(
+            p._replace(
+                forced=(*prefix, *clean[:shared]),
+                tails=(tuple(clean[shared:]), tuple(corrupted[shared:])),
+                shared=shared,
+            )
+        )
+    return made
+
+
+WHOLE = ["logprob_clean", "logprob_corrupted", "logit_difference", "kl_to_clean"]
+ANSWERS = {
+    "one token": ([("3", "7"), ("5", "2")], 0),
+    "13 and 130": ([("13", "130"), ("42", "420")], 2),
+    "tails of many lengths": ([("7", "45612"), ("1234", "8")], 0),
+    "a shared first token": ([("13", "15"), ("2", "29")], 1),
+    "long and shared": ([("1399", "13"), ("425", "42688")], 2),
+}
+
+
+@pytest.mark.parametrize("which", ANSWERS)
+def test_whole_answers_are_scored_as_when_forced_one_at_a_time(both, pairs, which):
+    ready = tailed(both, prepare(both, pairs[1:3])[0], *ANSWERS[which])
+    table = sweep_cells(both, ready, grid(SOME, [other], ["noising"]), metrics=WHOLE, pairs_per_batch=2)
+    plain = sweep_cells(both, ready, grid(SOME, [other], ["noising"]), metrics=WHOLE[2:])
+    kept = table[table["metric"].isin(WHOLE[2:])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, plain, atol=EXACT, rtol=0)
+    for p in ready:
+        for name, tail in zip(WHOLE, p.tails, strict=False):
+            for site in SOME:
+                wanted = said_alone(both, p, tail, site=site)
+                assert patched(table, p, name, site=site.kind) == pytest.approx(wanted, abs=2 * EXACT), (name, site)
+            for column, side in (("clean", p.pair.clean), ("corrupted", p.pair.corrupted)):
+                same = p._replace(pair=replace(p.pair, clean=side, corrupted=side))
+                (found,) = table.loc[
+                    (table["metric"] == name) & (table["pair_id"] == str(p.pair.pair_id)) & (table["site"] == "kv"),
+                    column,
+                ]
+                assert found == pytest.approx(said_alone(both, same, tail, site=THOUGHT), abs=2 * EXACT)
+
+
+def test_whole_answers_are_scored_the_same_in_any_batch_and_beside_decoding(both, pairs):
+    ready = tailed(both, prepare(both, pairs[:4])[0], [("7", "45612"), ("1234", "8"), ("5", "6"), ("88", "9")])
+    ready[2:] = tailed(both, ready[2:], [("13", "130"), ("132", "1")], 1)
+    cells, options = grid(SOME, [other], ["noising"]), {"max_new_tokens": 3}
+    large = sweep_cells(both, ready, cells, metrics=[*WHOLE, "answer"], **options)
+    small = sweep_cells(
+        both, ready, cells, metrics=[*WHOLE, "answer"], **options, cells_per_forward=1, pairs_per_batch=1
+    )
+    pd.testing.assert_frame_equal(large, small, atol=2 * EXACT, rtol=0)
+    answers = sweep_cells(both, ready, cells, metrics=["answer"], **options)
+    kept = large[large["metric"] == "answer"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, answers)
+
+
+PLACES = [
+    Site("latent", None, None, 2, 2),
+    Site("resid", 1, 1, 3, 3),
+    Site("attn", 1, 1, 2, 2),
+    Site("mlp", 0, 0, 4, 4),
+    Site("head", 1, 1, 2, 2, 3),
+    Site("kv", 1, 1, 2, 2),
+    Site("kv", None, None, 1, 2),
+    Site("kv", 2, 2, 0, 3),
+    Site("latent", None, None, 1, 3),
+    Site("resid", 0, 1, 1, 2),
+    Site("attn"),
+    THOUGHT,
+]
+EDITS = ["edit_norm", "edit_cosine"]
+
+
+def stood(model, site, place, done):
+    """What stands at one place of a run, as one vector."""
+    layer, step = place
+    if site.kind == "latent":
+        return done.latents[step]
+    if site.kind in ("kv", "thought"):
+        return torch.cat([tensor[0, :, done.question + step].flatten() for tensor in done.cache[layer]])
+    width = model.head_width
+    part = slice(None) if site.head is None else slice(site.head * width, (site.head + 1) * width)
+    return done.values[site.kind, layer, step][part]
+
+
+def before_each_write(model, p, site, places, writes):
+    """What stood at every place just before it was written: that of a run in which only earlier places are."""
+    order = ("latent", "head", "attn", "mlp", "resid", "kv")
+    found = []
+    for layer, step in places:
+        earlier = {
+            key: value for key, value in writes.items()
+            if (key[2], key[1] or 0) < (step, layer) and order.index(key[0]) <= order.index(site.kind)
+        }  # fmt: skip
+        found.append(stood(model, site, (layer, step), run_alone(model, p.pair.clean.question, p.forced, earlier)))
+    return torch.cat(found)
+
+
+def places_of(model, site):
+    """Each place once, in the order in which it is written."""
+    places = {(0, step) for _, step in site.places(model)} if site.kind == "latent" else site.places(model)
+    return sorted(places, key=lambda place: place[::-1])
+
+
+def test_the_size_of_an_edit_is_that_of_what_stood_and_what_is_written_over_all_places(both, pairs):
+    ready, _ = prepare(both, pairs[1:2])
+    table = sweep_cells(both, ready, grid(PLACES, [other], ["noising"]), metrics=EDITS)
+    (p,) = ready
+    theirs = run_alone(both, p.pair.corrupted.question, p.forced)
+    for site in PLACES:
+        places = places_of(both, site)
+        written = torch.cat([stood(both, site, place, theirs) for place in places])
+        by_sight = site.kind == "thought" or (site.kind == "kv" and site.layer is None)
+        own = kv_seen(both, p, site, theirs) if by_sight else before_each_write(
+            both, p, site, places, writes_of(both, site, theirs)
+        )  # fmt: skip
+        keys = {"site": site.kind, "layer": site.layer, "step": site.step}
+        assert patched(table, p, "edit_norm", **keys) == pytest.approx(float((written - own).norm()), abs=1e-4), site
+        cosine = float(torch.nn.functional.cosine_similarity(written, own, dim=0))
+        assert patched(table, p, "edit_cosine", **keys) == pytest.approx(cosine, abs=EXACT), site
+
+
+def kv_seen(model, p, site, theirs):
+    """The cell's own entries where whole ones are exchanged: later ones are computed from those exchanged before."""
+    writes = {} if site.kind == "thought" else writes_of(model, site, theirs)
+    found = []
+    for layer, step in places_of(model, site):
+        earlier = {key: value for key, value in writes.items() if key[2] < step}
+        found.append(stood(model, site, (layer, step), run_alone(model, p.pair.clean.question, p.forced, earlier)))
+    return torch.cat(found)
+
+
+def test_the_references_of_an_edits_size_are_those_of_no_edit(both, pairs):
+    ready, _ = prepare(both, pairs[:1])
+    table = sweep_cells(both, ready, grid(PLACES[:6], [other, itself]), metrics=EDITS)
+    for name, none in zip(EDITS, (0.0, 1.0), strict=True):
+        rows = table[table["metric"] == name]
+        assert (rows[["clean", "corrupted"]] == none).all(axis=None)
+        assert rows.loc[rows["source"] == "self", "patched"].tolist() == pytest.approx([none] * 12, abs=EXACT)
+
+
+def test_writing_zero_is_as_long_as_what_stood_and_has_no_direction(both, pairs):
+    ready, _ = prepare(both, pairs[:2])
+    table = sweep_cells(both, ready, grid(PLACES[:5], [zero], ["noising"]), metrics=EDITS)
+    for p in ready:
+        done = run_alone(both, p.pair.clean.question, p.forced)
+        for site in PLACES[:5]:
+            length = float(stood(both, site, (site.layer or 0, site.step), done).norm())
+            assert patched(table, p, "edit_norm", site=site.kind) == pytest.approx(length, abs=EXACT), site
+            assert math.isnan(patched(table, p, "edit_cosine", site=site.kind))
+
+
+def test_a_steered_edit_is_as_long_as_the_vector_times_its_coefficient(both, pairs):
+    push = torch.randn(both.d_model, generator=torch.Generator().manual_seed(1))
+    sources = [steer(push, 2.0, "push"), steer(push, 0.0, "nothing")]
+    table = sweep(both, pairs[:2], [PLACES[1]], sources, ["noising"], EDITS)
+    norms = table[table["metric"] == "edit_norm"].set_index("source")["patched"]
+    assert norms["push"].tolist() == pytest.approx([2 * float(push.norm())] * 2, abs=1e-4)
+    assert norms["nothing"].tolist() == [0.0, 0.0]
+    cosines = table[table["metric"] == "edit_cosine"].set_index("source")["patched"]
+    assert cosines["nothing"].tolist() == pytest.approx([1.0, 1.0], abs=EXACT)
+
+
+def test_an_exchanged_question_or_bot_has_no_size_of_edit(both, pairs):
+    table = sweep(both, pairs[:2], [QUESTION, BOT], [other], metrics=EDITS)
+    assert table["patched"].isna().all()
+    assert len(table) == 2 * 2 * 2 * 2
+
+
+def test_measuring_the_edits_changes_no_other_number(both, pairs):
+    options = {"sites": [*PLACES, QUESTION], "sources": [other], "directions": ["noising"]}
+    with_sizes = sweep(both, pairs[:2], **options, metrics=["logit_difference", *EDITS])
+    without = sweep(both, pairs[:2], **options, metrics=["logit_difference"])
+    kept = with_sizes[with_sizes["metric"] == "logit_difference"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, without, atol=EXACT, rtol=0)
+    small = sweep(
+        both, pairs[:2], **options, metrics=["logit_difference", *EDITS], cells_per_forward=1, pairs_per_batch=1
+    )
+    pd.testing.assert_frame_equal(with_sizes, small, atol=1e-4, rtol=1e-4)
