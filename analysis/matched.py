@@ -70,7 +70,7 @@ def matched_chart(shares: pd.DataFrame) -> Any:
             "Hybrid: the host's remaining operations on the donor's intermediate (numbered from 0, in the chain's "
             "order). Whiskers: 95% over clusters, for the lowest part",
             about_pooled(true) + "; counted over each panel",
-            width=max(290 * true["intermediate"].nunique(), 400),
+            width=max(260 * true["intermediate"].nunique(), 400),
         ),
     )
 
@@ -175,7 +175,7 @@ def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], 
     )
     whiskers = base.transform_filter(alt.datum.lowest).mark_rule(color="#222").encode(y="low:Q", y2="high:Q")
     title = alt.TitleParams([f"Intermediate {j}: {what}", where], fontSize=11, anchor="start", fontWeight="normal")
-    return (bars + whiskers).properties(width=250, height=height, title=title)
+    return (bars + whiskers).properties(width=225, height=height, title=title)
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:

@@ -179,6 +179,12 @@ class RunConfig(Record):
         sources = ("other", "unrelated") if isinstance(kinds, list | tuple) and "kv" in kinds else DEFAULT_SOURCES
         return {"kinds": kinds, "sources": sources, **values}
 
+    def settings(self) -> dict[str, Any]:
+        """The keys that bear on the results, as JSON: neither where things are, nor what the experiment settles."""
+        closed = {key for key in OF_A_SWEEP if key not in OPEN[self.experiment]}
+        excluded: dict[str, Any] = {"out": True, "checkpoint": True, "pairs": {"file"}, **dict.fromkeys(closed, True)}
+        return self.model_dump(mode="json", exclude=excluded)
+
     @model_validator(mode="after")
     def an_experiment_brings_its_own_grid(self) -> Self:
         usual = {key: RunConfig.model_fields[key].default for key in OF_A_SWEEP} | {"sources": DEFAULT_SOURCES}

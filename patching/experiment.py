@@ -41,7 +41,7 @@ def run_experiment(
     chosen = select(model, read, config, progress)
     ready, donors = chosen.ready, chosen.donors
 
-    settings = config.model_dump(mode="json", exclude={"out": True, "checkpoint": True, "pairs": {"file"}})
+    settings = config.settings()
     about, data = model.describe(), file_digest(config.pairs.file)
     identity = digest([settings, about["sha256"], data])
     if not open_run(out, identity, fresh):
