@@ -86,6 +86,8 @@ class Site(NamedTuple):
 
 def _span(first: int | None, last: int | None, size: int, what: str) -> range:
     if first is None:
+        if last is not None:
+            raise ValueError(f"a window to {what} {last} names no first {what}; name both")
         return range(size)
     last = first if last is None else last
     if not 0 <= first <= last < size:

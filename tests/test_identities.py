@@ -350,6 +350,18 @@ def test_all_heads_of_a_layer_together_are_its_attention(both, contrasts, donor)
         assert not same(found, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("site", "sentence"),
+    [
+        (Site("resid", None, 1), "a window to layer 1 names no first layer; name both"),
+        (Site("kv", step_last=3), "a window to step 3 names no first step; name both"),
+    ],
+)
+def test_a_window_without_a_beginning_is_refused_and_not_taken_for_everything(both, site, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        site.places(both)
+
+
 # The re-initialised control.
 
 
