@@ -11,7 +11,8 @@ from patching.pairs import Side
 from patching.store import write_json
 from traces.model import load_codi
 from traces.problems import LARGEST, Problem, draw
-from traces.thought import last_number, record
+from traces.text import last_number
+from traces.thought import record
 
 
 class Edited(NamedTuple):

@@ -33,13 +33,16 @@ from torch import Tensor
 from analysis.effects import effect
 from analysis.table import check_table
 from patching.cells import Prepared, grid
-from patching.engine import batches, rows_of
+from patching.engine import batches
 from patching.metrics import Reading, logit_difference
 from patching.sites import INSIDE, Site, expand, stepwise
 from patching.sources import HOSTS, RUNS, other
+from patching.tabulate import rows_of
+from traces.answer import Forced
 from traces.model import CodiModel
 from traces.rows import Rows
-from traces.thought import Edits, Forced, encode, run
+from traces.thought import Edits, run
+from traces.tokens import encode
 
 METRIC = "logit_difference_estimate"
 KINDS = ("latent", *INSIDE, "kv")

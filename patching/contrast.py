@@ -87,7 +87,7 @@ def is_one_question(pair: Pair) -> bool:
 
 def tokenise(model: CodiModel, pair: Pair) -> Tokens:
     """Both questions and both answers in the model's tokens."""
-    from traces.thought import answer_ids, positions_needed, question_ids
+    from traces.tokens import answer_ids, positions_needed, question_ids
 
     eos, unknown = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
     clean, corrupted = (question_ids(model, side.question) for side in (pair.clean, pair.corrupted))

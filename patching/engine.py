@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.table import check_table
 from patching.cells import (
     PROTOCOLS,
     Cell,
     Prepared,
     check_cells,
     check_single_pass,
-    described,
     grid,
     prepare,
 )
@@ -43,15 +40,16 @@ from patching.metrics import (
 )
 from patching.pairs import Pair
 from patching.readout import Readout, read_answer, read_step
-from patching.sites import CUTS, Site, layerwise
+from patching.sites import Site, layerwise
 from patching.sources import HOSTS, RUNS, Donor, Value, draw_unrelated, other, unrelated
+from patching.tabulate import in_order, read_answers, readable, rows_of
 from patching.writing import Given, Write, edits_of, no_sizes, single_pass_edits, with_sight
+from traces.answer import Forced, Script
 from traces.model import CodiModel
 from traces.placeholder import run_single_pass, single_pass_length
 from traces.rows import Rows
-from traces.thought import Forced, Script, encode, last_number, run, texts
-
-Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
+from traces.thought import run
+from traces.tokens import encode, texts
 
 
 @dataclass(frozen=True)
@@ -164,19 +162,6 @@ def sweep_cells(
     return in_order(pd.concat(frames, ignore_index=True), ready, [*plan.metrics, *plan.step_metrics])
 
 
-def in_order(table: pd.DataFrame, ready: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
-    """The table by pair, metric, cell and read step, as the lists have them."""
-    places = {
-        "pair_id": {str(p.pair.pair_id): p.rank for p in ready},
-        "metric": {name: i for i, name in reversed(list(enumerate(metrics)))},
-    }
-    keys = {name: table[name].map(place) for name, place in places.items()}
-    order = pd.DataFrame({**keys, "cell": table["cell"], "read_step": table["read_step"].fillna(-1).astype(int)})
-    return check_table(
-        table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True)
-    )
-
-
 def known_metrics(metrics: Sequence[Any]) -> dict[str, Any]:
     """Metrics by name; ValueError for a name that is none."""
     chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
@@ -280,7 +265,7 @@ def run_block(
         )  # fmt: skip
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
     if done.tokens is not None:
-        values |= read_answers(batch, texts(model, done.tokens), plan)
+        values |= read_answers(batch, texts(model, done.tokens), plan.on_answers, plan.unpatched)
     frames = [rows_of(batch, donors, cells, values, plan.protocol)] if values else []
     for step, found in enumerate(done.at_steps if plan.step_metrics else ()):
         if kept := readable(model, cells, step):
@@ -303,54 +288,3 @@ def readout_of(model: CodiModel, batch: Sequence[Prepared], cells: Sequence[Cell
         at_steps=plan.step_metrics,
         of_edits=tuple(name for name in plan.metrics if name in EDIT_METRICS),
     )
-
-
-def read_answers(batch: Sequence[Prepared], said: list[list[str]], plan: Plan) -> Values:
-    """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
-    numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
-    patched = numbers[plan.unpatched :]
-    runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
-    return {
-        name: np.array(
-            [[[ANSWER_METRICS[name](v, p.keys) for v in r[:, i]] for i, p in enumerate(batch)] for r in runs]
-        )
-        for name in plan.on_answers
-    }
-
-
-def readable(model: CodiModel, cells: Sequence[Cell], step: int) -> list[int]:
-    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
-
-    def tells(cell: Cell) -> bool:
-        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
-        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
-        return last < step < taken and cell.site.kind != "thought"
-
-    return [index for index, cell in enumerate(cells) if tells(cell)]
-
-
-def rows_of(
-    batch: Sequence[Prepared],
-    donors: Sequence[Sequence[Donor]],
-    cells: Sequence[Cell],
-    values: Values,
-    protocol: str = "latent_loop",
-    read_step: int | None = None,
-) -> pd.DataFrame:
-    """The block's rows; those of an unrelated source are left out where the pair has no such donor."""
-    about_cells = pd.DataFrame(
-        {"cell": index, "protocol": protocol, **described(cell), "read_step": read_step}
-        for index, cell in enumerate(cells)
-    )
-    pairs = pd.DataFrame(
-        {"pair_id": str(p.pair.pair_id), "cluster_id": p.pair.cluster_id, "kind": p.pair.kind, "place": place}
-        for place, p in enumerate(batch)
-    )
-    frame = pd.DataFrame({"metric": list(values)}).merge(pairs, how="cross").merge(about_cells, how="cross")
-    patched, clean, corrupted = np.stack(list(values.values()), 1).reshape(3, -1)
-    frame = frame.assign(patched=patched, clean=clean, corrupted=corrupted)
-    unrelated_run = frame["source"] == "unrelated"
-    names = {(place, i): d.pair_id for place, drawn in enumerate(donors) for i, d in enumerate(drawn)}
-    drawn = [names.get(key) for key in zip(frame["place"], frame["draw"].fillna(0).astype(int), strict=True)]
-    frame["source_pair"] = pd.Series(drawn, frame.index, dtype="object").where(unrelated_run, frame["pair_id"])
-    return frame[~unrelated_run | frame["source_pair"].notna()].drop(columns="place")

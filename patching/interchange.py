@@ -19,7 +19,8 @@ from patching.pairs import Pair, Side
 from patching.sources import Donor
 from traces.evaluate import answers
 from traces.model import CodiModel
-from traces.thought import last_number, question_ids
+from traces.text import last_number
+from traces.tokens import question_ids
 
 Question = tuple[str, Side]  # a cluster, and a question of it
 

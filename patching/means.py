@@ -14,7 +14,8 @@ from patching.edges import Edge
 from patching.pairs import Pair
 from patching.writing import with_sight
 from traces.model import CodiModel
-from traces.thought import Edits, encode, run
+from traces.thought import Edits, run
+from traces.tokens import encode
 
 Means = dict[str, Tensor]  # kind of site -> [layer, step, width]; `latent` has one layer
 

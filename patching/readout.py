@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patching.metrics import EDIT_METRICS, Metric, Reading, StepReading, read_all, read_steps
 from patching.writing import Sizes
-from traces.thought import Forced
+from traces.answer import Forced
 
 
 class Readout(NamedTuple):

@@ -13,7 +13,7 @@ from patching.pairs import Pair, format_number
 from patching.sources import Donor, draw_unrelated
 from traces.evaluate import answers
 from traces.model import CodiModel
-from traces.thought import last_number
+from traces.text import last_number
 
 
 class Selection(NamedTuple):

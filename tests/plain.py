@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from traces.thought import question_ids
+from traces.tokens import question_ids
 
 MODULES = {
     "llama": {"decoder": "model", "blocks": "layers", "attn": "self_attn", "out": "o_proj"},

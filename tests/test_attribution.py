@@ -16,7 +16,8 @@ from patching.sources import other
 from tests.conftest import write_random_checkpoint
 from tests.plain import run_alone, writes_of
 from traces import load_codi
-from traces.thought import encode, run
+from traces.thought import run
+from traces.tokens import encode
 
 PLACE = ["pair_id", "direction", "source", "site", "layer", "step", "head"]
 

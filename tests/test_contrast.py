@@ -198,7 +198,7 @@ def test_a_blank_that_is_a_token_of_its_own_is_no_token_of_the_answer(model, pai
     def spaced(model, text=""):
         return [1, 2, *([3] if text.startswith(" ") else []), *map(ord, text.strip())]
 
-    monkeypatch.setattr("traces.thought.answer_ids", spaced)
+    monkeypatch.setattr("traces.tokens.answer_ids", spaced)
     from patching.contrast import tokenise
 
     tokens = tokenise(model, pair(pairs[0].clean.question, pairs[0].corrupted.question, (143, 1430)))

@@ -19,7 +19,8 @@ from traces.checkpoint import CARD, CheckpointError, read_card
 from traces.convert import convert
 from traces.model import load_codi
 from traces.problems import fresh
-from traces.thought import answer_ids, encode, question_ids, run
+from traces.thought import run
+from traces.tokens import answer_ids, encode, question_ids
 from traces.upstream import PREFIX
 from traces.weights import ConversionError
 

@@ -11,7 +11,7 @@ from patching.engine import grid, prepare, sweep, sweep_cells
 from patching.metrics import max_logit_change
 from patching.sites import THOUGHT, Site, layerwise, resid, sitewise
 from patching.sources import itself, other, unrelated
-from traces.thought import question_ids
+from traces.tokens import question_ids
 
 EXACT = 1e-5
 LOGIT_METRICS = ["logit_difference", "kl_from_corrupted", "kl_to_clean", "rms_logit_difference", "prediction_change"]

@@ -12,7 +12,9 @@ from traces import load_codi
 from traces.evaluate import answers, score
 from traces.gsm8k import Problem
 from traces.problems import fresh
-from traces.thought import last_number, question_ids, record
+from traces.text import last_number
+from traces.thought import record
+from traces.tokens import question_ids
 
 THOUGHT = Path(__file__).parents[1] / "traces" / "embedded" / "thought"
 

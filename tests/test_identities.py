@@ -30,7 +30,8 @@ from patching.writing import Write, edits_of, with_sight
 from tests.conftest import write_random_checkpoint
 from tests.test_planted import loud
 from traces.model import reinitialise
-from traces.thought import encode, question_ids, run
+from traces.thought import run
+from traces.tokens import encode, question_ids
 
 EXACT = 1e-5
 COMPUTED = [zero, mean, step_mean, noise, moments]

@@ -15,7 +15,7 @@ from patching.engine import grid, prepare, sweep, sweep_cells
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other, steer, zero
 from tests.plain import hosts, patched, run_alone, writes_of
-from traces.thought import answer_ids
+from traces.tokens import answer_ids
 
 EXACT = 1e-5
 

@@ -12,7 +12,7 @@ from patching.metrics import max_logit_change
 from patching.sites import BOT, QUESTION, THOUGHT, Site, layerwise, resid
 from patching.sources import itself, other, unrelated, zero
 from tests.plain import difference, hosts, patched, single_pass_alone, writes_of
-from traces.thought import last_number
+from traces.text import last_number
 
 EXACT = 1e-5
 SITES = [

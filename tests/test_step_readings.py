@@ -9,7 +9,7 @@ from patching.engine import prepare, sweep, sweep_cells
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other
 from tests.plain import answer, copied, decoder_of, difference, entries, hosts, patched, run_alone, writes_of
-from traces.thought import question_ids
+from traces.tokens import question_ids
 
 EXACT = 1e-5
 LENSES = 5e-5  # a divergence sums over the vocabulary

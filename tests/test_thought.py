@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from traces.model import load_codi
-from traces.thought import answer_ids, ask, clean_text, encode, last_number, question_ids, record, run
+from traces.text import clean_text, last_number
+from traces.thought import ask, record, run
+from traces.tokens import answer_ids, encode, question_ids
 
 EXACT = 1e-5
 

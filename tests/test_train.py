@@ -6,7 +6,8 @@ import torch
 from configs.schema import TrainConfig
 from traces.checkpoint import read_card
 from traces.model import load_codi
-from traces.thought import answer_ids, record
+from traces.thought import record
+from traces.tokens import answer_ids
 from traces.train import Sampler, Thinker, longest_chain, merged_weights, schedule, train
 
 

@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from traces.gsm8k import Problem
 from traces.model import CodiModel
-from traces.thought import encode, last_number, positions_needed, question_ids, run, texts
+from traces.text import last_number
+from traces.thought import run
+from traces.tokens import encode, positions_needed, question_ids, texts
 
 
 class Scored(NamedTuple):

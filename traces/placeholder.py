@@ -15,20 +15,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from traces.answer import Measure, Script, decode_greedily, forced_of
 from traces.model import CodiModel
 from traces.rows import Rows, chosen
-from traces.thought import (
-    Edits,
-    Measure,
-    Run,
-    Script,
-    State,
-    decode_greedily,
-    forced_of,
-    opening_ids,
-    positions_needed,
-    read_question,
-)
+from traces.state import State
+from traces.thought import Edits, Run, read_question
+from traces.tokens import opening_ids, positions_needed
 
 
 def single_pass_length(model: CodiModel, script: Script) -> int:

@@ -1,0 +1,81 @@
+"""From what a block measured to rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import check_table
+from patching.cells import Cell, Prepared, described
+from patching.metrics import ANSWER_METRICS
+from patching.sites import CUTS, Sized
+from patching.sources import Donor
+from traces.text import last_number
+
+Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
+
+
+def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequence[str], unpatched: int) -> Values:
+    """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
+    numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
+    patched = numbers[unpatched:]
+    runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
+    return {
+        name: np.array(
+            [[[ANSWER_METRICS[name](v, p.keys) for v in r[:, i]] for i, p in enumerate(batch)] for r in runs]
+        )
+        for name in metrics
+    }
+
+
+def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
+    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
+
+    def tells(cell: Cell) -> bool:
+        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
+        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
+        return last < step < taken and cell.site.kind != "thought"
+
+    return [index for index, cell in enumerate(cells) if tells(cell)]
+
+
+def rows_of(
+    batch: Sequence[Prepared],
+    donors: Sequence[Sequence[Donor]],
+    cells: Sequence[Cell],
+    values: Values,
+    protocol: str = "latent_loop",
+    read_step: int | None = None,
+) -> pd.DataFrame:
+    """The block's rows; those of an unrelated source are left out where the pair has no such donor."""
+    about_cells = pd.DataFrame(
+        {"cell": index, "protocol": protocol, **described(cell), "read_step": read_step}
+        for index, cell in enumerate(cells)
+    )
+    pairs = pd.DataFrame(
+        {"pair_id": str(p.pair.pair_id), "cluster_id": p.pair.cluster_id, "kind": p.pair.kind, "place": place}
+        for place, p in enumerate(batch)
+    )
+    frame = pd.DataFrame({"metric": list(values)}).merge(pairs, how="cross").merge(about_cells, how="cross")
+    patched, clean, corrupted = np.stack(list(values.values()), 1).reshape(3, -1)
+    frame = frame.assign(patched=patched, clean=clean, corrupted=corrupted)
+    unrelated_run = frame["source"] == "unrelated"
+    names = {(place, i): d.pair_id for place, drawn in enumerate(donors) for i, d in enumerate(drawn)}
+    drawn = [names.get(key) for key in zip(frame["place"], frame["draw"].fillna(0).astype(int), strict=True)]
+    frame["source_pair"] = pd.Series(drawn, frame.index, dtype="object").where(unrelated_run, frame["pair_id"])
+    return frame[~unrelated_run | frame["source_pair"].notna()].drop(columns="place")
+
+
+def in_order(table: pd.DataFrame, ready: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
+    """The table by pair, metric, cell and read step, as the lists have them."""
+    places = {
+        "pair_id": {str(p.pair.pair_id): p.rank for p in ready},
+        "metric": {name: i for i, name in reversed(list(enumerate(metrics)))},
+    }
+    keys = {name: table[name].map(place) for name, place in places.items()}
+    order = pd.DataFrame({**keys, "cell": table["cell"], "read_step": table["read_step"].fillna(-1).astype(int)})
+    return check_table(
+        table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True)
+    )
