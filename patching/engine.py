@@ -145,7 +145,7 @@ def sweep_cells(
         metrics=known_metrics(metrics),
         step_metrics=known_step_metrics(step_metrics),
         draws=draws,
-        means=record_means(model, [p.pair for p in everyone or ready], sorted(computed)) if computed else {},
+        means=record_means(model, [p.pair for p in everyone or ready], sorted(computed), always) if computed else {},
         seed=seed,
         max_new_tokens=max_new_tokens,
         always=tuple(always),
