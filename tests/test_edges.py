@@ -4,13 +4,14 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 
 from patching.cells import Cell, grid, knockouts
 from patching.edges import Edge, edge
 from patching.engine import prepare, sweep, sweep_cells
 from patching.metrics import max_logit_change
 from patching.sites import BOT, QUESTION, THOUGHT, Site
-from patching.sources import itself, other
+from patching.sources import itself, other, step_mean
 from tests.plain import difference, hosts, patched, run_alone, writes_of
 from traces.text import last_number
 
@@ -115,6 +116,19 @@ def test_edges_cut_always_are_cut_in_host_donor_references_and_patched_runs(both
                 both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), cuts=swapped, edges=always
             )
             assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+
+
+def test_means_are_those_of_runs_with_the_edges_cut_that_are_cut_always(both, pairs):
+    ready, _ = prepare(both, pairs[:3])
+    always, site = (edge("3-question"), edge("answer-question")), Site("resid", 1, 1, 3, 3)
+    cells = grid([site], [step_mean], ["noising"])
+    table = sweep_cells(both, ready, cells, metrics=["logit_difference"], always=always)
+    questions = [side.question for p in ready for side in (p.pair.clean, p.pair.corrupted)]
+    stood = [run_alone(both, q, ready[0].forced, edges=always).values["resid", 1, 3] for q in questions]
+    writes = {("resid", 1, 3, None): torch.stack(stood).mean(0)}
+    for p in ready:
+        alone = run_alone(both, p.pair.clean.question, p.forced, writes, edges=always)
+        assert patched(table, p) == pytest.approx(difference(p, alone), abs=EXACT)
 
 
 def test_a_run_written_with_its_own_values_is_unchanged_where_edges_are_always_cut(both, pairs):

@@ -14,8 +14,10 @@ from patching.cells import Prepared
 from patching.engine import grid, prepare, sweep, sweep_cells
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other, steer, zero
+from tests.conftest import write_random_checkpoint
 from tests.plain import hosts, patched, run_alone, writes_of
-from traces.tokens import answer_ids
+from traces import load_codi
+from traces.tokens import answer_ids, positions_needed
 
 EXACT = 1e-5
 
@@ -210,6 +212,26 @@ def test_whole_answers_are_scored_the_same_in_any_batch_and_beside_decoding(both
     answers = sweep_cells(both, ready, cells, metrics=["answer"], **options)
     kept = large[large["metric"] == "answer"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, answers)
+
+
+def test_a_long_question_and_a_long_answer_share_a_batch_where_each_alone_has_room(pairs, tmp_path_factory):
+    """On GPT-2, whose positions are learned: there is no row of the table for one too many."""
+    model = load_codi(write_random_checkpoint(tmp_path_factory.mktemp("tight"), family="gpt2"), device="cpu")
+    ready = sorted(prepare(model, pairs)[0], key=lambda p: p.tokens)
+    short, long = tailed(model, [ready[0], ready[-1]], [("7", "1234567"), ("7", "8")])
+    assert short.tokens < long.tokens
+    room = max(positions_needed(model, p.tokens, len(p.forced) + max(map(len, p.tails)) - 1) for p in (short, long))
+    model.lm.config.max_position_embeddings = room
+    places = model.lm._module.transformer.wpe
+    places.weight.data = places.weight.data[:room].clone()
+    assert model.n_positions == room
+    options = {"cells": grid([THOUGHT], [other], ["noising"]), "metrics": WHOLE[:2]}
+    one, two = (sweep_cells(model, [short, long], **options, pairs_per_batch=size) for size in (1, 2))
+    pd.testing.assert_frame_equal(one, two, atol=2 * EXACT, rtol=0)
+    places.weight.data = places.weight.data[: room - 1].clone()
+    model.lm.config.max_position_embeddings = room - 1
+    with pytest.raises(ValueError, match=f"need {room} positions, the model has {room - 1}; shorten them"):
+        sweep_cells(model, [short, long], **options)
 
 
 PLACES = [

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from patching.cells import Cell, grid
+from patching.cells import Cell, grid, knockouts
+from patching.edges import edge
 from patching.engine import prepare, sweep, sweep_cells
+from patching.metrics import METRICS
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other
+from tests.conftest import write_random_checkpoint
 from tests.plain import answer, copied, decoder_of, difference, entries, hosts, patched, run_alone, writes_of
+from traces import load_codi
 from traces.tokens import question_ids
 
 EXACT = 1e-5
@@ -186,6 +190,23 @@ def test_step_readings_do_not_depend_on_blocks_and_batches(both, pairs):
     )
     for column in ("patched", "clean", "corrupted"):
         assert large[column].tolist() == pytest.approx(small[column].tolist(), abs=EXACT)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_in_bfloat16_every_new_kind_of_cell_and_metric_runs_and_its_own_values_change_nothing(
+    family, pairs, tmp_path_factory
+):
+    low = load_codi(write_random_checkpoint(tmp_path_factory.mktemp("low"), family=family), "cpu", "bfloat16")
+    ready, _ = prepare(low, pairs[:3])
+    cells = grid([SITES[1], SITES[6]], [other, itself], ["noising"], ["between"])
+    cells += [Cell("noising", itself, THOUGHT, n_latents=k) for k in (0, 3, 8)]
+    cells += knockouts([edge("4-1@1"), edge("answer-question")], ["noising"])
+    table = sweep_cells(low, ready, cells, metrics=METRICS, step_metrics=ALL, max_new_tokens=3)
+    numbers = table[~table["metric"].isin(["answer"])]
+    assert numbers[["patched", "clean", "corrupted"]].notna().all(axis=None)
+    own = table[(table["source"] == "self") & (table["site"] != "thought") & (table["metric"] == "max_logit_change")]
+    assert len(own) == 6
+    assert own["patched"].max() <= 0.1  # logits of several units, in steps of 2**-7 of them
 
 
 def test_a_metric_that_cannot_be_read_at_a_step_is_refused(model, pairs):

@@ -1,8 +1,10 @@
 """Thoughts that stop early or go on: the engine against one run at a time whose loop takes so many steps."""
 
+from dataclasses import replace
+
 import pytest
 
-from patching.cells import Cell
+from patching.cells import Cell, knockouts
 from patching.edges import edge
 from patching.engine import prepare, sweep_cells
 from patching.metrics import max_logit_change
@@ -91,6 +93,25 @@ def test_a_thought_stops_early_under_a_cut_edge_as_one_run_alone(both, pairs):
         for k in steps:
             alone = run_alone(both, p.pair.clean.question, p.forced, edges=cuts, n_latents=k)
             assert patched(table, p, n_latents=k) == pytest.approx(difference(p, alone), abs=EXACT), k
+
+
+def test_a_checkpoint_whose_questions_end_in_eos_stops_early_and_is_cut_as_one_run_alone(both, pairs):
+    ends = replace(both, card=replace(both.card, remove_eos=False))
+    ready, _ = prepare(ends, pairs[:2])
+    cells = stopped((0, 3, both.n_latents + 2)) + knockouts([edge("answer-bot"), edge("4-1@1")], ["noising"])
+    metrics = ["logit_difference", "logit_difference_at_eot", "answer"]
+    table = sweep_cells(ends, ready, cells, metrics=metrics, max_new_tokens=5)
+    for p in ready:
+        for cell in cells:
+            keys = {"n_latents": cell.n_latents, "cut": " ".join(map(str, cell.cuts)) or None}
+            alone = run_alone(
+                ends, p.pair.clean.question, p.forced, edges=cell.cuts, n_latents=cell.n_latents, decode=5
+            )
+            assert patched(table, p, **keys) == pytest.approx(difference(p, alone), abs=EXACT), keys
+            at_start = float(alone.all_logits[0, p.clean_token] - alone.all_logits[0, p.corrupted_token])
+            assert patched(table, p, metrics[1], **keys) == pytest.approx(at_start, abs=EXACT), keys
+            said = last_number(both.tokenizer.decode(alone.said, skip_special_tokens=True))
+            assert patched(table, p, "answer", **keys) == pytest.approx(said, nan_ok=True), keys
 
 
 def test_a_step_that_a_cell_does_not_take_is_not_read(model, pairs):

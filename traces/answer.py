@@ -32,9 +32,10 @@ class Script(NamedTuple):
         return Script(self.trunk.to(device), tuple(branch.to(device) for branch in self.branches), self.shared)
 
     @property
-    def length(self) -> int:
-        """The longest that is forced: the last token of a branch is scored, not fed."""
-        return self.trunk.shape[1] + max((branch.shape[1] - 1 for branch in self.branches), default=0)
+    def lengths(self) -> Int[Tensor, " row"]:
+        """The longest that is forced in each row: the last token of a branch is scored, not fed."""
+        fed = [(branch >= 0).sum(1) - 1 for branch in self.branches]
+        return self.trunk.shape[1] + torch.stack([self.trunk.new_zeros(len(self.trunk)), *fed]).amax(0)
 
 
 class Forced(NamedTuple):
@@ -72,7 +73,7 @@ def force_answer(
         torch.block_diag(*[tree] * cells).expand(rows, -1, -1),
     )
     ids = torch.cat([opening.expand(rows, -1), script.trunk, *fed], 1).repeat(1, cells)
-    position = (state.position[..., None] + offsets).flatten(1)
+    position = (state.position[..., None] + offsets).flatten(1).clamp(max=model.n_positions - 1)  # of what fills up
     at_eot = torch.arange(cells, device=device) * length
     wanted = torch.tensor([opened - 1, *range(trunk - 1 - script.shared * bool(fed), length)], device=device)
     keep = (at_eot[:, None] + wanted).flatten()

@@ -144,7 +144,7 @@ def run(
     steps = model.n_latents if n_latents is None else n_latents
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
     script = (forced if isinstance(forced, Script) else Script(forced)).to(model.device)
-    longest = positions_needed(model, int(rows.bot_position.max()), script.length, steps)
+    longest = positions_needed(model, int((rows.bot_position.amax(1) + script.lengths).max()), 0, steps)
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
