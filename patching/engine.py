@@ -49,7 +49,7 @@ from traces.model import CodiModel
 from traces.placeholder import run_single_pass, single_pass_length
 from traces.rows import Rows
 from traces.thought import run
-from traces.tokens import encode, texts
+from traces.tokens import encode, positions_needed, texts
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def sweep_cells(
         raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
     for cut in always:
         check_edge(model, cut)
+    check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     averaged = [p.pair for p in everyone or ready]
     draws = 1 + max(cell.draw for cell in cells)
@@ -160,6 +161,23 @@ def sweep_cells(
                 frames += [frame.assign(cell=frame["cell"] + start) for frame in found]
             bar.update(len(batch))
     return in_order(pd.concat(frames, ignore_index=True), ready, [*plan.metrics, *plan.step_metrics])
+
+
+def steps_of(model: CodiModel, cells: Sequence[Cell]) -> int:
+    """How many latent steps the cells take: as many as the longest of them."""
+    return max(model.n_latents, *(cell.n_latents or 0 for cell in cells))
+
+
+def check_room(model: CodiModel, ready: Sequence[Prepared], steps: int) -> None:
+    """Refuse, before anything runs, a pair that has no room for so many steps."""
+    for p in ready:
+        answer = len(p.forced) + max(map(len, p.tails)) - 1  # its EOS is scored, not fed
+        need = positions_needed(model, p.tokens, answer, steps)
+        if need > model.n_positions:
+            raise ValueError(
+                f"pair {p.pair.pair_id}: with {steps} latent steps it needs {need} positions, the model has "
+                f"{model.n_positions}; take fewer steps or drop the pair"
+            )
 
 
 def known_metrics(metrics: Sequence[Any]) -> dict[str, Any]:
@@ -255,7 +273,7 @@ def run_block(
         edits = single_pass_edits(model, rows, writes, given, sizes, single_pass_length(model, script))
         done = run_single_pass(model, with_sight(model, rows, writes), script, edits=edits, **options)
     else:
-        steps = max(model.n_latents, *(cell.n_latents or 0 for cell in cells))
+        steps = steps_of(model, cells)
         edits = edits_of(model, rows, writes, given, sizes)
         if plan.step_metrics:
             edits = replace(edits, read=measure_step)

@@ -194,7 +194,7 @@ ANSWER_METRICS: dict[str, Callable[[float, Keys], float]] = {
     metric.__name__: metric for metric in (answer, answer_is_clean, answer_is_corrupted, answer_is_hybrid)
 }
 # Of what was written, over all its places: the norm of written - stood, and the cosine of the two; NaN where a question
-# or a BoT was exchanged.
+# or a BoT was exchanged, or in the single pass a thought.
 EDIT_METRICS = ("edit_norm", "edit_cosine")
 METRICS = (*LOGIT_METRICS, *EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
 DEFAULT_METRICS = (

@@ -230,7 +230,7 @@ def test_a_long_question_and_a_long_answer_share_a_batch_where_each_alone_has_ro
     pd.testing.assert_frame_equal(one, two, atol=2 * EXACT, rtol=0)
     places.weight.data = places.weight.data[: room - 1].clone()
     model.lm.config.max_position_embeddings = room - 1
-    with pytest.raises(ValueError, match=f"need {room} positions, the model has {room - 1}; shorten them"):
+    with pytest.raises(ValueError, match=f"it needs {room} positions, the model has {room - 1}; take fewer steps"):
         sweep_cells(model, [short, long], **options)
 
 

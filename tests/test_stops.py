@@ -125,9 +125,7 @@ def test_a_step_that_a_cell_does_not_take_is_not_read(model, pairs):
 
 def test_more_steps_than_there_are_positions_are_refused(model, pairs):
     ready, _ = prepare(model, pairs[:1])
-    with pytest.raises(
-        ValueError, match=r"question, thought and answer need \d+ positions, the model has \d+; shorten"
-    ):
+    with pytest.raises(ValueError, match=r"pair 0: with \d+ latent steps it needs \d+ positions, the model has \d+"):
         sweep_cells(model, ready, stopped([model.n_positions]), metrics=["logit_difference"])
 
 

@@ -2,8 +2,9 @@
 
 Between BoT and EoT stand as many pad tokens as the model has latent steps; they, EoT and the forced tokens run in one
 forward. No latent is ever fed, so what is written at the pads is no thought, and what the last layer writes there is
-read by nothing: an effect of exactly 0, by structure. Kept so that anyone can see both procedures side by side
-(GusSand/CoT_Exploration, layer-wise patching, 2025-10-30). Never use it to learn about a thought.
+read by nothing: an effect of exactly 0, by structure (up to rounding, since the host is another cell). Kept so that
+anyone can see both procedures side by side (GusSand/CoT_Exploration, layer-wise patching, 2025-10-30). Never use it to
+learn about a thought.
 """
 
 from __future__ import annotations
