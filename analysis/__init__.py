@@ -1,12 +1,20 @@
 """From the table of cells to numbers, charts and a report. Imports nothing else of the project, and never torch."""
 
-from analysis.ablation import ablation_curve, ablations
+from analysis.ablation import ablation_curve, ablations, flips
+from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, effect, pooled, recovery, specific
+from analysis.influence import influence_matrix, influences
+from analysis.iterative import iteration_curve, iterations
+from analysis.knockout import knockout_bars, knockouts
 from analysis.legacy import aggregate_statistics, patching_results
+from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, mean_kl, pairs_by_layer
 from analysis.pair_charts import pair_chart
+from analysis.placeholder import protocol_curve, protocol_rows, protocols
 from analysis.report import write_report
+from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
 from analysis.summary import ceiling, corners, critical, decomposition, verdict
 from analysis.table import check_table, read_table, write_table
 
@@ -14,6 +22,9 @@ __all__ = [
     "ablation_curve",
     "ablations",
     "aggregate_statistics",
+    "agreement",
+    "attribution_scatter",
+    "attributions",
     "by_site",
     "ceiling",
     "check_table",
@@ -22,19 +33,37 @@ __all__ = [
     "critical",
     "critical_layers",
     "decomposition",
+    "early_stop_curve",
+    "early_stops",
     "effect",
+    "flips",
     "heatmap",
+    "influence_matrix",
+    "influences",
+    "iteration_curve",
+    "iterations",
     "kl_by_layer",
+    "knockout_bars",
+    "knockouts",
     "layer_curve",
     "layer_effects",
     "layer_similarity",
+    "matched_chart",
+    "matched_sentence",
+    "matched_shares",
     "mean_kl",
     "pair_chart",
     "pairs_by_layer",
     "patching_results",
     "pooled",
+    "protocol_curve",
+    "protocol_rows",
+    "protocols",
     "read_table",
     "recovery",
+    "shapley_bars",
+    "shapley_interactions",
+    "shapley_values",
     "specific",
     "verdict",
     "write_report",

@@ -73,6 +73,11 @@ def places(table: Table) -> Table:
     return by_site(specific(rows[rows["head"].isna()]))
 
 
+def first_direction(table: Table) -> str:
+    """Denoising, where it was swept."""
+    return min(table["direction"])
+
+
 LAYERS, ORIGINAL = "How far one layer moves the answer", "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
     "corners": Figure("Verdict", lambda table, _: corner_bars(corners(table)), lambda name, table: True),
@@ -104,7 +109,10 @@ FIGURES: dict[str, Figure] = {
     ),
     "shapley": Figure(
         "What each step contributes",
-        lambda table, _: shapley_bars(shapley_values(table), shapley_interactions(table)),
+        lambda table, _: shapley_bars(
+            shapley_values(table, direction=first_direction(table)),
+            shapley_interactions(table, direction=first_direction(table)),
+        ),
         of("shapley"),
     ),
     "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers, beside=True),

@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from patching.cells import Cell, Prepared, grid, knockouts, prepare
+from patching.cells import Cell, grid, knockouts, prepare
 from patching.edges import Edge, edge
 from patching.engine import sweep_cells
 from patching.metrics import max_logit_change
 from patching.sites import BOT, HELD, INSIDE, QUESTION, ROUTES, THOUGHT, Site, prefixes, suffixes
 from patching.sources import (
-    Donor,
     draw_unrelated,
     itself,
     mean,
@@ -28,7 +27,7 @@ from patching.sources import (
 )
 from patching.writing import Write, edits_of, with_sight
 from tests.conftest import write_random_checkpoint
-from tests.test_planted import loud
+from tests.test_planted import Contrasts, loud
 from traces.model import reinitialise
 from traces.thought import run
 from traces.tokens import encode, question_ids
@@ -58,14 +57,6 @@ PLACES = [
     Site("kv"),
 ]
 CACHED = [THOUGHT, QUESTION, BOT]
-
-
-class Contrasts(NamedTuple):
-    """Pairs that have an unrelated donor, their donors, and all pairs that means are taken over."""
-
-    ready: list[Prepared]
-    donors: list[tuple[Donor, ...]]
-    everyone: list[Prepared]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
