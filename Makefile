@@ -9,6 +9,8 @@ export HF_HUB_OFFLINE := 1
 demo: $(INSTALLED)
 	.venv/bin/codi run configs/tiny.toml
 
+# The models of the tests are so small that a second thread only gets in the way.
+test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
