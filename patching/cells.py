@@ -11,7 +11,7 @@ from patching.edges import Edge, check_edge
 from patching.metrics import WHOLE_ANSWER, Keys
 from patching.pairs import Pair
 from patching.sites import CUTS, HELD, INSIDE, THOUGHT, Site, check_freeze
-from patching.sources import HOSTS, RUNS, Value, itself, other, source_name, unrelated
+from patching.sources import HOSTS, RUNS, Value, itself, mean, other, source_name, step_mean, unrelated
 from traces.model import CodiModel
 
 Source = Callable[[str], str] | Value
@@ -136,6 +136,8 @@ def check_single_pass(
     if whole := [name for name in WHOLE_ANSWER if name in metrics]:
         raise ValueError(f"protocol 'placeholder' scores no whole answers; drop the metric {whole[0]!r}")
     for cell in cells:
+        if cell.source in (mean, step_mean):
+            raise ValueError("protocol 'placeholder' has no means, which are those of the loop; use another source")
         if cell.site.kind not in (*INSIDE, "thought"):
             raise ValueError(
                 f"protocol 'placeholder' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"

@@ -10,7 +10,7 @@ from patching.edges import edge
 from patching.engine import prepare, sweep_cells
 from patching.metrics import max_logit_change
 from patching.sites import BOT, QUESTION, THOUGHT, Site, layerwise, resid
-from patching.sources import itself, other, unrelated, zero
+from patching.sources import itself, mean, other, step_mean, unrelated, zero
 from tests.plain import difference, hosts, patched, single_pass_alone, writes_of
 from traces.text import last_number
 
@@ -30,7 +30,7 @@ SINGLE_PASS = {"protocol": "placeholder"}
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_write_at_the_pads_equals_one_forward_with_hooks(both, pairs, direction):
-    ready, _ = prepare(both, pairs[1:3])
+    ready, _ = prepare(both, pairs[2:3])
     metrics = ["logit_difference", "logit_difference_at_eot"]
     table = sweep_cells(both, ready, grid(SITES, [other], [direction]), metrics=metrics, **SINGLE_PASS)
     assert set(table["protocol"]) == {"placeholder"}
@@ -73,7 +73,7 @@ def test_every_earlier_layer_changes_something_at_every_pad(both, pairs):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_an_exchanged_thought_is_surgery_on_the_cache_of_the_pads(both, pairs, direction):
-    ready, _ = prepare(both, pairs[1:3])
+    ready, _ = prepare(both, pairs[2:3])
     table = sweep_cells(
         both, ready, grid([THOUGHT], [other], [direction]), metrics=["logit_difference", "answer"], max_new_tokens=6,
         **SINGLE_PASS,
@@ -143,6 +143,8 @@ def test_the_single_pass_is_not_the_loop(both, pairs):
     [
         (Cell("noising", other, Site("kv", 1, 1)), "protocol 'placeholder' has no site 'kv'; use resid, attn, mlp"),
         (Cell("noising", other, Site("latent", step=1)), "protocol 'placeholder' has no site 'latent'"),
+        (Cell("noising", mean, resid(1)), "has no means, which are those of the loop; use another source"),
+        (Cell("noising", step_mean, resid(1)), "has no means, which are those of the loop; use another source"),
         (Cell("noising", other, QUESTION), "protocol 'placeholder' has no site 'question'"),
         (Cell("noising", other, BOT), "protocol 'placeholder' has no site 'bot'"),
         (Cell("noising", other, resid(1), ("R",)), "runs no loop: freeze, cut edges and n_latents have no meaning"),
