@@ -110,8 +110,9 @@ def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
         raise ValueError(
             "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
         )
+    heads = places["head"].notna()
     places = places.assign(
-        layers=_span(places, "layer"),
+        layers=pd.Series(_span(places, "layer"), places.index) + places["head"].map(".{}".format).where(heads, ""),
         steps=_span(places, "step"),
         written=places["source"].where(~from_other_run(places), "other run"),
     )
@@ -127,7 +128,7 @@ def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
         text = alt.condition(abs(alt.datum.effect) > 0.6 * reach, alt.value("white"), alt.value("#222"))
         base = alt.Chart(panel).encode(
             x=alt.X("steps:O", sort=steps, title="latent step", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layers:O", sort=layers[::-1], title="layer"),
+            y=alt.Y("layers:O", sort=layers[::-1], title="layer.head" if kind == "head" else "layer"),
         )
         cells = base.mark_rect().encode(color=colour, tooltip=tips("layers", "steps"))
         marks = cells + base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=text)
@@ -138,11 +139,12 @@ def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
     kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())
     ceilings = sites[sites["site"] == "thought"]
     top = "; ".join(f"{row.direction} {row.effect:.2f}" for row in ceilings.itertuples())
+    held = ", ".join(places["freeze"].dropna().unique())
     return dress(
         chart,
         heading(
             f"{'Specific effect' if specific else 'Effect'} of the {kinds}, by layer and step",
-            f"Written: {directions}",
+            f"Written: {directions}" + (f"; held at the host's values: {held}" if held else ""),
             f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
             + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
             + ")"
@@ -228,5 +230,5 @@ def _span(sites: pd.DataFrame, what: str) -> list[str]:
 
 def _in_order(sites: pd.DataFrame, what: str) -> list[str]:
     """The labels of windows by where they start and end, `all` last."""
-    ordered = sites.sort_values([what, f"{what}_last"], na_position="last")
+    ordered = sites.sort_values([what, f"{what}_last", "head"], na_position="last")
     return list(dict.fromkeys(ordered[f"{what}s"]))

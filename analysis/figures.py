@@ -11,7 +11,7 @@ from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
 from analysis.early_stop import early_stop_curve, early_stops
-from analysis.effects import by_site, layerwise, main_protocol, plain, specific
+from analysis.effects import by_site, layerwise, main_protocol, specific
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
@@ -68,9 +68,8 @@ def has_cuts(name: str, table: Table) -> bool:
 
 
 def places(table: Table) -> Table:
-    """Specific effects of single places, heads left out."""
-    rows = plain(main_protocol(table))
-    return by_site(specific(rows[rows["head"].isna()]))
+    """Specific effects of what was written, read at the answer."""
+    return by_site(specific(table[table[["cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]))
 
 
 def first_direction(table: Table) -> str:

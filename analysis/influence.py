@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.charts import tips
 from analysis.effects import effect, from_other_run, pooled, specific
-from analysis.style import WIDTH, about_pooled, dress, heading, metric_noun, what_where
+from analysis.style import WIDTH, about_pooled, dress, heading, metric_noun, one_site, what_where
+from analysis.table import CUTS
 
 ROUTES = ("total", "direct")
 READINGS = {
@@ -26,12 +27,12 @@ def influences(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
     effect is taken off (column `specific`).
     """
     places = table[["layer", "head", "step_set", "cut", "n_latents"]].isna().all(axis=1)
-    written = places & (table["site"] == "resid") & (table["step"] == table["step_last"]).fillna(False)
+    written = places & ~table["site"].isin(CUTS) & (table["step"] == table["step_last"]).fillna(False)
     rows = table[written & (table["metric"] == metric) & (table["step"] < table["read_step"]).fillna(False)]
     routes = {"total": rows[rows["freeze"].isna()], "direct": rows[rows["freeze"] == "between"]}
     if not any(from_other_run(part).any() for part in routes.values()):
         raise ValueError(
-            f"the table has no rows of one step's residual read at a later step with metric {metric!r}; "
+            f"the table has no rows of one written step read at a later step with metric {metric!r}; "
             "run configs/influence.toml"
         )
     total = routes["total"]
@@ -42,7 +43,7 @@ def influences(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
     missing = [pair not in known for pair in zip(neighbours["step"], neighbours["read_step"], strict=True)]
     if known:
         routes["direct"] = pd.concat([routes["direct"], neighbours[missing].assign(freeze="between")])
-    keys = ["protocol", "direction", "metric", "step", "read_step"]
+    keys = ["protocol", "site", "direction", "metric", "step", "read_step"]
     parts = []
     for route, part in routes.items():
         control = bool((part["source"] == "unrelated").any())
@@ -69,7 +70,7 @@ def influence_matrix(found: pd.DataFrame) -> Any:
         chart,
         heading(
             "Influence of one latent step's state on a later step's",
-            f"Written: residual stream of step i, all layers, {both_ways(list(lines))}",
+            f"Written: {one_site(found)} of step i, all layers, {both_ways(list(lines))}",
             f"Read: final hidden state of step j; effect on {READINGS.get(metric, metric_noun(metric))}, pooled "
             f"({zero})" + (". Direct: the steps between i and j held at the host's" if held else ""),
             about_pooled(found) + "; 95% intervals over clusters in the tooltips",

@@ -10,7 +10,8 @@ import pandas as pd
 from analysis.charts import below, scale_of, tips
 from analysis.effects import effect, from_other_run, pooled
 from analysis.influence import both_ways
-from analysis.style import DIRECTION_COLOURS, WIDTH, about_pooled, dress, heading
+from analysis.style import DIRECTION_COLOURS, WIDTH, about_pooled, dress, heading, one_site
+from analysis.table import CUTS
 
 READS = {"answer": "logit difference at the answer", "next": "final state of step k + 1 (projection)"}
 SERIES = {  # what was written and whether R is frozen: the words of a line, and its dash
@@ -27,7 +28,7 @@ def iterations(table: pd.DataFrame) -> pd.DataFrame:
     from the host's towards the donor's. With `R frozen` the next latent is the host's, and only the cache carries.
     """
     plain = table[["layer", "head", "step_set", "cut", "n_latents"]].isna().all(axis=1)
-    prefix = plain & (table["site"] == "resid") & (table["step"] == 0).fillna(False) & table["step_last"].notna()
+    prefix = plain & ~table["site"].isin(CUTS) & (table["step"] == 0).fillna(False) & table["step_last"].notna()
     rows = table[prefix & (table["freeze"].isna() | (table["freeze"] == "R"))]
     answer = (rows["metric"] == "logit_difference") & rows["read_step"].isna()
     following = (rows["metric"] == "projection") & (rows["read_step"] == rows["step_last"] + 1).fillna(False)
@@ -40,10 +41,10 @@ def iterations(table: pd.DataFrame) -> pd.DataFrame:
     )[(answer | following) & (unrelated | from_other_run(rows))]
     if rows["end"].nunique() < 2:  # one step alone is a single place, not the growing prefix
         raise ValueError(
-            "the table has no rows of the residual stream of steps 0 to k, for several k, read at the answer or at "
+            "the table has no rows that write steps 0 to k, for several k, read at the answer or at "
             "step k + 1; run configs/iterative.toml"
         )
-    return pooled(effect(rows), ["protocol", "direction", "metric", "reads", "written", "route", "end"])
+    return pooled(effect(rows), ["protocol", "site", "direction", "metric", "reads", "written", "route", "end"])
 
 
 def iteration_curve(found: pd.DataFrame) -> Any:
@@ -62,7 +63,7 @@ def iteration_curve(found: pd.DataFrame) -> Any:
         chart,
         heading(
             "Effect of writing the latent steps 0 to k",
-            f"Written: residual stream, all layers, {both_ways(list(shown['direction'].unique()))}",
+            f"Written: {one_site(shown)}, all layers, {both_ways(list(shown['direction'].unique()))}",
             "Pooled (0 host, 1 donor); bands: 95% over clusters",
             about_pooled(shown),
             width=max(WIDTH * len(panels), 420),

@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis.charts import below, scale_of
 from analysis.effects import pooled
-from analysis.style import BLUE, GREEN, ORANGE, about_pooled, dress, heading
+from analysis.style import BLUE, GREEN, ORANGE, about_pooled, dress, heading, one_site
+from analysis.table import CUTS
 
 KIND = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
 METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
@@ -40,7 +41,7 @@ def matched_shares(table: pd.DataFrame) -> pd.DataFrame:
     donors (`source`) are averaged. Shares lie between 0 and 1, their intervals (95 %) are over clusters.
     """
     runs = _with_base_rate(_runs(table))
-    keys = ["protocol", "source", *CORNER, "written", "step"]
+    keys = ["protocol", "site", "source", *CORNER, "written", "step"]
     parts = []
     for answer in COLOURS:
         given = runs.assign(answer=answer, numerator=(runs["given"] == answer).astype(float), denominator=1.0)
@@ -66,7 +67,7 @@ def matched_chart(shares: pd.DataFrame) -> Any:
         alt.vconcat(*rows, spacing=14),
         heading(
             "Whose answer a run gives once a donor's steps are written into its thought",
-            "Written: the donor's residual stream at all layers, of steps 0 to k or of step k alone",
+            f"Written: the donor's {one_site(true)} at all layers, of steps 0 to k or of step k alone",
             "Hybrid: the host's remaining operations on the donor's intermediate (numbered from 0, in the chain's "
             "order). Whiskers: 95% over clusters, for the lowest part",
             about_pooled(true) + "; counted over each panel",
@@ -106,7 +107,7 @@ def matched_sentence(shares: pd.DataFrame) -> str:
 
 def _runs(table: pd.DataFrame) -> pd.DataFrame:
     """One row per patched run of matched pairs: where it was written, the answer it `given`s, and the host's own."""
-    rows = table[(table["site"] == "resid") & (table["direction"] == "denoising") & table["metric"].isin(list(METRICS))]
+    rows = table[~table["site"].isin(CUTS) & (table["direction"] == "denoising") & table["metric"].isin(list(METRICS))]
     rows = rows[rows["source"].isin(["clean", "unrelated"]) & rows["step"].notna()]
     rows = rows[rows[["layer", "step_set", "head", "freeze", "cut", "n_latents", "read_step"]].isna().all(axis=1)]
     rows = rows[rows["kind"].str.match(KIND).fillna(False).astype(bool)]
@@ -115,7 +116,7 @@ def _runs(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"the table has no rows of matched pairs with metric {missing[0]}; run configs/matched.toml")
     parts = rows["kind"].str.extract(KIND).astype({"intermediate": "int64"})
     rows = rows.assign(**{name: parts[name] for name in CORNER})
-    keys = ["protocol", "source", "draw", *CORNER, "cluster_id", "pair_id", "step", "step_last"]
+    keys = ["protocol", "site", "source", "draw", *CORNER, "cluster_id", "pair_id", "step", "step_last"]
     rows = rows.fillna({"draw": 0})  # a true donor has no draw, and would be lost from the index
     runs = rows.pivot(index=keys, columns="metric", values=["patched", "corrupted"])
     answers = pd.DataFrame({"given": _given(runs, "patched"), "before": _given(runs, "corrupted")}).reset_index()
@@ -141,7 +142,7 @@ def _merged(runs: pd.DataFrame, column: str) -> pd.Series:
 def _with_base_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs by what was written: step 0 is one step and a prefix; with nothing written each pair counts once."""
     one, prefix = runs[runs["step"] == runs["step_last"]], runs[runs["step"] == 0]
-    own = runs[runs["source"] == "clean"].drop_duplicates(["protocol", *CORNER, "pair_id"])
+    own = runs[runs["source"] == "clean"].drop_duplicates(["protocol", "site", *CORNER, "pair_id"])
     empty = pd.Series(pd.NA, index=own.index, dtype="Int64")
     parts: list[pd.DataFrame] = [
         prefix.assign(written="prefix", step=prefix["step_last"]),

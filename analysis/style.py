@@ -85,6 +85,14 @@ def what_where(direction: str) -> str:
     ]
 
 
+def one_site(pooled: pd.DataFrame) -> str:
+    """The noun of the kind of site that a chart is about; ValueError where there are several."""
+    kinds = list(pooled["site"].unique())
+    if len(kinds) > 1:
+        raise ValueError(f"the rows are of several kinds of site ({', '.join(kinds)}); draw one at a time")
+    return NOUNS[kinds[0]]
+
+
 def place_name(site: Mapping[Any, Any], with_kind: bool) -> str:
     """A site's short name: `layer 3`, `layers 0–3, step 2`, with its kind in front where there are several."""
     words = [NOUNS[site["site"]]] if with_kind else []

@@ -86,32 +86,33 @@ Route = Literal["R", "K_T", "K_A"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 METRICS: tuple[Metric, ...] = Metric.__args__[:8]  # type: ignore[attr-defined]
 ESTIMATED: tuple[Kind, ...] = ("latent", "resid", "attn", "mlp", "head", "kv")
+ONE_KIND = ("influence", "iterative", "matched")
 DEFAULT_SOURCES: tuple[Source, ...] = ("other", "unrelated", "noise")
 # What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
 OF_A_SWEEP = (
-    "sites",
-    "kinds",
-    "sources",
-    "freeze",
-    "metrics",
-    "draws",
-    "cuts",
-    "protocol",
-    "beyond",
-    "top",
-    "matches",
-    "fresh",
-    "directions",
-)
+    "sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "beyond", "top", "matches", "fresh",
+    "directions", "reinitialised",
+)  # fmt: skip
 OPEN: dict[str, tuple[str, ...]] = {
-    "sweep": ("sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "directions"),
-    "early_stop": ("draws", "beyond", "directions"),
-    "influence": ("kinds", "directions"),
-    "iterative": ("kinds", "directions"),
+    "sweep": (
+        "sites",
+        "kinds",
+        "sources",
+        "freeze",
+        "metrics",
+        "draws",
+        "cuts",
+        "protocol",
+        "directions",
+        "reinitialised",
+    ),
+    "early_stop": ("draws", "beyond", "directions", "reinitialised"),
+    "influence": ("kinds", "directions", "reinitialised"),
+    "iterative": ("kinds", "directions", "reinitialised"),
     "matched": ("kinds", "matches", "fresh"),
-    "placeholder": ("directions",),
-    "attribution": ("kinds", "top", "directions"),
-    "shapley": ("directions",),
+    "placeholder": ("reinitialised",),
+    "attribution": ("kinds", "top", "directions", "reinitialised"),
+    "shapley": ("directions", "reinitialised"),
 }
 
 
@@ -195,6 +196,11 @@ class RunConfig(Record):
             text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
             offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""
             raise PydanticCustomError("rule", text, {"key": taken[0], "name": self.experiment, "offer": offer})
+        if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
+            text = "'kinds' is {kinds} in the experiment '{name}', wanted one of {known}: it writes whole steps"
+            known = ", ".join(kind for kind in ESTIMATED if kind != "head")
+            values = {"kinds": ", ".join(self.kinds), "name": self.experiment, "known": known}
+            raise PydanticCustomError("rule", text, values)
         return self
 
 

@@ -52,7 +52,7 @@ def invariants(
     ready, donors = ready[:limit], donors[:limit]
     never_fed = resid(model.n_layers - 1, model.n_latents - 1)
     cells = [
-        *grid([*layerwise(model), THOUGHT], [itself]),
+        *grid([*layerwise(model), THOUGHT, never_fed], [itself]),
         *grid([never_fed], [other]),
         *grid(layerwise(model), [other]),
     ]
@@ -62,14 +62,14 @@ def invariants(
     own = change[change["source"] == "self"]
     # An unpatched run that stands in another cell sums in another order, and six steps amplify the rounding: a patch
     # changes nothing if it changes no more than that.
-    spread = float(own.loc[own["site"] == "thought", "patched"].max())
+    at_last = (change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)
+    spread = float(own.loc[at_last | (own["site"] == "thought"), "patched"].max())
     rounding = (
         UNITS * torch.finfo(model.dtype).eps * float(table.loc[table["metric"] == "largest_logit", "patched"].max())
     )
     allowed = max(EXACT, 4 * spread)
     unchanged = float(own["patched"].max())
-    last = change[(change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)]
-    unfed = float(last["patched"].max())
+    unfed = float(change.loc[at_last & (change["source"] != "self"), "patched"].max())
     kl = float(table.loc[table["metric"].str.startswith("kl_"), ["patched", "clean", "corrupted"]].min().min())
     landed, expected = model.loaded.landed, model.loaded.expected
     return [

@@ -189,3 +189,31 @@ def test_a_grid_that_a_kind_lacks_is_refused(config, tmp_path):
     chosen = RunConfig.model_validate({**config.model_dump(), "kinds": ["latent"]})
     with pytest.raises(ValueError, match="grid 'layerwise' goes through layers, which kind 'latent' has not"):
         run_experiment(chosen, tmp_path / "run", progress=False)
+
+
+def test_the_invariants_hold_in_half_precision_too(random_checkpoint, pairs):
+    from traces import load_codi
+
+    checks = check_checkpoint(load_codi(random_checkpoint, device="cpu", dtype="bfloat16"), pairs)
+    failed = [check.sentence for check in checks if check.grade == "invariant" and not check.passed]
+    assert failed == []
+
+
+def test_a_reinitialised_model_stands_beside_the_trained_one_and_changes_no_conclusion(config, tmp_path):
+    from analysis.summary import verdict
+
+    kept = {
+        "sources": ["other", "unrelated"],
+        "metrics": ["logit_difference", "answer_is_clean", "answer_is_corrupted"],
+    }
+    plain = RunConfig.model_validate({**limited(config, 3).model_dump(), **kept})
+    beside = plain.model_copy(update={"reinitialised": True})
+    alone, both = (
+        read_table(run_experiment(c, tmp_path / str(i), progress=False) / "cells.parquet")
+        for i, c in enumerate((plain, beside))
+    )
+    assert set(both["protocol"]) == {"latent_loop", "latent_loop_reinitialised"}
+    blank = both[both["protocol"] == "latent_loop_reinitialised"]
+    assert len(blank) == len(alone) == len(both) / 2
+    assert verdict(both).sentence == verdict(alone).sentence
+    write_report(tmp_path / "1", figures=False)

@@ -96,11 +96,17 @@ def test_draws_of_unrelated_donors_are_averaged_and_kept_apart_from_the_true_don
     assert share(shares, "donor", source="unrelated")[["share", "n"]].tolist() == [0.5, 1]
 
 
-def test_other_sites_and_frozen_runs_are_left_out_and_the_table_is_not_changed():
+def test_kinds_of_site_are_kept_apart_and_a_chart_shows_one():
+    shares = matched_shares(table(run(0, "donor"), run(0, "host", site="kv")))
+    assert set(shares["site"]) == {"resid", "kv"}
+    with pytest.raises(ValueError, match=r"several kinds of site \(.*\); draw one at a time"):
+        matched_chart(shares)
+
+
+def test_other_places_and_frozen_runs_are_left_out_and_the_table_is_not_changed():
     kept = table(run(0, "donor"), run(1, "donor"))
     mixed = table(
         run(0, "donor"), run(1, "donor"), run(0, "host", freeze="R"), run(0, "host", layer=1, layer_last=1),
-        run(0, "host", site="kv"),
     )  # fmt: skip
     before = mixed.copy(deep=True)
     pd.testing.assert_frame_equal(matched_shares(mixed), matched_shares(kept))

@@ -118,6 +118,46 @@ def test_a_wrong_value_is_named_with_what_was_wanted(load, line, problem):
 
 
 @pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('experiment = "shaply"', "wanted 'sweep', 'early_stop', 'influence'"),
+        ('experiment = "shapley"\ntop = 3', "'top' has no meaning in the experiment 'shapley'; remove it"),
+        ('experiment = "matched"\nreinitialised = true', "'reinitialised' has no meaning in the experiment 'matched'"),
+        ('experiment = "placeholder"\ndirections = ["noising"]', "'directions' has no meaning in the experiment"),
+        (
+            'experiment = "influence"\nkinds = ["head"]',
+            "'kinds' is head in the experiment 'influence', wanted one of latent",
+        ),
+        (
+            'experiment = "matched"\nkinds = ["resid", "mlp"]',
+            "'kinds' is resid, mlp in the experiment 'matched', wanted one",
+        ),
+        ('cuts = ["anwser-3"]', "'cuts.0' is 'anwser-3', wanted an attention edge: answer-question"),
+        ("low_ceiling = 2.0", "'low_ceiling' is 2.0, wanted 1.0 or less"),
+        ("beyond = -1", "'beyond' is -1, wanted 0 or more"),
+    ],
+)
+def test_what_an_experiment_settles_itself_is_refused(load, line, problem):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load(RUN.replace("pairs.file", f"{line}\npairs.file"))
+
+
+def test_what_is_left_out_fits_the_rest_and_a_dumped_config_loads_again(load):
+    assert load(RUN).sources == ("other", "unrelated", "noise")
+    assert load(RUN + 'kinds = ["kv"]').sources == ("other", "unrelated")
+    attribution = load(RUN + 'experiment = "attribution"')
+    assert attribution.kinds == ("latent", "resid", "attn", "mlp", "head", "kv")
+    assert RunConfig.model_validate(attribution.model_dump()) == attribution
+
+
+def test_the_settings_of_a_run_leave_out_where_things_are_and_what_the_experiment_settles(load):
+    settings = load(RUN + 'experiment = "shapley"').settings()
+    assert not {"out", "checkpoint", "sites", "kinds", "beyond"} & set(settings)
+    assert settings["experiment"] == "shapley"
+    assert "file" not in settings["pairs"]
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         (CODI.replace("[codi]", "[codi]\nrnk = 3"), "unknown key 'codi.rnk', the nearest known key is 'codi.rank'"),
