@@ -58,6 +58,7 @@ Start here:
   codi ask traces/embedded/thought "On Sunday Ann had 7 pens. ..."
   codi check traces/embedded/bypass   what must hold, and what it turns out to be
   codi run configs/tiny.toml          the layer-wise experiment, a minute
+  codi run configs/matched.toml       does the thought compute? configs/ has more
   codi report runs/tiny               its figures and report again
 
 \b
@@ -97,9 +98,10 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
 ) -> None:
-    """Run the layer-wise patching experiment and report on it.
+    """Run an experiment and report on it.
 
-    Every layer of the thought is patched at all latent steps, pair by pair, in both directions, beside the controls.
+    The config names it: a sweep of patches (by default every layer at all latent steps, in both directions), or one of
+    early_stop, influence, iterative, matched, placeholder, attribution, shapley; the controls run beside it.
     """
     from configs import RunConfig, load_config
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
+from analysis.effects import layerwise
 from analysis.figures import Figure, fitting
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
@@ -38,7 +39,8 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     prepared = _read(run / "prepared_pairs.json", list)
     try:
         questions = {str(pair["pair_id"]): str(pair["clean"]["question"]) for pair in prepared}
-        write_legacy(run, table, prepared)
+        if not layerwise(table).empty:  # what the original experiment's files are about
+            write_legacy(run, table, prepared)
     except (KeyError, TypeError):
         wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
         raise ValueError(f"{run / 'prepared_pairs.json'}: an entry is not of the form {wanted}; run it again") from None
