@@ -29,7 +29,7 @@ from patching.edges import Edge, edge
 from patching.engine import sweep_cells
 from patching.interchange import matched_pairs
 from patching.selection import Selection
-from patching.sites import INSIDE, THOUGHT, Site, expand, layerwise, prefixes, subsets
+from patching.sites import THOUGHT, Site, expand, layerwise, prefixes, subsets
 from patching.sources import SOURCES, itself, other, unrelated
 from traces.model import CodiModel
 
@@ -101,9 +101,7 @@ def influence(job: Job) -> pd.DataFrame:
     config = job.config
     sites = [site for kind in config.kinds for site in expand(job.model, ["stepwise"], [kind])]
     cells = [
-        cell
-        for held in ((), ("between",))
-        for cell in grid(sites, [other, unrelated], config.directions, held)
+        cell for held in ((), ("between",)) for cell in grid(sites, [other, unrelated], config.directions, held)
     ]  # fmt: skip
     return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
 
@@ -137,8 +135,9 @@ def placeholder(job: Job) -> pd.DataFrame:
 
 def attribution(job: Job) -> pd.DataFrame:
     config = job.config
-    kinds = config.kinds if "kinds" in config.model_fields_set else ("latent", *INSIDE, "kv")
-    estimates = attribute(job.model, job.chosen.ready, kinds, config.directions, pairs_per_batch=config.pairs_per_batch)
+    estimates = attribute(
+        job.model, job.chosen.ready, config.kinds, config.directions, pairs_per_batch=config.pairs_per_batch
+    )
     cells = grid(to_verify(estimates, config.top, config.seed), [other], config.directions)
     exact = job.sweep(cells, metrics=("logit_difference",))
     return joined([estimates, exact, job.sweep(corner_cells(config), metrics=ANSWERS)])
