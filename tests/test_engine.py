@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from patching.edges import edge
 from patching.engine import grid, prepare, sweep, sweep_cells
 from patching.metrics import max_logit_change
 from patching.sites import THOUGHT, Site, layerwise, resid, sitewise
-from patching.sources import itself, other, unrelated
+from patching.sources import itself, noise, other, step_mean, unrelated
 from traces.tokens import question_ids
 
 EXACT = 1e-5
@@ -126,6 +127,23 @@ def test_the_size_of_blocks_and_batches_does_not_matter(model, pairs):
 def test_a_serialised_sweep_equals_the_local_one(model, pairs):
     local = sweep(model, pairs[:2], metrics=LOGIT_METRICS)
     pd.testing.assert_frame_equal(local, sweep(model, pairs[:2], metrics=LOGIT_METRICS, remote="local"), atol=EXACT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cuts": [edge("answer-3@1"), edge("4-1@0")], "metrics": ["logit_difference", "answer"]},
+        {"metrics": ["logprob_clean", "js_to_clean", "edit_norm"]},
+        {"metrics": ["logit_difference"], "step_metrics": ["projection", "kl_to_clean"]},
+        {"metrics": ["logit_difference", "answer"], "protocol": "placeholder"},
+        {"metrics": ["logit_difference"], "draws": 2, "sources": [unrelated, noise, step_mean]},
+    ],
+    ids=["cuts", "whole answers and sizes", "steps", "single pass", "draws"],
+)
+def test_all_that_a_sweep_can_do_is_the_same_serialised(model, pairs, options):
+    sites = [resid(1, 2)] if "step_metrics" in options else [resid(1)]
+    local = sweep(model, pairs[:2], sites, **options)
+    pd.testing.assert_frame_equal(local, sweep(model, pairs[:2], sites, **options, remote="local"), atol=EXACT)
 
 
 def test_kl_is_zero_from_a_run_to_itself_and_never_negative(model, pairs):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from traces.answer import Measure, Script, decode_greedily, forced_of
+from traces.answer import Forced, Measure, Script, decode_greedily, forced_of
 from traces.model import CodiModel
 from traces.rows import Rows, chosen
 from traces.state import State
@@ -44,48 +44,51 @@ def run_single_pass(
 
     `rows.after` says whose pads a cell's answer reads. Whole answers are not scored: the script's branches are ignored.
     """
-    script, device, eot = script.to(model.device), model.device, model.eot
-    n, opening = model.n_latents, torch.tensor(opening_ids(model), device=device)
-    length = single_pass_length(model, script)
+    script = script.to(model.device)
     longest = positions_needed(model, int(rows.bot_position.max()), script.trunk.shape[1])
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, placeholders and answer need {longest} positions, {have}; shorten them")
-    pad = model.tokenizer.pad_token_id
-    filler = torch.full((n,), model.tokenizer.eos_token_id if pad is None else pad, device=device)
-    cells, count = rows.n_cells, len(rows.ids)
-    ids = torch.cat([torch.cat([filler, opening]).expand(count, -1), script.trunk], 1).repeat(1, cells)
-    own = single_pass_mask(rows, n, length)
-    at_eot = torch.arange(cells, device=device) * length + n
-    keep = (at_eot[:, None] + torch.tensor([len(opening) - 1, length - n - 1], device=device)).flatten()
-    measured: dict[str, Tensor] = {}
     with model.lm.session(remote=remote):
         state = read_question(model, rows, Edits())
-        seen = state.seen[None]
-        mask = torch.cat([seen.repeat_interleave(length, 1), own.expand(count, -1, -1)], -1)
-        position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
-        with model.lm.trace(
-            input_ids=ids, attention_mask=mask[:, None], position_ids=position,
-            past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
-        ):  # fmt: skip
-            model.embedding.output[:, at_eot] = eot
-            for layer, block in enumerate(model.blocks if edits.blocks else ()):
-                for edit in edits.blocks:
-                    edit(block, layer, 0)
-            logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
-            forced = forced_of(logits, Script(script.trunk))
-            saved = nnsight.save(forced)
-            if measure is not None:
-                for name, value in measure(forced).items():
-                    measured[name] = nnsight.save(value)
-        upto = torch.arange(length, device=device) < n + len(opening)
-        visible = torch.cat(
-            [seen, (own[n + len(opening) - 1 :: length] & upto.repeat(cells)).expand(count, -1, -1)], -1
-        )
-        state = State(state.cache, {None: visible}, state.position + n + len(opening), state.latent)
-        tokens = decode_greedily(model, state, saved.at_start, max_new_tokens) if max_new_tokens else None
-        result = nnsight.save(Run(saved, measured, tokens, ()))
+        state, forced, measured = pass_over_pads(model, rows, state, script, edits, measure)
+        tokens = decode_greedily(model, state, forced.at_start, max_new_tokens) if max_new_tokens else None
+        result = nnsight.save(Run(forced, measured, tokens, ()))
     return result
+
+
+def pass_over_pads(
+    model: CodiModel, rows: Rows, state: State, script: Script, edits: Edits, measure: Measure | None
+) -> tuple[State, Forced, dict[str, Tensor]]:
+    """Trace pads, EoT and the forced tokens of every cell; the state that comes back sees no forced token."""
+    device, eot, cells, count = model.device, model.eot, rows.n_cells, len(rows.ids)
+    n, opening = model.n_latents, torch.tensor(opening_ids(model), device=device)
+    length, pad = single_pass_length(model, script), model.tokenizer.pad_token_id
+    filler = torch.full((n,), model.tokenizer.eos_token_id if pad is None else pad, device=device)
+    ids = torch.cat([torch.cat([filler, opening]).expand(count, -1), script.trunk], 1).repeat(1, cells)
+    own, seen = single_pass_mask(rows, n, length), state.seen[None]
+    at_eot = torch.arange(cells, device=device) * length + n
+    keep = (at_eot[:, None] + torch.tensor([len(opening) - 1, length - n - 1], device=device)).flatten()
+    mask = torch.cat([seen.repeat_interleave(length, 1), own.expand(count, -1, -1)], -1)
+    position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
+    measured: dict[str, Tensor] = {}
+    with model.lm.trace(
+        input_ids=ids, attention_mask=mask[:, None], position_ids=position,
+        past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
+    ):  # fmt: skip
+        model.embedding.output[:, at_eot] = eot
+        for layer, block in enumerate(model.blocks if edits.blocks else ()):
+            for edit in edits.blocks:
+                edit(block, layer, 0)
+        logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
+        forced = nnsight.save(forced_of(logits, Script(script.trunk)))
+        if measure is not None:
+            for name, value in measure(forced).items():
+                measured[name] = nnsight.save(value)
+    opened = n + len(opening)
+    at_opening = own[opened - 1 :: length] & (torch.arange(length, device=device) < opened).repeat(cells)
+    visible = torch.cat([seen, at_opening.expand(count, -1, -1)], -1)
+    return State(state.cache, {None: visible}, state.position + opened, state.latent), forced, measured
 
 
 def single_pass_mask(rows: Rows, steps: int, length: int) -> Bool[Tensor, "query key"]:
