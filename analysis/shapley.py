@@ -138,7 +138,7 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
     colour = alt.Color("game:N", title=None, legend=below(2), scale=scale_of({game: GAMES[game][1] for game in games}))
     bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (effect; 1: donor)"), color=colour)
     whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
-    shares = (bars + whiskers).properties(width=WIDTH, height=210, title="each step's share")
+    shares = (bars + whiskers).properties(width=250, height=210, title="each step's share")
     matrices = []
     reach = max(float(interactions["effect"].abs().max()), 0.05)  # so that rounding has no colour
     for game in games:
