@@ -53,6 +53,11 @@ SITE_KEYS = (
 )  # fmt: skip
 
 
+def empty_table() -> pd.DataFrame:
+    """A table without rows."""
+    return SCHEMA.validate(pd.DataFrame(columns=list(COLUMNS)))
+
+
 def check_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same table with its columns in order and of their types; ValueError, in one sentence, where it cannot be."""
     if missing := [name for name in COLUMNS if name not in table]:

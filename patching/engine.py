@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis.table import empty_table
 from patching.cells import (
     PROTOCOLS,
     Cell,
@@ -42,7 +44,7 @@ from patching.pairs import Pair
 from patching.readout import Readout, read_answer, read_step
 from patching.sites import Site, layerwise
 from patching.sources import HOSTS, RUNS, Donor, Value, draw_unrelated, other, unrelated
-from patching.tabulate import in_order, read_answers, readable, rows_of
+from patching.tabulate import in_order, placed, read_answers, readable, rows_of
 from patching.writing import Given, Write, edits_of, no_sizes, single_pass_edits, with_sight
 from traces.answer import Forced, Script
 from traces.model import CodiModel
@@ -64,6 +66,7 @@ class Plan:
     max_new_tokens: int
     always: tuple[Edge, ...]
     protocol: str
+    cells_per_forward: int
     remote: bool | str
 
     @property
@@ -74,6 +77,24 @@ class Plan:
     def unpatched(self) -> int:
         """How many unpatched runs each block begins with."""
         return len(RUNS) - 1 + self.draws
+
+
+class Batch(NamedTuple):
+    """What one batch of pairs gave: rows with the columns of `tabulate.ORDER`, and what befell on the way."""
+
+    rows: pd.DataFrame
+    failed: tuple[tuple[str, str], ...] = ()  # pair_id and reason of pairs without rows
+    halvings: int = 0  # how often memory ran out, and fewer cells were run at once
+
+
+# Called for each batch with its place, how many there are, and what computes it: saves what is new, gives back what was
+# saved, and `None` where a batch is somebody else's.
+Keep = Callable[[int, int, Callable[[], Batch]], Batch | None]
+
+
+def nothing_kept(place: int, count: int, compute: Callable[[], Batch]) -> Batch | None:
+    """Compute every batch, save none."""
+    return compute()
 
 
 def sweep(
@@ -119,12 +140,14 @@ def sweep_cells(
     max_new_tokens: int = 12,
     progress: bool = False,
     remote: bool | str = False,
+    keep: Keep = nothing_kept,
 ) -> pd.DataFrame:
     """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.
 
     `step_metrics` are read at every latent step after the last one that a cell writes, and stand in rows with a
     `read_step`. Means are taken over `everyone`, which may be more pairs than those patched. `always` are edges cut in
-    every run, the unpatched ones too. `protocol` `placeholder` is the original experiment's single pass.
+    every run, the unpatched ones too. `protocol` `placeholder` is the original experiment's single pass. `keep` saves
+    batch after batch, so that a sweep that was cut short goes on where it stopped.
     """
     if not ready or not cells:
         raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
@@ -150,17 +173,29 @@ def sweep_cells(
         max_new_tokens=max_new_tokens,
         always=tuple(always),
         protocol=protocol,
+        cells_per_forward=cells_per_forward,
         remote=remote,
     )
     donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed, draws)
-    frames = []
+    cut = list(batches(ready, donors, pairs_per_batch))
+    found = []
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
-        for batch, drawn in batches(ready, donors, pairs_per_batch):
-            for start in range(0, len(cells), cells_per_forward):
-                found = run_block(model, batch, drawn, cells[start : start + cells_per_forward], plan)
-                frames += [frame.assign(cell=frame["cell"] + start) for frame in found]
+        for place, (batch, drawn) in enumerate(cut):
+            kept = keep(place, len(cut), partial(run_batch, model, batch, drawn, cells, plan))
+            found += [] if kept is None else [kept.rows]
             bar.update(len(batch))
-    return in_order(pd.concat(frames, ignore_index=True), ready, [*plan.metrics, *plan.step_metrics])
+    return in_order(pd.concat(found, ignore_index=True)) if found else empty_table()
+
+
+def run_batch(
+    model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], cells: Sequence[Cell], plan: Plan
+) -> Batch:
+    """All cells of a batch of pairs, block after block."""
+    frames = []
+    for start in range(0, len(cells), plan.cells_per_forward):
+        found = run_block(model, batch, donors, cells[start : start + plan.cells_per_forward], plan)
+        frames += [frame.assign(cell=frame["cell"] + start) for frame in found]
+    return Batch(placed(pd.concat(frames, ignore_index=True), batch, [*plan.metrics, *plan.step_metrics]))
 
 
 def steps_of(model: CodiModel, cells: Sequence[Cell]) -> int:

@@ -14,6 +14,7 @@ from patching.sites import CUTS, Sized
 from patching.sources import Donor
 from traces.text import last_number
 
+ORDER = ("rank", "place", "cell")  # columns beside the table's own, of rows that are still in batches
 Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
 
 
@@ -68,14 +69,15 @@ def rows_of(
     return frame[~unrelated_run | frame["source_pair"].notna()].drop(columns="place")
 
 
-def in_order(table: pd.DataFrame, ready: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
-    """The table by pair, metric, cell and read step, as the lists have them."""
-    places = {
-        "pair_id": {str(p.pair.pair_id): p.rank for p in ready},
-        "metric": {name: i for i, name in reversed(list(enumerate(metrics)))},
-    }
-    keys = {name: table[name].map(place) for name, place in places.items()}
-    order = pd.DataFrame({**keys, "cell": table["cell"], "read_step": table["read_step"].fillna(-1).astype(int)})
-    return check_table(
-        table.loc[order.sort_values([*order], kind="stable").index].drop(columns="cell").reset_index(drop=True)
-    )
+def placed(frame: pd.DataFrame, batch: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows with the columns of `ORDER` that say where they stand in the table: pair, metric and cell."""
+    ranks = {str(p.pair.pair_id): p.rank for p in batch}
+    places = {name: i for i, name in reversed(list(enumerate(metrics)))}
+    return frame.assign(rank=frame["pair_id"].map(ranks), place=frame["metric"].map(places))
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table by pair, metric, cell and read step, whatever the order of batches and blocks; `ORDER` is dropped."""
+    order = table[list(ORDER)].assign(read_step=table["read_step"].fillna(-1).astype(int))
+    sorted_rows = table.loc[order.sort_values([*order], kind="stable").index]
+    return check_table(sorted_rows.drop(columns=list(ORDER)).reset_index(drop=True))
