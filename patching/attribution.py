@@ -108,7 +108,7 @@ def estimate(
     def measure(forced: Forced) -> dict[str, Tensor]:
         logits = forced.at_read
         clean, corrupted = logits[:, 0:1], logits[:, 1:2]
-        value = logit_difference(Reading(logits, logits, clean, corrupted, clean_token, corrupted_token))
+        value = logit_difference(Reading(logits, torch.arange(2), clean, corrupted, clean_token, corrupted_token))
         return {"reference": value.detach(), **first_order(model, kept, value)}
 
     trunk = torch.tensor([p.forced for p in batch])

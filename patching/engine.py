@@ -1,8 +1,9 @@
 """The sweep: pairs × directions × sources × sites -> the table. The only loop over pairs.
 
-All cells of a pair run together over one uncopied question, in blocks of bounded size (see `traces.thought`). The first
-cells of every block are the unpatched clean, corrupted and unrelated runs: hosts, donors and references at once, so a
-patch is a copy between cells of the same forward, and a cell is compared with unpatched runs of its own block.
+A batch of pairs reads its questions once; all cells run over them, uncopied, in blocks of bounded size (see
+`traces.thought`). The first cells of every block are the unpatched clean, corrupted and unrelated runs: hosts, donors
+and references at once, so a patch is a copy between cells of the same forward, and a cell is compared with unpatched
+runs of its own block. A cell begins at the step at which it is first written, and is its host until then.
 """
 
 from __future__ import annotations
@@ -41,16 +42,25 @@ from patching.metrics import (
     WHOLE_ANSWER,
 )
 from patching.pairs import Pair
-from patching.readout import Readout, read_answer, read_step
+from patching.readout import FINITE, Readout, read_answer, read_step
 from patching.sites import Site, layerwise
 from patching.sources import HOSTS, RUNS, Donor, Value, draw_unrelated, other, unrelated
 from patching.tabulate import in_order, placed, read_answers, readable, rows_of
-from patching.writing import Given, Write, edits_of, no_sizes, single_pass_edits, with_sight
+from patching.writing import (
+    Given,
+    Write,
+    beginning,
+    edits_of,
+    first_step,
+    no_sizes,
+    single_pass_edits,
+    with_sight,
+)
 from traces.answer import Forced, Script
 from traces.model import CodiModel
 from traces.placeholder import run_single_pass, single_pass_length
 from traces.rows import Rows
-from traces.thought import run
+from traces.thought import Block, Run, run_blocks
 from traces.tokens import encode, positions_needed, texts
 
 
@@ -60,7 +70,7 @@ class Plan:
 
     metrics: dict[str, Any]  # by name; a function of `Reading`, or the name itself for those that we have
     step_metrics: dict[str, Callable]
-    draws: int
+    draws: int  # of unrelated donors; 0 where no cell has one
     means: Means
     seed: int
     max_new_tokens: int
@@ -75,7 +85,7 @@ class Plan:
 
     @property
     def unpatched(self) -> int:
-        """How many unpatched runs each block begins with."""
+        """How many unpatched runs each block begins with: clean, corrupted, and the draws of unrelated donors."""
         return len(RUNS) - 1 + self.draws
 
 
@@ -163,7 +173,7 @@ def sweep_cells(
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     averaged = [p.pair for p in everyone or ready]
-    draws = 1 + max(cell.draw for cell in cells)
+    draws = max((cell.draw + 1 for cell in cells if cell.donor == "unrelated"), default=0)
     plan = Plan(
         metrics=known_metrics(metrics),
         step_metrics=known_step_metrics(step_metrics),
@@ -176,26 +186,15 @@ def sweep_cells(
         cells_per_forward=cells_per_forward,
         remote=remote,
     )
-    donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed, draws)
-    cut = list(batches(ready, donors, pairs_per_batch))
+    donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed, max(1, draws))
+    divided = list(batches(ready, donors, pairs_per_batch))
     found = []
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
-        for place, (batch, drawn) in enumerate(cut):
-            kept = keep(place, len(cut), partial(run_batch, model, batch, drawn, cells, plan))
+        for place, (batch, drawn) in enumerate(divided):
+            kept = keep(place, len(divided), partial(run_batch, model, batch, drawn, cells, plan))
             found += [] if kept is None else [kept.rows]
             bar.update(len(batch))
     return in_order(pd.concat(found, ignore_index=True)) if found else empty_table()
-
-
-def run_batch(
-    model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], cells: Sequence[Cell], plan: Plan
-) -> Batch:
-    """All cells of a batch of pairs, block after block."""
-    frames = []
-    for start in range(0, len(cells), plan.cells_per_forward):
-        found = run_block(model, batch, donors, cells[start : start + plan.cells_per_forward], plan)
-        frames += [frame.assign(cell=frame["cell"] + start) for frame in found]
-    return Batch(placed(pd.concat(frames, ignore_index=True), batch, [*plan.metrics, *plan.step_metrics]))
 
 
 def steps_of(model: CodiModel, cells: Sequence[Cell]) -> int:
@@ -246,16 +245,14 @@ def batches(
         yield [item[0] for item in same], [item[1] for item in same]
 
 
-def lay_out(
-    model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], cells: Sequence[Cell], plan: Plan
-) -> Rows:
-    """The questions of a row, the pair's two and its donors', and the cells, unpatched runs first."""
+def questions_of(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], plan: Plan) -> Rows:
+    """The questions of a row, the pair's two and its donors', each read by an unpatched run."""
     questions = [
         [p.pair.clean.question, p.pair.corrupted.question]
         + [drawn[i].question if i < len(drawn) else p.pair.clean.question for i in range(plan.draws)]
         for p, drawn in zip(batch, donors, strict=True)
     ]
-    return encode(model, questions, [*range(plan.unpatched), *(RUNS.index(cell.host) for cell in cells)])
+    return encode(model, questions, range(plan.unpatched))
 
 
 def script_of(batch: Sequence[Prepared], plan: Plan) -> Script:
@@ -271,14 +268,35 @@ def script_of(batch: Sequence[Prepared], plan: Plan) -> Script:
     return Script(trunk, tuple(branches), batch[0].shared)
 
 
-def run_block(
-    model: CodiModel,
-    batch: Sequence[Prepared],
-    donors: Sequence[Sequence[Donor]],
-    cells: Sequence[Cell],
-    plan: Plan,
-) -> list[pd.DataFrame]:
-    """One session: the cells of one block on one batch of pairs, measured; the answer's rows, then each step's."""
+def run_batch(
+    model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], cells: Sequence[Cell], plan: Plan
+) -> Batch:
+    """All cells of a batch of pairs in one session, block after block, those that begin at like steps together."""
+    order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].cuts))
+    parts = [order[start : start + plan.cells_per_forward] for start in range(0, len(order), plan.cells_per_forward)]
+    read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
+    blocks = [block_of(model, batch, read, [cells[i] for i in part], plan, steps) for part in parts]
+    new = plan.max_new_tokens if plan.on_answers else 0
+    if plan.protocol == "placeholder":
+        runs = [
+            run_single_pass(
+                model, b.rows, b.script, edits=b.edits, measure=b.measure, max_new_tokens=new, remote=plan.remote
+            )
+            for b in blocks
+        ]
+    else:
+        runs = run_blocks(model, blocks, max_new_tokens=new, n_latents=steps, remote=plan.remote)
+    frames = []
+    for part, done in zip(parts, runs, strict=True):
+        for frame in frames_of(model, batch, donors, [cells[i] for i in part], done, plan):
+            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(part)))))
+    return Batch(placed(pd.concat(frames, ignore_index=True), batch, [*plan.metrics, *plan.step_metrics]))
+
+
+def block_of(
+    model: CodiModel, batch: Sequence[Prepared], read: Rows, cells: Sequence[Cell], plan: Plan, steps: int
+) -> Block:
+    """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured."""
     first = plan.unpatched
     writes = [
         Write(
@@ -287,9 +305,10 @@ def run_block(
         )
         for index, cell in enumerate(cells)
     ]  # fmt: skip
-    rows = lay_out(model, batch, donors, cells, plan)
+    hosts = torch.tensor([write.host for write in writes], device=model.device)
+    rows = replace(read, reads=torch.cat([read.reads, hosts]))
     given = Given(plan.means, tuple(f"{plan.seed}:{p.pair.pair_id}" for p in batch))
-    about = readout_of(model, batch, cells, plan)
+    about, script = readout_of(model, batch, hosts, plan), script_of(batch, plan)
     sizes = no_sizes(rows) if about.of_edits else None
 
     def measure(forced: Forced) -> dict[str, Tensor]:
@@ -298,25 +317,26 @@ def run_block(
     def measure_step(hidden: Tensor, logits: Tensor, step: int) -> dict[str, Tensor]:
         return read_step(about, hidden, logits)
 
-    options: dict[str, Any] = {
-        "measure": measure,
-        "max_new_tokens": plan.max_new_tokens if plan.on_answers else 0,
-        "remote": plan.remote,
-    }
     if plan.protocol == "placeholder":
-        script = script_of(batch, plan)
         edits = single_pass_edits(model, rows, writes, given, sizes, single_pass_length(model, script))
-        done = run_single_pass(model, with_sight(model, rows, writes), script, edits=edits, **options)
-    else:
-        steps = steps_of(model, cells)
-        edits = edits_of(model, rows, writes, given, sizes)
-        if plan.step_metrics:
-            edits = replace(edits, read=measure_step)
-        done = run(
-            model, with_sight(model, rows, writes, steps, plan.always), script_of(batch, plan),
-            edits=edits, n_latents=steps, **options,
-        )  # fmt: skip
-    values = {name: value.double().cpu().numpy() for name, value in done.measured.items()}
+        return Block(with_sight(model, rows, writes), script, edits, measure)
+    rows = beginning(model, rows, writes)
+    edits = edits_of(model, rows, writes, given, sizes)
+    if plan.step_metrics:
+        edits = replace(edits, read=measure_step)
+    return Block(with_sight(model, rows, writes, steps, plan.always), script, edits, measure)
+
+
+def frames_of(
+    model: CodiModel,
+    batch: Sequence[Prepared],
+    donors: Sequence[Sequence[Donor]],
+    cells: Sequence[Cell],
+    done: Run,
+    plan: Plan,
+) -> list[pd.DataFrame]:
+    """What a block measured as rows: the answer's, then each step's."""
+    values = {name: value.double().cpu().numpy() for name, value in done.measured.items() if name != FINITE}
     if done.tokens is not None:
         values |= read_answers(batch, texts(model, done.tokens), plan.on_answers, plan.unpatched)
     frames = [rows_of(batch, donors, cells, values, plan.protocol)] if values else []
@@ -328,12 +348,12 @@ def run_block(
     return frames
 
 
-def readout_of(model: CodiModel, batch: Sequence[Prepared], cells: Sequence[Cell], plan: Plan) -> Readout:
+def readout_of(model: CodiModel, batch: Sequence[Prepared], hosts: Tensor, plan: Plan) -> Readout:
     """What the block's traces need to know to measure."""
     named = (*EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
     return Readout(
         unpatched=plan.unpatched,
-        hosts=torch.tensor([RUNS.index(cell.host) for cell in cells], device=model.device),
+        hosts=hosts,
         clean_token=torch.tensor([[[p.clean_token]] for p in batch], device=model.device),
         corrupted_token=torch.tensor([[[p.corrupted_token]] for p in batch], device=model.device),
         on_logits={name: LOGIT_METRICS.get(name, metric) for name, metric in plan.metrics.items() if name not in named},

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """Logits (fp32) at the read position, and the token of each answer there."""
 
     patched: Float[Tensor, "pair cell vocab"]
-    host: Float[Tensor, "pair cell vocab"]  # the unpatched run that each cell writes into
+    hosts: Int[Tensor, " cell"]  # the unpatched run that each cell writes into: 0 the clean, 1 the corrupted one
     clean: Float[Tensor, "pair 1 vocab"]
     corrupted: Float[Tensor, "pair 1 vocab"]
     clean_token: Int[Tensor, "pair 1 1"]
@@ -31,9 +35,27 @@ class Reading(NamedTuple):
     clean_said: Float[Tensor, "pair 1 answer"] | None = None
     corrupted_said: Float[Tensor, "pair 1 answer"] | None = None
 
+    def of_host(self, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `read` makes of the logits of each cell's host, computed once for each of the two."""
+        return read(torch.cat([self.clean, self.corrupted], 1))[:, self.hosts]
+
     @property
+    def host(self) -> Float[Tensor, "pair cell vocab"]:
+        """The logits of each cell's host, copied: as large as `patched`."""
+        return self.of_host(lambda logits: logits)
+
+    # Each is computed once, however many metrics want it.
+    @cached_property
     def log_probs(self) -> Float[Tensor, "pair cell vocab"]:
         return F.log_softmax(self.patched, -1)
+
+    @cached_property
+    def clean_log_probs(self) -> Float[Tensor, "pair 1 vocab"]:
+        return F.log_softmax(self.clean, -1)
+
+    @cached_property
+    def corrupted_log_probs(self) -> Float[Tensor, "pair 1 vocab"]:
+        return F.log_softmax(self.corrupted, -1)
 
 
 class StepReading(NamedTuple):
@@ -49,8 +71,8 @@ Metric = Callable[[Reading], Float[Tensor, "pair cell"]]
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) of two sets of logits over the vocabulary; 0 where they agree, never negative but for rounding."""
-    return F.kl_div(F.log_softmax(q, -1), F.log_softmax(p, -1), log_target=True, reduction="none").sum(-1)
+    """KL(p ‖ q) of log-probabilities over the vocabulary; 0 where they agree, never negative but for rounding."""
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def logit_difference(r: Reading) -> Tensor:
@@ -62,12 +84,12 @@ def logit_difference(r: Reading) -> Tensor:
 
 def kl_from_corrupted(r: Reading) -> Tensor:
     """KL(patched ‖ corrupted) in nats: a disturbance, not a recovery. The original experiment's metric."""
-    return _kl(r.patched, r.corrupted.expand_as(r.patched))
+    return _kl(r.log_probs, r.corrupted_log_probs)
 
 
 def kl_to_clean(r: Reading) -> Tensor:
     """KL(clean ‖ patched) in nats: 0 where the clean run's distribution is restored."""
-    return _kl(r.clean.expand_as(r.patched), r.patched)
+    return _kl(r.clean_log_probs, r.log_probs)
 
 
 def rms_logit_difference(r: Reading) -> Tensor:
@@ -77,10 +99,9 @@ def rms_logit_difference(r: Reading) -> Tensor:
 
 def js_to_clean(r: Reading) -> Tensor:
     """Jensen–Shannon divergence to the clean run in nats: symmetric, from 0 to log 2 (Lin, 1991)."""
-    p, q = r.log_probs, F.log_softmax(r.clean, -1).expand_as(r.patched)
+    p, q = r.log_probs, r.clean_log_probs
     middle = p.logaddexp(q) - math.log(2)
-    return (F.kl_div(middle, p, log_target=True, reduction="none").sum(-1)
-            + F.kl_div(middle, q, log_target=True, reduction="none").sum(-1)) / 2  # fmt: skip
+    return (_kl(p, middle) + _kl(q, middle)) / 2
 
 
 def entropy(r: Reading) -> Tensor:
@@ -109,7 +130,7 @@ def logprob_corrupted(r: Reading) -> Tensor:
 
 def prediction_change(r: Reading) -> Tensor:
     """1 where the likeliest token is not the host's, else 0."""
-    return (r.patched.argmax(-1) != r.host.argmax(-1)).float()
+    return (r.patched.argmax(-1) != r.of_host(lambda logits: logits.argmax(-1))).float()
 
 
 def max_logit_change(r: Reading) -> Tensor:
@@ -205,27 +226,29 @@ DEFAULT_METRICS = (
 
 def read_all(metrics: dict[str, Metric], reading: Reading) -> dict[str, Float[Tensor, "3 pair cell"]]:
     """Each metric of the patched runs and, as references, of the clean and the corrupted run in their place."""
-    import torch
+    references = references_of(reading)
+    return {
+        name: torch.stack([metric(reading), *(metric(run)[:, reading.hosts] for run in references)])
+        for name, metric in metrics.items()
+    }
 
-    return {name: torch.stack([metric(run) for run in runs_of(reading)]) for name, metric in metrics.items()}
 
-
-def runs_of(reading: Reading) -> list[Reading]:
-    """The reading, and the same with each unpatched run as if it were the patched one."""
-    unpatched = [(reading.clean, reading.clean_said), (reading.corrupted, reading.corrupted_said)]
-    return [reading] + [
-        reading._replace(
-            patched=run.expand_as(reading.patched),
-            said=None if reading.said is None or said is None else said.expand_as(reading.said),
+def references_of(reading: Reading) -> list[Reading]:
+    """Each unpatched run as if it were the patched one: two cells, one for either host."""
+    both = torch.arange(2, device=reading.hosts.device)
+    return [
+        replace(
+            reading,
+            patched=run.expand(-1, 2, -1),
+            hosts=both,
+            said=None if said is None else said.expand(-1, 2, -1),
         )
-        for run, said in unpatched
+        for run, said in ((reading.clean, reading.clean_said), (reading.corrupted, reading.corrupted_said))
     ]
 
 
 def read_steps(metrics: dict[str, Callable], hidden: StepReading, lens: Reading) -> dict[str, Tensor]:
     """The same at a latent step: metrics of the state, and metrics of its lens."""
-    import torch
-
     found = read_all({name: metric for name, metric in metrics.items() if name in LENS_METRICS}, lens)
     runs = [hidden.patched, hidden.clean.expand_as(hidden.patched), hidden.corrupted.expand_as(hidden.patched)]
     states = {name: metric for name, metric in metrics.items() if name in STEP_METRICS}

@@ -6,6 +6,7 @@ Kept apart from the sweep, since it travels with the trace where that runs elsew
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from patching.metrics import EDIT_METRICS, Metric, Reading, StepReading, read_all, read_steps
 from patching.writing import Sizes
 from traces.answer import Forced
+
+FINITE = "finite"
 
 
 class Readout(NamedTuple):
@@ -36,19 +39,23 @@ def reading(about: Readout, logits: Tensor, said: Tensor | None = None) -> Readi
     """Logits `[pair, cell, vocab]`, and the whole answers' log-probabilities `[branch, pair, cell]`, as metrics want
     them."""
     first, clean, corrupted = about.unpatched, logits[:, 0:1], logits[:, 1:2]
-    found = Reading(
-        logits[:, first:], logits[:, about.hosts], clean, corrupted, about.clean_token, about.corrupted_token
-    )
+    patched = logits[:, first:]
+    hosts = about.hosts[: patched.shape[1]]  # at a latent step, the last cells may not have begun
+    found = Reading(patched, hosts, clean, corrupted, about.clean_token, about.corrupted_token)
     if said is None or said.ndim < 3:
         return found
     scores = said.permute(1, 2, 0)
-    return found._replace(said=scores[:, first:], clean_said=scores[:, 0:1], corrupted_said=scores[:, 1:2])
+    return replace(found, said=scores[:, first:], clean_said=scores[:, 0:1], corrupted_said=scores[:, 1:2])
 
 
 def read_answer(about: Readout, forced: Forced, sizes: Sizes | None) -> dict[str, Tensor]:
-    """Every metric of the answer, and of the edits that led to it: `[3, pair, cell]`, patched, clean, corrupted."""
+    """Every metric of the answer, and of the edits that led to it: `[3, pair, cell]`, patched, clean, corrupted.
+
+    And whether a run's logits are finite, `[pair, run]`, under the name `FINITE`.
+    """
     found = read_all(about.on_logits, reading(about, forced.at_read, forced.said))
     found |= read_all(about.at_eot, reading(about, forced.at_start))
+    found[FINITE] = forced.at_read.isfinite().all(-1)
     return found if sizes is None else found | read_sizes(about, sizes)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from patching.edges import Edge, cut_edges
-from patching.sites import INSIDE, Site
+from patching.sites import INSIDE, Site, Sized
 from patching.sources import Value, Values
 from traces.model import CodiModel
 from traces.placeholder import step_view
@@ -117,7 +117,8 @@ def edits_of(
         if sizes is not None:
             for write in writes:  # whole entries are exchanged by sight
                 if by_sight(write) and step in write.site.steps(model):
-                    own, donor = (rows.column(torch.tensor([c]), step) for c in (write.cell, thinker(write)))
+                    both = (rows.thinker(cell, step) for cell in (write.cell, thinker(write)))
+                    own, donor = (rows.column(torch.tensor([cell]), step) for cell in both)
                     for entry in stored.layers:
                         sizes.add([write.cell], flat_entries(entry, own), flat_entries(entry, donor))
 
@@ -128,6 +129,24 @@ def edits_of(
 def by_sight(write: Write) -> bool:
     """Whether a write exchanges whole entries of the thought by what the cell sees."""
     return write.site.kind == "thought" or (write.site.kind == "kv" and write.site.layer is None)
+
+
+def first_step(model: Sized, site: Site, cuts: Sequence[Edge] = ()) -> int:
+    """The first latent step at which a cell can differ from its host: until then it need not think."""
+    if cuts or site.kind in ("question", "bot"):
+        return 0
+    if site.kind == "thought":
+        return model.n_latents  # only the answer sees it
+    return site.steps(model)[0] + (site.kind == "kv" and site.layer is None)  # an entry is read from the next step on
+
+
+def beginning(model: Sized, rows: Rows, writes: Sequence[Write]) -> Rows:
+    """The rows with each cell beginning where it can first differ from its host; `writes` are in that order, and the
+    cells before them are unpatched."""
+    unpatched = rows.n_cells - len(writes)
+    first = [0] * unpatched + [first_step(model, write.site, write.cuts) for write in writes]
+    hosts = torch.tensor([*range(unpatched), *(write.host for write in writes)], device=rows.ids.device)
+    return replace(rows, first=tuple(first), hosts=hosts)
 
 
 def thinker(write: Write) -> int:
@@ -203,6 +222,8 @@ def held_latents(model: CodiModel, writes: Sequence[Write]) -> dict[int, tuple[T
         steps = write.site.steps(model)
         for step in range(max(model.n_latents, write.n_latents or 0)):
             after = step - 1 in steps
+            if step < first_step(model, write.site, write.cuts):
+                continue
             if ("R" in write.freeze and after) or ("between" in write.freeze and not after and step not in steps):
                 plan[step].add((write.cell, write.host))
     return {step: pair_up(model, list(pairs)) for step, pairs in plan.items()}

@@ -25,10 +25,10 @@ EXACT = 1e-5
 @pytest.fixture
 def reading():
     generator = torch.Generator().manual_seed(0)
-    patched, host = (torch.randn(2, 5, 11, generator=generator) * 3 for _ in range(2))
+    patched, hosts = torch.randn(2, 5, 11, generator=generator) * 3, torch.tensor([0, 1, 1, 0, 1])
     clean, corrupted = (torch.randn(2, 1, 11, generator=generator) * 3 for _ in range(2))
     tokens = torch.tensor([[[4]], [[7]]]), torch.tensor([[[1]], [[0]]])
-    return m.Reading(patched, host, clean, corrupted, *tokens)
+    return m.Reading(patched, hosts, clean, corrupted, *tokens)
 
 
 def test_kl_agrees_with_torch_distributions_in_both_directions(reading):
@@ -44,7 +44,7 @@ def test_logit_difference_is_a_difference_of_two_logits(reading):
 
 
 def test_logit_difference_does_not_see_a_shift_of_all_logits(reading):
-    shifted = reading._replace(patched=reading.patched + 5)
+    shifted = replace(reading, patched=reading.patched + 5)
     torch.testing.assert_close(m.logit_difference(shifted), m.logit_difference(reading))
 
 
@@ -54,7 +54,7 @@ def test_rms_logit_difference_is_the_norm_over_the_root_of_the_vocabulary(readin
 
 
 def test_nothing_changes_when_the_patched_run_is_the_host(reading):
-    same = reading._replace(patched=reading.host)
+    same = replace(reading, patched=reading.host)
     assert (m.max_logit_change(same) == 0).all()
     assert (m.prediction_change(same) == 0).all()
 
@@ -69,8 +69,8 @@ def test_prediction_change_is_one_exactly_where_the_argmax_differs(reading):
 
 def test_references_are_the_metric_of_the_unpatched_runs(reading):
     read = m.read_all({"ld": m.logit_difference}, reading)["ld"]
-    torch.testing.assert_close(read[1], m.logit_difference(reading._replace(patched=reading.clean)).expand(2, 5))
-    torch.testing.assert_close(read[2], m.logit_difference(reading._replace(patched=reading.corrupted)).expand(2, 5))
+    torch.testing.assert_close(read[1], m.logit_difference(replace(reading, patched=reading.clean)).expand(2, 5))
+    torch.testing.assert_close(read[2], m.logit_difference(replace(reading, patched=reading.corrupted)).expand(2, 5))
 
 
 @pytest.mark.parametrize(("said", "clean", "corrupted"), [(7, 1, 0), (8, 0, 1), (9, 0, 0), (float("nan"), 0, 0)])
@@ -91,28 +91,30 @@ def test_the_jensen_shannon_divergence_agrees_with_scipys_squared_distance(readi
 
 def test_the_jensen_shannon_divergence_goes_from_zero_to_log_two(reading):
     certain = torch.full((2, 1, 11), -100.0)
-    apart = reading._replace(
-        patched=certain.index_fill(-1, torch.tensor([0]), 100.0), clean=certain.index_fill(-1, torch.tensor([1]), 100.0)
+    apart = replace(
+        reading,
+        patched=certain.index_fill(-1, torch.tensor([0]), 100.0),
+        clean=certain.index_fill(-1, torch.tensor([1]), 100.0),
     )
     torch.testing.assert_close(m.js_to_clean(apart), torch.full((2, 1), math.log(2)))
-    assert m.js_to_clean(reading._replace(patched=reading.clean)).abs().max() <= 1e-6
+    assert m.js_to_clean(replace(reading, patched=reading.clean)).abs().max() <= 1e-6
 
 
 def test_entropy_agrees_with_torch_distributions(reading):
     torch.testing.assert_close(m.entropy(reading), Categorical(logits=reading.patched).entropy())
-    flat = m.entropy(reading._replace(patched=torch.zeros(2, 1, 11)))
+    flat = m.entropy(replace(reading, patched=torch.zeros(2, 1, 11)))
     torch.testing.assert_close(flat, torch.full((2, 1), math.log(11)))
 
 
 def test_top_overlap_is_that_of_two_sets_of_ten(reading):
     generator = torch.Generator().manual_seed(1)
     patched, clean = torch.randn(2, 5, 40, generator=generator), torch.randn(2, 1, 40, generator=generator)
-    value = m.top_overlap(reading._replace(patched=patched, clean=clean))
+    value = m.top_overlap(replace(reading, patched=patched, clean=clean))
     for pair in range(2):
         for cell in range(5):
             mine, theirs = (set(x.topk(10).indices.tolist()) for x in (patched[pair, cell], clean[pair, 0]))
             assert float(value[pair, cell]) == pytest.approx(len(mine & theirs) / 10)
-    assert (m.top_overlap(reading._replace(patched=reading.clean)) == 1).all()
+    assert (m.top_overlap(replace(reading, patched=reading.clean)) == 1).all()
 
 
 SOME = [Site("resid", 1, 1, 3, 3), Site("kv", 1, 1, 2, 2), THOUGHT]
@@ -132,11 +134,12 @@ def test_metrics_at_eot_are_those_of_the_logits_after_eot(both, pairs, direction
     table = sweep_cells(both, ready, grid(SOME, [other], [direction]), metrics=list(m.EOT_METRICS))
     for p in ready:
         clean, corrupted = (run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted))
-        host = corrupted if direction == "denoising" else clean
+        host = 1 if direction == "denoising" else 0
         for site in SOME:
             done = alone_with(both, p, site, direction)
             tokens = torch.tensor([[[p.clean_token]]]), torch.tensor([[[p.corrupted_token]]])
-            at_eot = m.Reading(*(run.all_logits[None, :1] for run in (done, host, clean, corrupted)), *tokens)
+            logits, *unpatched = (run.all_logits[None, :1] for run in (done, clean, corrupted))
+            at_eot = m.Reading(logits, torch.tensor([host]), *unpatched, *tokens)
             for name in m.EOT_METRICS:
                 wanted = float(m.LOGIT_METRICS[name.removesuffix("_at_eot")](at_eot)[0, 0])
                 assert patched(table, p, name, site=site.kind) == pytest.approx(wanted, abs=EXACT), (site, name)

@@ -29,7 +29,12 @@ class Script(NamedTuple):
     shared: int = 0
 
     def to(self, device: torch.device) -> Script:
-        return Script(self.trunk.to(device), tuple(branch.to(device) for branch in self.branches), self.shared)
+        return self._replace(trunk=self.trunk.to(device), branches=tuple(branch.to(device) for branch in self.branches))
+
+    @property
+    def nothing(self) -> Script:
+        """Nothing forced, on as many rows."""
+        return Script(self.trunk[:, :0])
 
     @property
     def lengths(self) -> Int[Tensor, " row"]:
@@ -50,16 +55,23 @@ class Forced(NamedTuple):
     said: Float[Tensor, "branch row cell"]
 
 
+class Heard(NamedTuple):
+    """How far greedy decoding would have said the trunk itself, and the first token that it says then."""
+
+    accepted: Int[Tensor, "row cell"]
+    token: Int[Tensor, "row cell"]
+
+
 Measure = Callable[[Forced], dict[str, Tensor]]
 
 
 def force_answer(
-    model: CodiModel, state: State, script: Script, measure: Measure | None = None
-) -> tuple[State, Forced, dict[str, Tensor]]:
+    model: CodiModel, state: State, script: Script, measure: Measure | None = None, decode: bool = False
+) -> tuple[State, Forced | None, Heard | None, dict[str, Tensor]]:
     """Trace EoT and the teacher-forced tokens of every cell.
 
-    `measure` is called inside the trace with what was forced, and what it returns is saved. The state that comes back
-    sees EoT but none of the forced tokens: greedy decoding goes on from there.
+    `measure` is called inside the trace with what was forced, and what it returns is saved instead of that. With
+    `decode`, the state that comes back sees EoT and as much of the trunk as greedy decoding says too.
     """
     rows, cells = state.position.shape
     device, eot = model.device, model.eot
@@ -75,9 +87,12 @@ def force_answer(
     ids = torch.cat([opening.expand(rows, -1), script.trunk, *fed], 1).repeat(1, cells)
     position = (state.position[..., None] + offsets).flatten(1).clamp(max=model.n_positions - 1)  # of what fills up
     at_eot = torch.arange(cells, device=device) * length
-    wanted = torch.tensor([opened - 1, *range(trunk - 1 - script.shared * bool(fed), length)], device=device)
-    keep = (at_eot[:, None] + wanted).flatten()
+    told = [opened - 1, *range(trunk - 1 - script.shared * bool(fed), length)]  # what is read of the forced tokens
+    wanted = list(range(opened - 1, length)) if decode else told
+    picked = torch.tensor([wanted.index(place) for place in told], device=device)
+    keep = (at_eot[:, None] + torch.tensor(wanted, device=device)).flatten()
     measured: dict[str, Tensor] = {}
+    forced, heard = None, None
     with model.lm.trace(
         input_ids=ids, attention_mask=masks[None][:, None], position_ids=position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
@@ -85,16 +100,33 @@ def force_answer(
         model.embedding.output[:, at_eot] = eot
         for layer in range(model.n_layers if len(masks) > 1 else 0):
             set_masks(model, masks, layer)
-        logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
-        forced = forced_of(logits, script)
-        first, last = nnsight.save(forced.at_start.clone()), nnsight.save(forced.at_read.clone())
-        said = nnsight.save(forced.said)
-        if measure is not None:
-            for name, value in measure(forced).items():
+        logits = model.lm.lm_head.output.unflatten(1, (cells, -1))
+        if decode:
+            heard = nnsight.save(follow(logits[:, :, : trunk - opened + 1].argmax(-1), script.trunk))
+        read = forced_of(logits[:, :, picked].float(), script)
+        if measure is None:
+            forced = nnsight.save(Forced(read.at_start.clone(), read.at_read.clone(), read.said))
+        else:
+            for name, value in measure(read).items():
                 measured[name] = nnsight.save(value)
-    only_opening = torch.block_diag(*[(torch.arange(length, device=device) < opened)[None]] * cells)
-    seen = beside(state.seen, only_opening.expand(rows, -1, -1))
-    return State(state.cache, seen, state.position + opened, state.latent), Forced(first, last, said), measured
+    after = State(state.cache, state.seen, state.position + opened, state.latent)
+    if heard is not None:
+        fits = torch.arange(length, device=device) < opened + heard.accepted[..., None]
+        after = State(state.cache, beside(state.seen, spread(fits)), after.position + heard.accepted, state.latent)
+    return after, forced, heard, measured
+
+
+def follow(likeliest: Int[Tensor, "row cell token"], trunk: Int[Tensor, "row token"]) -> Heard:
+    """How many tokens of the trunk are the likeliest ones, and what is said after them."""
+    alike = (likeliest[:, :, :-1] == trunk[:, None]).cumprod(-1).sum(-1)
+    return Heard(alike, likeliest.gather(-1, alike[..., None])[..., 0])
+
+
+def spread(seen: Bool[Tensor, "row cell token"]) -> Bool[Tensor, "row cell key"]:
+    """What each cell sees of its own tokens, with all cells' tokens side by side."""
+    cells = seen.shape[1]
+    own = torch.eye(cells, dtype=torch.bool, device=seen.device)
+    return (own[None, :, :, None] & seen[:, :, None]).flatten(2)
 
 
 def branching(
@@ -121,21 +153,26 @@ def forced_of(logits: Float[Tensor, "row cell token vocab"], script: Script) -> 
 
 
 def decode_greedily(
-    model: CodiModel, state: State, at_start: Float[Tensor, "row cell vocab"], max_new_tokens: int
+    model: CodiModel, state: State, script: Script, heard: Heard, max_new_tokens: int
 ) -> Int[Tensor, "row cell token"]:
     """Feed back the likeliest token, one trace per token, until every cell has said EOS or the limit is reached.
 
-    A cell that has no position left says EOS, whatever else is in the batch.
+    What was heard of the trunk is said already, so that decoding begins where a cell leaves it. A cell that has no
+    position left says EOS, whatever else is in the batch.
     """
     rows, cells = state.position.shape
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(rows, cells, cells)
-    token, seen, said, eos = at_start.argmax(-1), state.seen, [], model.tokenizer.eos_token_id
-    done = torch.zeros_like(token, dtype=torch.bool)
+    eos, accepted, trunk = model.tokenizer.eos_token_id, heard.accepted, script.trunk.shape[1]
+    said = torch.full((rows, cells, max(trunk, max_new_tokens) + 1), eos, device=model.device)
+    said[:, :, :trunk] = script.trunk[:, None].where(
+        torch.arange(trunk, device=model.device) < accepted[..., None], eos
+    )
+    token, seen, done = heard.token, state.seen, accepted >= max_new_tokens
     for index in range(max_new_tokens):
-        said.append(token)
-        position = state.position + index
-        done = done | (token == eos) | (position >= model.n_positions)
-        if index == max_new_tokens - 1 or bool(done.all()):
+        place, position = accepted + index, state.position + index
+        said.scatter_(-1, place.clamp(max=said.shape[-1] - 1)[..., None], token.where(~done, eos)[..., None])
+        done = done | (token == eos) | (position >= model.n_positions) | (place >= max_new_tokens - 1)
+        if bool(done.all()):
             break
         seen = beside(seen, own)
         with model.lm.trace(
@@ -145,5 +182,4 @@ def decode_greedily(
             for layer in range(model.n_layers if len(seen) > 1 else 0):
                 set_masks(model, seen, layer)
             token = model.lm.lm_head.output.argmax(-1)
-        token = torch.where(position < model.n_positions, token, eos)
-    return torch.stack(said, -1)
+    return said[:, :, :max_new_tokens]

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from traces.answer import Forced, Measure, Script, decode_greedily, forced_of
+from traces.answer import Forced, Heard, Measure, Script, decode_greedily, forced_of
 from traces.model import CodiModel
 from traces.rows import Rows, chosen
 from traces.state import State
-from traces.thought import Edits, Run, read_question
+from traces.thought import Edits, Run, begin, read_question
 from traces.tokens import opening_ids, positions_needed
 
 
@@ -50,10 +50,12 @@ def run_single_pass(
         have = f"the model has {model.n_positions}"
         raise ValueError(f"question, placeholders and answer need {longest} positions, {have}; shorten them")
     with model.lm.session(remote=remote):
-        state = read_question(model, rows, Edits())
+        state = begin(rows, read_question(model, rows), Edits())
         state, forced, measured = pass_over_pads(model, rows, state, script, edits, measure)
-        tokens = decode_greedily(model, state, forced.at_start, max_new_tokens) if max_new_tokens else None
-        result = nnsight.save(Run(forced, measured, tokens, ()))
+        tokens, token = None, forced.at_start.argmax(-1)
+        if max_new_tokens:
+            tokens = decode_greedily(model, state, script.nothing, Heard(0 * token, token), max_new_tokens)
+        result = nnsight.save(Run(forced if measure is None else None, measured, tokens, ()))
     return result
 
 
@@ -81,7 +83,7 @@ def pass_over_pads(
             for edit in edits.blocks:
                 edit(block, layer, 0)
         logits = model.lm.lm_head.output.float().unflatten(1, (cells, -1))
-        forced = nnsight.save(forced_of(logits, Script(script.trunk)))
+        forced = forced_of(logits, Script(script.trunk))
         if measure is not None:
             for name, value in measure(forced).items():
                 measured[name] = nnsight.save(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,9 @@ class Rows:
     (sights for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
     entries are exchanged or cut without touching the cache. `stops` says after how many steps each cell's thought
     ends, where it does not take all that are run.
+
+    A cell that is its host up to some step need not think until then: `first` says at which step each begins (in
+    rising order), and before it the cell has the latents and the entries of `hosts[cell]`, which begins at 0.
     """
 
     ids: Int[Tensor, "row segment token"]
@@ -45,6 +49,8 @@ class Rows:
     during: tuple[Sights, ...] = ()
     after: Sights | None = None
     stops: Int[Tensor, " cell"] | None = None
+    first: tuple[int, ...] = ()  # none: all at 0
+    hosts: Int[Tensor, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -66,13 +72,29 @@ class Rows:
         return (self.valid.cumsum(-1) - 1).clamp(min=0).flatten(1)
 
     def column(self, cell: Int[Tensor, " n"], step: int) -> Int[Tensor, " n"]:
-        """Where a cell's entry of a latent step stands in the cache."""
-        return self.ids[0].numel() + step * self.n_cells + cell
+        """Where a cell's entry of a latent step, at which it has begun, stands in the cache."""
+        return self.ids[0].numel() + sum(map(self.begun, range(step))) + cell
+
+    def begun(self, step: int) -> int:
+        """How many cells think at a latent step: they are the first ones."""
+        return bisect_right(self.first, step) if self.first else self.n_cells
+
+    def thinker(self, cell: int, step: int) -> int:
+        """Whose entry of a step is a cell's own: its host's, before it has begun."""
+        return cell if self.hosts is None or self.first[cell] <= step else int(self.hosts[cell])
+
+    def joined(self, step: int) -> Int[Tensor, " cell"]:
+        """Of the cells that thought one step earlier, whose latent each takes that thinks at this one."""
+        cells = torch.arange(self.begun(step), device=self.ids.device)
+        return cells if self.hosts is None else cells.where(cells < self.begun(step - 1), self.hosts[: len(cells)])
 
     def own(self, steps: int) -> Sight:
         """The sight of cells that see their own question and thought, with nothing exchanged or cut."""
-        cells = torch.arange(self.n_cells, device=self.ids.device)
-        return Sight(self.reads, self.reads, cells[:, None].expand(-1, steps))
+        cells = torch.arange(self.n_cells, device=self.ids.device)[:, None].expand(-1, steps)
+        if self.hosts is not None:
+            late = torch.tensor(self.first, device=cells.device)[:, None] > torch.arange(steps, device=cells.device)
+            cells = self.hosts[:, None].where(late, cells)
+        return Sight(self.reads, self.reads, cells)
 
     def at_step(self, step: int) -> Sights:
         """What the cells see while they think a step."""
@@ -100,7 +122,7 @@ class Rows:
         last = torch.arange(width, device=self.ids.device) == width - 1  # BoT
         tokens = torch.where(last, chosen(sight.bot, segments)[..., None], chosen(sight.question, segments)[..., None])
         of_questions = (self.valid[:, None] & tokens[None]).flatten(2)
-        of_steps = [chosen(sight.steps[:, step], self.n_cells) for step in range(steps)]
+        of_steps = [chosen(sight.steps[:, step], self.begun(step)) for step in range(steps)]
         rows = [part.expand(len(self.ids), -1, -1) for part in of_steps]
         return torch.cat([of_questions, *rows], -1)
 

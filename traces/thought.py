@@ -15,6 +15,7 @@ forward order and may read and write there, for instance `block.output[:, cell] 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,31 +66,53 @@ class Asked(NamedTuple):
     steps: list[list[str]]
 
 
-def read_question(model: CodiModel, rows: Rows, edits: Edits) -> State:
+class Question(NamedTuple):
+    """What reading the questions of the rows leaves: a cache, and the latent that each of them ends in."""
+
+    cache: Any
+    latents: Float[Tensor, "row segment d_model"]
+
+
+def read_question(model: CodiModel, rows: Rows) -> Question:
     """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
-    column, reads, bot, project = rows.bot_column, rows.reads, model.bot, model.project
-    mask, position = rows.question_mask(), rows.bot_position[:, reads] + 1
+    column, bot, project, mask = rows.bot_column, model.bot, model.project, rows.question_mask()
     with model.lm.trace(
         input_ids=rows.ids.flatten(1), attention_mask=mask, position_ids=rows.positions, use_cache=True,
         logits_to_keep=1,
     ):  # fmt: skip
         model.embedding.output[:, column] = bot
-        latent = project(model.norm.output[:, column])[:, reads]
-        if edits.latent is not None:
-            latent = edits.latent(latent, 0)
+        latents = project(model.norm.output[:, column])
         cache = model.lm.output.past_key_values
+    return Question(cache, latents)
+
+
+def begin(rows: Rows, question: Question, edits: Edits) -> State:
+    """The state before the first latent step: the question's cache is not copied, and goes on in one of its own."""
+    cache = copy(question.cache)
+    cache.layers = [copy(layer) for layer in question.cache.layers]
+    latent = question.latents[:, rows.reads[: rows.begun(0)]]
+    if edits.latent is not None:
+        latent = edits.latent(latent, 0)
+    position = rows.bot_position[:, rows.reads] + 1
     return State(cache, seen_by(rows, {None: rows.own(0)}, 0), position, latent)
 
 
-def latent_step(model: CodiModel, rows: Rows, state: State, step: int, edits: Edits) -> tuple[State, dict[str, Tensor]]:
-    """Trace one latent step of every cell, with the edits inside, block by block, and what they measure."""
-    cells = rows.n_cells
+def latent_step(
+    model: CodiModel, rows: Rows, state: State, step: int, edits: Edits, last: bool
+) -> tuple[State, dict[str, Tensor]]:
+    """Trace one latent step of every cell that has begun, with the edits inside, block by block, and what they measure.
+
+    But at the last step, the cells that begin at the next one take their hosts' latents.
+    """
+    cells = rows.begun(step)
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(len(rows.ids), cells, cells)
-    masks, project = beside(seen_by(rows, rows.at_step(step), step), own), model.project
+    seen = {layer: mask[:, :cells] for layer, mask in seen_by(rows, rows.at_step(step), step).items()}
+    masks, project = beside(seen, own), model.project
+    joined = None if last or rows.begun(step + 1) == cells else rows.joined(step + 1)
     visited = model.blocks if edits.blocks or len(masks) > 1 else ()
     measured: dict[str, Tensor] = {}
     with model.lm.trace(
-        inputs_embeds=state.latent, attention_mask=masks[None][:, None], position_ids=state.position,
+        inputs_embeds=state.latent, attention_mask=masks[None][:, None], position_ids=state.position[:, :cells],
         past_key_values=state.cache, use_cache=True, logits_to_keep=1 if edits.read is None else 0,
     ):  # fmt: skip
         for layer, block in enumerate(visited):
@@ -98,6 +121,8 @@ def latent_step(model: CodiModel, rows: Rows, state: State, step: int, edits: Ed
                 edit(block, layer, step)
         hidden = model.norm.output
         latent = project(hidden)
+        if joined is not None:
+            latent = latent[:, joined]
         if edits.latent is not None:
             latent = edits.latent(latent, step + 1)
         if edits.read is not None:
@@ -115,12 +140,21 @@ def see_thought(rows: Rows, state: State, steps: int) -> State:
 
 
 class Run(NamedTuple):
-    """What one session brings back: logits, measured numbers, and greedy tokens (`None` where not asked for)."""
+    """What a block brings back: logits where nothing was measured, else the numbers, and greedy tokens if wanted."""
 
-    forced: Forced
+    forced: Forced | None
     measured: dict[str, Tensor]
     tokens: Int[Tensor, "row cell token"] | None
     at_steps: tuple[dict[str, Tensor], ...]  # what `Edits.read` measured at each step
+
+
+class Block(NamedTuple):
+    """Cells that run together: how they stand in their rows, what is forced on them, rewritten in them and measured."""
+
+    rows: Rows
+    script: Script
+    edits: Edits = Edits()
+    measure: Measure | None = None
 
 
 def run(
@@ -130,35 +164,54 @@ def run(
     *,
     edits: Edits | Sequence[Edit] = (),
     measure: Measure | None = None,
+    **options: Any,
+) -> Run:
+    """Read the questions, think, answer: every cell of every row. `options` are those of `run_blocks`."""
+    edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
+    script = forced if isinstance(forced, Script) else Script(forced)
+    return run_blocks(model, [Block(rows, script, edits, measure)], **options)[0]
+
+
+def run_blocks(
+    model: CodiModel,
+    blocks: Sequence[Block],
+    *,
     max_new_tokens: int = 0,
     n_latents: int | None = None,
     gradients: bool = False,
     remote: bool | str = False,
-) -> Run:
-    """Read the questions, think, answer: every cell of every row in one session.
+) -> list[Run]:
+    """Run blocks of cells over the same questions, which are read once, in one session.
 
     `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. With `gradients`,
     `measure` may differentiate by what the edits made require one. Raises ValueError where even the forced tokens have
     no room.
     """
     steps = model.n_latents if n_latents is None else n_latents
-    edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
-    script = (forced if isinstance(forced, Script) else Script(forced)).to(model.device)
-    longest = positions_needed(model, int((rows.bot_position.amax(1) + script.lengths).max()), 0, steps)
-    if longest > model.n_positions:
-        have = f"the model has {model.n_positions}"
-        raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
-    at_steps: list[dict[str, Tensor]] = []
+    blocks = [block._replace(script=block.script.to(model.device)) for block in blocks]
+    for block in blocks:
+        bots = block.rows.bot_position.amax(1)
+        longest = positions_needed(model, int((bots + block.script.lengths).max()), 0, steps)
+        if longest > model.n_positions:
+            have = f"the model has {model.n_positions}"
+            raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
     with torch.set_grad_enabled(gradients), model.lm.session(remote=remote):
-        state = read_question(model, rows, edits)
-        for step in range(steps):
-            state, found = latent_step(model, rows, state, step, edits)
-            at_steps.append(found)
-        state = see_thought(rows, state, steps)
-        state, answer, measured = force_answer(model, state, script, measure)
-        tokens = decode_greedily(model, state, answer.at_start, max_new_tokens) if max_new_tokens else None
-        result = nnsight.save(Run(answer, measured, tokens, tuple(at_steps)))
-    return result
+        question = read_question(model, blocks[0].rows)
+        runs = nnsight.save([think_and_answer(model, block, question, steps, max_new_tokens) for block in blocks])
+    return runs
+
+
+def think_and_answer(model: CodiModel, block: Block, question: Question, steps: int, max_new_tokens: int) -> Run:
+    """One block of cells: their latent steps, what is forced, and greedy decoding. Call inside a session."""
+    rows, edits = block.rows, block.edits
+    state, at_steps = begin(rows, question, edits), []
+    for step in range(steps):
+        state, found = latent_step(model, rows, state, step, edits, step == steps - 1)
+        at_steps.append(found)
+    state = see_thought(rows, state, steps)
+    state, forced, heard, measured = force_answer(model, state, block.script, block.measure, max_new_tokens > 0)
+    tokens = decode_greedily(model, state, block.script, heard, max_new_tokens) if heard is not None else None
+    return Run(forced if block.measure is None else None, measured, tokens, tuple(at_steps))
 
 
 def record(
@@ -186,6 +239,7 @@ def record(
     done = run(model, rows, prefix, edits=order, max_new_tokens=max_new_tokens, remote=remote)
     by_step = torch.stack(resid, 1).unflatten(1, (model.n_latents, model.n_layers))
     answers = texts(model, done.tokens)[0] if done.tokens is not None else []
+    assert done.forced is not None
     return Thought(by_step.transpose(1, 2), torch.stack(latents, 1), done.forced.at_read[:, 0], answers)
 
 
