@@ -158,8 +158,10 @@ class RunConfig(Record):
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12
-    cells_per_forward: Count = 64
-    pairs_per_batch: Count = 8
+    cells_per_forward: Count | None = None
+    pairs_per_batch: Count | None = None
+    memory: Positive = 8.0
+    merge: bool = True
     low_ceiling: Share = 0.5
     reinitialised: bool = False
 

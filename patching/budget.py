@@ -8,7 +8,7 @@ and memory of a row grow with the square of its cells. So many pairs stand in a 
 >>> work = Work(pairs=66, questions=3, tokens=70, cells=240, steps=6, answer=6, new_tokens=12)
 >>> sizes = choose(llama, work, memory=8.0)
 >>> sizes.pairs_per_batch, sizes.cells_per_forward, sizes.gib < 8
-(16, 40, True)
+(16, 48, True)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 GIB = 2**30
+MEMORY = 8.0  # GiB that a forward may take beside the weights
 PAIRS = 16  # in a batch, where memory allows
 CELLS = 48  # in a row, at most: beyond, attention to other cells' entries costs more than larger products save
 UNPATCHED = 3  # runs that every block begins with

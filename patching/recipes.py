@@ -53,7 +53,7 @@ def job(model: CodiModel, chosen: Selection, config: RunConfig, progress: bool =
     """Put together what every experiment needs."""
     sweep = partial(
         sweep_cells, model, chosen.ready, donors=chosen.donors, everyone=chosen.everyone, seed=config.seed,
-        cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch,
+        cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch, memory=config.memory,
         max_new_tokens=config.max_new_tokens, progress=progress,
     )  # fmt: skip
     return Job(model, chosen, config, sweep, {})
@@ -136,7 +136,7 @@ def placeholder(job: Job) -> pd.DataFrame:
 def attribution(job: Job) -> pd.DataFrame:
     config = job.config
     estimates = attribute(
-        job.model, job.chosen.ready, config.kinds, config.directions, pairs_per_batch=config.pairs_per_batch
+        job.model, job.chosen.ready, config.kinds, config.directions, pairs_per_batch=config.pairs_per_batch or 8
     )
     cells = grid(to_verify(estimates, config.top, config.seed), [other], config.directions)
     exact = job.sweep(cells, metrics=("logit_difference",))
