@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from traces.checkpoint import (
     ADAPTER,
+    DTYPES,
     Card,
     CheckpointError,
     base_location,
@@ -187,7 +188,7 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
     if not (folder / ADAPTER / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder / ADAPTER}: no adapter_config.json, so the LoRA is missing")
     name = card.dtype if dtype == "auto" else dtype
-    if name not in ("float32", "bfloat16", "float16"):
+    if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     place, kind = pick_device(device), getattr(torch, name)
     lm, tokenizer, family = _load_base(base, folder, card, place, kind)
