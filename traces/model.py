@@ -29,6 +29,7 @@ from traces.checkpoint import (
     read_thought,
     reason,
 )
+from traces.sizes import check_base, check_lora
 
 
 class Family(NamedTuple):
@@ -234,10 +235,13 @@ def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    pinned = {"revision": card.revision} if card.revision else {}
+    pinned: dict[str, Any] = {"revision": card.revision} if card.revision else {}
+    pinned["trust_remote_code"] = False  # else transformers asks at the keyboard whether it may run a checkpoint's code
     with refusing(f"{folder}: its base", base):
         config = AutoConfig.from_pretrained(base, **pinned)
         family = family_of(config, base)
+        check_base(base, config, card.revision)
+        check_lora(folder / ADAPTER)
         tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
         lm = TransformersModel(
             base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,
