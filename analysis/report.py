@@ -13,6 +13,7 @@ import vl_convert
 
 from analysis.effects import layerwise
 from analysis.figures import Figure, fitting
+from analysis.folder import read_checks, read_manifest, read_prepared
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.page import Shown, sections
@@ -29,26 +30,24 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     `progress` wraps the loop over pairs' figures, as tqdm does. What the table cannot show, the page says in its place.
     """
     run = Path(run)
-    manifest = _read(run / "manifest.json", dict)
+    manifest = read_manifest(run)
     if manifest.get("finished") is False:
         raise ValueError(f"{run}: this run was cut short before its results were written; run it again")
     table = read_table(run / "cells.parquet")
     if table.empty:
         raise ValueError(f"{run / 'cells.parquet'}: the table has no rows; run the sweep again")
-    checks = _read(run / "checks.json", list)
-    prepared = _read(run / "prepared_pairs.json", list)
-    try:
-        questions = {str(pair["pair_id"]): str(pair["clean"]["question"]) for pair in prepared}
-        if not layerwise(table).empty:  # what the original experiment's files are about
+    checks, prepared = read_checks(run), read_prepared(run)
+    questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in prepared}
+    if not layerwise(table).empty:  # what the original experiment's files are about
+        try:
             write_legacy(run, table, prepared)
-    except (KeyError, TypeError):
-        wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
-        raise ValueError(f"{run / 'prepared_pairs.json'}: an entry is not of the form {wanted}; run it again") from None
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from None
 
     low_ceiling = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
     specs: dict[str, Any] = {}
     shown: list[Shown] = []
-    for name, drawn in fitting(manifest.get("experiment", "sweep"), table):
+    for name, drawn in fitting(manifest.get("experiment") or "sweep", table):
         spec, text = try_figure(drawn, table, low_ceiling)
         specs |= {} if spec is None else {name: spec}
         shown.append(Shown(name, drawn.section, spec is not None, text))
@@ -103,17 +102,3 @@ def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
         taken.add(stem.lower())
         stems[pair_id] = stem
     return stems
-
-
-def _read(path: Path, kind: type) -> Any:
-    """A JSON file of the run folder."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; wanted the folder of a finished run") from None
-    except ValueError:
-        raise ValueError(f"{path}: is not whole JSON; run it again to write it") from None
-    if type(value) is not kind:
-        found = type(value).__name__
-        raise ValueError(f"{path}: holds a JSON {found}, wanted a {kind.__name__}; run it again to write it")
-    return value

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
-from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
 
 SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", "bot")
 CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
@@ -116,8 +115,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no such file; wanted the table of a run (cells.parquet)")
     try:
         table = pd.read_parquet(path)
-    except ArrowInvalid:
-        raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from None
+    except Exception as error:  # a damaged file makes the libraries raise anything
+        raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from error
     try:
         return check_table(table)
     except ValueError as error:
