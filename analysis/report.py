@@ -21,6 +21,7 @@ from analysis.pair_charts import pair_specs
 from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
+NOT_XML = re.compile("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -74,8 +75,8 @@ def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, spec in specs.items():
         (folder / f"{name}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawable(spec)), encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
         (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
 
 
@@ -86,7 +87,16 @@ def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, pro
     stems = file_stems([pair_id for pair_id, _ in specs])
     for pair_id, spec in progress(specs) if progress else specs:
         (folder / f"{stems[pair_id]}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
+
+
+def drawable(spec: Any) -> Any:
+    """The same specification without the characters that no picture can hold: a question may have them."""
+    if isinstance(spec, dict):
+        return {name: drawable(part) for name, part in spec.items()}
+    if isinstance(spec, list):
+        return [drawable(part) for part in spec]
+    return NOT_XML.sub("\ufffd", spec) if isinstance(spec, str) else spec
 
 
 def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
