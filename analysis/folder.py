@@ -9,7 +9,8 @@ from typing import Any
 
 MANIFEST, CHECKS, PREPARED = "manifest.json", "checks.json", "prepared_pairs.json"
 OF_A_MANIFEST = {  # where it has them; each may also be null
-    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "config": dict, "model": dict, "data": dict,
+    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool,
+    "config": dict, "model": dict, "data": dict,
 }  # fmt: skip
 OF_A_CHECK = {"name": str, "grade": str, "sentence": str}
 WORDS = {str: "text", bool: "true or false", dict: "an object", list: "a list"}
@@ -27,7 +28,9 @@ def read_manifest(run: Path) -> dict[str, Any]:
     for entry in (manifest.get("data") or {}).get("excluded") or ():
         if not isinstance(entry, dict) or not {"pair_id", "reason"} <= set(entry):
             wanted = "{pair_id, reason}"
-            raise ValueError(f"{path}: 'data.excluded' holds {_short(entry)}, wanted {wanted}; run it again to write it")
+            raise ValueError(
+                f"{path}: 'data.excluded' holds {_short(entry)}, wanted {wanted}; run it again to write it"
+            )
     return manifest
 
 

@@ -45,7 +45,8 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # Numbers are strict, so that a quoted number or `true` is refused rather than guessed at.
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+CountFromZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -152,10 +153,10 @@ class RunConfig(Record):
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
     cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
     protocol: Protocol = "latent_loop"
-    beyond: Annotated[int, Field(strict=True, ge=0)] = 2
+    beyond: CountFromZero = 2
     top: Count = 20
     matches: Count = 60
-    fresh: Annotated[int, Field(strict=True, ge=0)] = 0
+    fresh: CountFromZero = 0
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12

@@ -25,23 +25,24 @@ TIMES = int(os.environ.get("CODI_FUZZ", "1"))  # CODI_FUZZ=10 tries ten times as
 RAW = "raw:"  # a text that begins so is spliced into JSON or TOML as it stands
 # What parsers and readers trip over.
 NASTY_TEXT = (
-    "", " ", "\0", "a\0b", "\ud800", "\udc80", "鸭子", "e\u0301", "\u2028", "\r\n", "\x1b[31m", "../../etc", "/", "~", "~nobody",
-    "-", "--help", "CON", "nan", "1e999", "null", "{}", "{0}", "%s", "0x10", "۳", "²", "1_000", "a" * 300, "a" * 50_000,
+    "", " ", "\0", "a\0b", "\ud800", "\udc80", "鸭子", "e\u0301", "\u2028", "\r\n", "\x1b[31m", "../../etc",
+    "/", "~", "~nobody", "-", "--help", "CON", "nan", "1e999", "null", "{}", "{0}", "%s", "0x10", "۳", "²", "1_000", "a" * 300, "a" * 50_000,
 )  # fmt: skip
 NASTY_RAW = (
     "1e999", "-1e999", "NaN", "nan", "-Infinity", "inf", "1E-400", "-0", "-0.0", "00", "9" * 5_000, "-" + "9" * 4_200,
-    "0x" + "f" * 5_000, "[" * 900 + "]" * 900, "[" * 5_000 + "]" * 5_000, "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900,
-    '{"a":' * 3_000 + "1" + "}" * 3_000, "{a=" * 900 + "1" + "}" * 900, "1979-05-27", "1979-05-27T07:32:00Z", "07:32:00", "25:61:61",
-    '"""a\nb"""', '"\\ud800"', '"\\u0000"', "'", "1__0", '[1, "a"]', "{a = 1}",
+    "0x" + "f" * 5_000, "[" * 900 + "]" * 900, "[" * 5_000 + "]" * 5_000, "[" * 100_000,
+    '{"a":' * 900 + "1" + "}" * 900,
+    '{"a":' * 3_000 + "1" + "}" * 3_000, "{a=" * 900 + "1" + "}" * 900, "1979-05-27",
+    "1979-05-27T07:32:00Z", "07:32:00", "25:61:61", '"""a\nb"""', '"\\ud800"', '"\\u0000"', "'", "1__0", '[1, "a"]', "{a = 1}",
 )  # fmt: skip
 NASTY_NUMBERS = (
     0, -1, 1, 2, 3, 255, 10**6, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400, 0.5, -0.5, 1e-320,
     1e22, 1e300, 1e308, float("nan"), float("inf"), float("-inf"),
 )  # fmt: skip
 NASTY_BYTES = (
-    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\n", b"\n\n", b"{", b"}", b"[", b"]", b'"', b"'", b",",
-    b"\\u", b"[[", b"=", b"#", b"\x80" * 8, b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\xff" * 7 + b"\x7f", b"null", b"PAR1",
-    b"[" * 3_000, "\u2028".encode(),
+    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\n", b"\n\n", b"{", b"}", b"[", b"]",
+    b'"', b"'", b",", b"\\u", b"[[", b"=", b"#", b"\x80" * 8, b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f",
+    b"\xff" * 7 + b"\x7f", b"null", b"PAR1", b"[" * 3_000, "\u2028".encode(),
 )  # fmt: skip
 
 leaves = st.one_of(
@@ -189,7 +190,9 @@ def mutated_jsonl(seeds: Sequence[list[Any]], most: int = 3) -> st.SearchStrateg
 
 def mutated_toml(seeds: Sequence[dict[str, Any]], most: int = 3) -> st.SearchStrategy[bytes]:
     """TOML files, likewise."""
-    changed = mutated_values(seeds, most).map(lambda value: as_toml(value) if isinstance(value, dict) else as_json(value))
+    changed = mutated_values(seeds, most).map(
+        lambda value: as_toml(value) if isinstance(value, dict) else as_json(value)
+    )
     return changed | mutated_bytes([as_toml(seed) for seed in seeds], most)
 
 

@@ -1,4 +1,4 @@
-"""The command line, fed damaged files: exit code 0, 1 or 2, each line on stderr a sentence of ours, never a traceback."""
+"""The command line, fed damaged files: exit code 0, 1 or 2, and stderr holds sentences of ours, never a traceback."""
 
 import json
 import tomllib

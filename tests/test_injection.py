@@ -47,8 +47,8 @@ HOSTILE = (
     "constructor",
 )
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td",
-    "div", "script",
+    "html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th",
+    "td", "div", "script",
 }  # fmt: skip
 ATTRIBUTES = {"lang", "charset", "name", "content", "http-equiv", "class", "id"}
 
@@ -170,7 +170,9 @@ def test_a_page_has_two_scripts_ours_and_vegas_and_the_figures_are_json_in_it(pa
     specs = specs_of(page)
     assert {"corners", "layer_curve", "heatmap", "all_pairs_by_layer"} <= set(specs)
     rows = next(
-        rows for rows in specs["all_pairs_by_layer"]["datasets"].values() if isinstance(rows, list) and "pair" in rows[0]
+        rows
+        for rows in specs["all_pairs_by_layer"]["datasets"].values()
+        if isinstance(rows, list) and "pair" in rows[0]
     )
     assert {row["pair"] for row in rows} == set(HOSTILE)
 
@@ -178,7 +180,10 @@ def test_a_page_has_two_scripts_ours_and_vegas_and_the_figures_are_json_in_it(pa
 def test_hostile_texts_are_all_there_to_be_read(page):
     text = "".join(page.text)
     for hostile in HOSTILE:
-        assert hostile.strip().replace("\0", "\ufffd").replace("\r\n", "\n") in text.replace("\r\n", "\n") or "\0" in hostile
+        assert (
+            hostile.strip().replace("\0", "\ufffd").replace("\r\n", "\n") in text.replace("\r\n", "\n")
+            or "\0" in hostile
+        )
 
 
 def test_no_hostile_text_is_an_expression_a_field_or_a_signal(run):
@@ -187,7 +192,10 @@ def test_no_hostile_text_is_an_expression_a_field_or_a_signal(run):
         spec = json.loads(path.read_text(encoding="utf-8"))
         for place, value in leaves(spec):
             if any(text.strip() and text in value for text in HOSTILE if len(text) > 5):
-                assert {"datasets", "values", "text", "subtitle", "title", "domain", "sort"} & set(place), (path.name, place)
+                assert {"datasets", "values", "text", "subtitle", "title", "domain", "sort"} & set(place), (
+                    path.name,
+                    place,
+                )
                 assert not {"signal", "expr", "test", "filter", "calculate", "field", "href", "url"} & set(place)
 
 
@@ -231,7 +239,9 @@ def test_the_terminals_conclusions_of_a_hostile_run_are_made(run):
     assert list(conclusions(run))
 
 
-@pytest.mark.parametrize("name", ["../up", "/tmp/pwned", "a/b", "a\0b", "-rf", "", ".", "..", "a" * 101, "a b", "鸭", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["../up", "/tmp/pwned", "a/b", "a\0b", "-rf", "", ".", "..", "a" * 101, "a b", "鸭", "a\n"]
+)
 def test_a_runs_name_is_no_path(tmp_path, name):
     from configs import ConfigError, RunConfig, load_config
 
@@ -251,7 +261,7 @@ def test_a_browser_draws_the_page_and_runs_nothing_of_theirs(run, name, tmp_path
     ).stdout  # fmt: skip
     title = re.search(r"<title>(.*?)</title>", shown, re.DOTALL)
     assert title is not None
-    assert "pwned" != title[1].strip()
+    assert title[1].strip() != "pwned"
     assert "<svg" in shown  # its own scripts ran
     drawn = Seen(shown)
     assert not {"img", "iframe", "a", "object", "embed", "foreignobject"} & drawn.tags

@@ -14,7 +14,14 @@ import pytest
 from analysis import read_table
 from tests.conftest import ROOT
 
-KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "NDIF_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
+KEYS = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "NDIF_API_KEY",
+    "WANDB_API_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "OPENAI_API_KEY",
+)
 SECRETS = {name: f"hf_planted{name.lower()}0123456789" for name in KEYS}
 
 
@@ -23,7 +30,9 @@ def place(tmp_path_factory, random_checkpoint, pairs_file):
     """A folder to work in, a home of its own, the secrets in the environment, and a config."""
     here = tmp_path_factory.mktemp("visible_work")
     (here / "private_home").mkdir()
-    text = f'name = "a"\ncheckpoint = "{random_checkpoint}"\nout = "runs/a"\n[pairs]\nfile = "{pairs_file}"\nlimit = 2\n'
+    text = (
+        f'name = "a"\ncheckpoint = "{random_checkpoint}"\nout = "runs/a"\n[pairs]\nfile = "{pairs_file}"\nlimit = 2\n'
+    )
     (here / "config.toml").write_text(text)
     (here / "missing.toml").write_text(text.replace(str(random_checkpoint), "nowhere"))
     broken = here / "broken"

@@ -34,7 +34,8 @@ def reason(error: Exception) -> str:
     """The first sentence of what another library says went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return first.partition(". ")[0].rstrip(".")
+    sentence = first.partition(". ")[0].rstrip(".")
+    return sentence if len(sentence) <= 500 else f"{sentence[:500]}…"  # it may quote a damaged file
 
 
 def shown(value: Any) -> str:
@@ -148,7 +149,7 @@ def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Ten
     if missing := sorted(set(wanted) - set(tensors)):
         raise CheckpointError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
     if unknown := sorted(set(tensors) - set(wanted)):
-        raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0]}")
+        raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0][:200]}")
     for name, tensor in wanted.items():
         if tensors[name].shape != tensor.shape:
             found, want = list(tensors[name].shape), list(tensor.shape)
@@ -165,7 +166,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
 
 
 def base_location(folder: Path, card: Card) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from traces.checkpoint import CheckpointError
+from traces.checkpoint import CheckpointError, reason
 
 WEIGHTS, INDEX, LORA = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
@@ -94,4 +94,4 @@ def shapes_of(path: Path) -> Shapes:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
