@@ -33,7 +33,8 @@ class FrontDoor(TyperGroup):
 
 def stop(sentence: str, code: int) -> NoReturn:
     """Say why on stderr, in one line, and leave with `code`."""
-    typer.echo(f"codi: {printable(from_here(sentence))}", err=True)
+    said = printable(from_here(sentence))
+    typer.echo(f"codi: {said if len(said) <= 5_000 else f'{said[:5_000]}…'}", err=True)
     raise typer.Exit(code)
 
 
