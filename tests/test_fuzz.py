@@ -74,7 +74,7 @@ def outcome(read, *kinds, about=None):
 
 def of_both(seen):
     """Neither were all inputs fine, nor all hopeless."""
-    assert min(seen["loaded"], seen["refused"]) > seen.total() / 50, seen
+    assert min(seen["loaded"], seen["refused"]) > seen.total() / 200, seen
     return seen
 
 
