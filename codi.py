@@ -33,13 +33,19 @@ class FrontDoor(TyperGroup):
 
 def stop(sentence: str, code: int) -> NoReturn:
     """Say why on stderr, in one line, and leave with `code`."""
-    typer.echo(f"codi: {' '.join(from_here(sentence).split())}", err=True)
+    said = printable(from_here(sentence))
+    typer.echo(f"codi: {said if len(said) <= 5_000 else f'{said[:5_000]}…'}", err=True)
     raise typer.Exit(code)
 
 
 def from_here(text: object) -> str:
     """The same text, paths under the current folder relative to it."""
     return str(text).replace(f"{Path.cwd()}{os.sep}", "")
+
+
+def printable(text: str) -> str:
+    """The same text in one line, without what would steer a terminal: a file's own words may hold anything."""
+    return "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))
 
 
 app = typer.Typer(
@@ -200,7 +206,7 @@ def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn
     if as_json:
         typer.echo(json.dumps({"problems": problems}, indent=2, ensure_ascii=False))
     for problem in shortened(problems, "problems"):
-        typer.echo(f"codi: {from_here(file)}: {problem}", err=True)
+        typer.echo(f"codi: {printable(f'{from_here(file)}: {problem}')}", err=True)
     raise typer.Exit(BAD_INPUT)
 
 
@@ -428,7 +434,7 @@ def pair_bar(pairs: Iterable[Any]) -> Iterable[Any]:
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
     """Rows as a text table, two blanks between columns, numbers to the right; the first row may be their heads."""
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns = [list(map(printable, column)) for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
     numbers = [all(cell.rstrip("%").lstrip("-").replace(".", "").isdigit() for cell in c[1:]) for c in columns]
     padded = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures import fitting
+from analysis.folder import read_checks, read_manifest
 from analysis.style import place_name
 from analysis.summary import LOW_CEILING, corners, critical, verdict
 from analysis.table import read_table
@@ -20,12 +20,9 @@ Rows = list[list[str]]
 def conclusions(folder: Path) -> Iterator[str | Rows]:
     """The checks, the four corners and their verdict, and the largest layers of the run in a folder."""
     table = read_table(folder / "cells.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    experiment, low_ceiling = (
-        manifest.get("experiment", "sweep"),
-        (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING),
-    )
-    checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
+    manifest, checks = read_manifest(folder), read_checks(folder)
+    experiment = manifest.get("experiment") or "sweep"
+    low_ceiling = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
     invariants = [mark(check) for check in checks if check["grade"] == "invariant"]
     yield f"{invariants.count('ok')} of {len(invariants)} invariants hold."
     for check in checks:

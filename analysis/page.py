@@ -64,7 +64,7 @@ def sections(
     ]
     verdict_ = verdict(table, low_ceiling).sentence
     corners = figures_of(by_section.pop("Verdict", []))
-    ranked = ranking(table, low_ceiling) if manifest.get("experiment", "sweep") == "sweep" else ""
+    ranked = ranking(table, low_ceiling) if (manifest.get("experiment") or "sweep") == "sweep" else ""
     return [
         title_line(name, "; ".join(str(part) for part in about if part)),
         section("Verdict", paragraph(verdict_, "verdict"), *corners, routes_table(table)),

@@ -13,6 +13,7 @@ import vl_convert
 
 from analysis.effects import layerwise
 from analysis.figures import Figure, fitting
+from analysis.folder import read_checks, read_manifest, read_prepared
 from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.page import Shown, sections
@@ -20,6 +21,7 @@ from analysis.pair_charts import pair_specs
 from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
+NOT_XML = re.compile("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -29,26 +31,24 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     `progress` wraps the loop over pairs' figures, as tqdm does. What the table cannot show, the page says in its place.
     """
     run = Path(run)
-    manifest = _read(run / "manifest.json", dict)
+    manifest = read_manifest(run)
     if manifest.get("finished") is False:
         raise ValueError(f"{run}: this run was cut short before its results were written; run it again")
     table = read_table(run / "cells.parquet")
     if table.empty:
         raise ValueError(f"{run / 'cells.parquet'}: the table has no rows; run the sweep again")
-    checks = _read(run / "checks.json", list)
-    prepared = _read(run / "prepared_pairs.json", list)
-    try:
-        questions = {str(pair["pair_id"]): str(pair["clean"]["question"]) for pair in prepared}
-        if not layerwise(table).empty:  # what the original experiment's files are about
+    checks, prepared = read_checks(run), read_prepared(run)
+    questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in prepared}
+    if not layerwise(table).empty:  # what the original experiment's files are about
+        try:
             write_legacy(run, table, prepared)
-    except (KeyError, TypeError):
-        wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
-        raise ValueError(f"{run / 'prepared_pairs.json'}: an entry is not of the form {wanted}; run it again") from None
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from None
 
     low_ceiling = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
     specs: dict[str, Any] = {}
     shown: list[Shown] = []
-    for name, drawn in fitting(manifest.get("experiment", "sweep"), table):
+    for name, drawn in fitting(manifest.get("experiment") or "sweep", table):
         spec, text = try_figure(drawn, table, low_ceiling)
         specs |= {} if spec is None else {name: spec}
         shown.append(Shown(name, drawn.section, spec is not None, text))
@@ -75,8 +75,8 @@ def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, spec in specs.items():
         (folder / f"{name}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawable(spec)), encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
         (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
 
 
@@ -87,7 +87,16 @@ def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, pro
     stems = file_stems([pair_id for pair_id, _ in specs])
     for pair_id, spec in progress(specs) if progress else specs:
         (folder / f"{stems[pair_id]}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
+
+
+def drawable(spec: Any) -> Any:
+    """The same specification without the characters that no picture can hold: a question may have them."""
+    if isinstance(spec, dict):
+        return {name: drawable(part) for name, part in spec.items()}
+    if isinstance(spec, list):
+        return [drawable(part) for part in spec]
+    return NOT_XML.sub("\ufffd", spec) if isinstance(spec, str) else spec
 
 
 def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
@@ -103,17 +112,3 @@ def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
         taken.add(stem.lower())
         stems[pair_id] = stem
     return stems
-
-
-def _read(path: Path, kind: type) -> Any:
-    """A JSON file of the run folder."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; wanted the folder of a finished run") from None
-    except ValueError:
-        raise ValueError(f"{path}: is not whole JSON; run it again to write it") from None
-    if type(value) is not kind:
-        found = type(value).__name__
-        raise ValueError(f"{path}: holds a JSON {found}, wanted a {kind.__name__}; run it again to write it")
-    return value

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
-from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
 
 SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", "bot")
 CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
@@ -63,14 +62,16 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"the table lacks the column {missing[0]!r}; wanted {', '.join(COLUMNS)}")
     if unknown := [str(name) for name in table if name not in COLUMNS]:
-        raise ValueError(f"the table has an unknown column {unknown[0]!r}; drop it, or keep it in a table of its own")
+        first = _cut(unknown[0])
+        raise ValueError(f"the table has an unknown column {first!r}; drop it, or keep it in a table of its own")
     try:
         checked = SCHEMA.validate(table[list(COLUMNS)], lazy=True)
     except SchemaErrors as errors:
         raise ValueError(_first_failure(errors.failure_cases)) from None
     repeated = checked.duplicated(subset=list(KEYS))
     if repeated.any():
-        where = ", ".join(f"{key} {value}" for key, value in checked.loc[repeated, list(KEYS)].iloc[0].dropna().items())
+        first_keys = checked.loc[repeated, list(KEYS)].iloc[0].dropna()
+        where = ", ".join(f"{key} {_cut(value)}" for key, value in first_keys.items())
         raise ValueError(
             f"the table has {repeated.sum()} rows whose keys occurred before, the first at {where}; keep one each"
         )
@@ -80,12 +81,18 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
 def _first_failure(cases: pd.DataFrame) -> str:
     """One sentence about the first value that the schema refused."""
     case = cases.sort_values("failure_case", key=lambda values: values.isna(), kind="stable").iloc[0]
-    name, check, found = case["column"], str(case["check"]), case["failure_case"]
+    name, check, found = case["column"], str(case["check"]), _cut(case["failure_case"])
     if check == "not_nullable":
         return f"the table's column {name!r} has an empty row; wanted a value in every row"
     if "dtype" in check:
-        return f"the table's column {name!r} holds {found!s}; wanted values of type {SCHEMA.columns[name].dtype}"
-    return f"the table's column {name!r} holds {found!s}; wanted {check}"
+        return f"the table's column {name!r} holds {found}; wanted values of type {SCHEMA.columns[name].dtype}"
+    return f"the table's column {name!r} holds {found}; wanted {check}"
+
+
+def _cut(value: object) -> str:
+    """A value, as much of it as a sentence bears."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -116,8 +123,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no such file; wanted the table of a run (cells.parquet)")
     try:
         table = pd.read_parquet(path)
-    except ArrowInvalid:
-        raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from None
+    except Exception as error:  # a damaged file makes the libraries raise anything
+        raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from error
     try:
         return check_table(table)
     except ValueError as error:

@@ -30,11 +30,12 @@ class ConfigError(ValueError):
 
 def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
     """A path in a config is relative to that file; one given in Python stays as it is."""
+    if not info.context:
+        return path
     try:
-        path = path.expanduser() if info.context else path
-    except RuntimeError:  # ~somebody
-        raise PydanticCustomError("path_type", "a path whose home folder exists") from None
-    return (info.context["folder"] / path).resolve() if info.context else path
+        return (info.context["folder"] / path.expanduser()).resolve()
+    except (RuntimeError, ValueError):  # ~somebody, or a character that no path has
+        raise PydanticCustomError("no_path", "a path that can exist") from None
 
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,7 +45,8 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # Numbers are strict, so that a quoted number or `true` is refused rather than guessed at.
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+CountFromZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -151,10 +153,10 @@ class RunConfig(Record):
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
     cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
     protocol: Protocol = "latent_loop"
-    beyond: Annotated[int, Field(strict=True, ge=0)] = 2
+    beyond: CountFromZero = 2
     top: Count = 20
     matches: Count = 60
-    fresh: Annotated[int, Field(strict=True, ge=0)] = 0
+    fresh: CountFromZero = 0
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12
@@ -319,6 +321,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 text, wanted a TOML file; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML ({error}); mend that line") from None
+    except ValueError:  # tomllib passes on what Python says of 4,301 digits
+        raise ConfigError(f"{path}: holds a number of more digits than can be read; mend that line") from None
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deeply to be read; a config has one level of tables") from None
 
@@ -336,6 +340,7 @@ WANTED = {
     "less_than_equal": "{le} or less",
     "literal_error": "{expected}",
     "model_type": "a table",
+    "no_path": "a path that can exist",
     "path_type": "a path in quotes",
     "string_too_long": "{max_length} characters or fewer",
     "string_type": "text in quotes",
@@ -353,7 +358,7 @@ PATTERNS = {
 def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]) -> str:
     """One of pydantic's findings in our words."""
     *table, key = problem["loc"] or ("",)
-    dotted = ".".join(map(str, problem["loc"]))
+    dotted = ".".join(_cut(str(part)) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = _nearest(str(key), str(table[0]) if table else None, kind)
         return f"unknown key '{dotted}', the nearest known key is '{nearest}'"
@@ -366,7 +371,19 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
     if problem["type"] == "string_pattern_mismatch":
         template = PATTERNS["cuts" if table else str(key)]
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
-    return f"{found} is {problem['input']!r}, wanted {wanted}"
+    return f"{found} is {_shown(problem['input'])}, wanted {wanted}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, as much of it as a sentence bears."""
+    try:
+        return _cut(repr(value))
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return "too long to be shown"
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _nearest(key: str, table: str | None, kind: type[Record]) -> str:
@@ -376,7 +393,7 @@ def _nearest(key: str, table: str | None, kind: type[Record]) -> str:
     known |= {name: name for name in kind.model_fields}
     if table is not None:
         known |= {name: f"{table}.{name}" for name in TABLES[table].model_fields}
-    return known[get_close_matches(key, known, 1, 0)[0]]
+    return known[get_close_matches(key[:100], known, 1, 0)[0]]
 
 
 def _echo(problem: ErrorDetails) -> bool:

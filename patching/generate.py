@@ -164,5 +164,5 @@ def equal_tokens(checkpoint: str) -> Fits:
     card = read_card(folder)
     base = base_location(folder, card)
     with refusing(f"{folder}: its base", base):
-        tokenizer = AutoTokenizer.from_pretrained(base, revision=card.revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=card.revision or "main", trust_remote_code=False)
     return lambda a, b: len(tokenizer(a)["input_ids"]) == len(tokenizer(b)["input_ids"])

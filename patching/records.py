@@ -15,11 +15,16 @@ class PairsError(ValueError):
     """A file of pairs that cannot be used; `problems` are all of its faults, each a sentence."""
 
     def __init__(self, problems: Sequence[str], path: str | Path | None = None):
-        self.problems = tuple(problems)
+        self.problems = tuple(map(_without_middle, problems))
         said = [*self.problems[:MOST_SAID]]
         if len(self.problems) > MOST_SAID:
             said.append(f"and {len(self.problems) - MOST_SAID} more problems")
         super().__init__((f"{path}: " if path is not None else "") + "; ".join(said))
+
+
+def _without_middle(sentence: str) -> str:
+    """A sentence without the middle of what it quotes, where that is endless: what to do stands last."""
+    return sentence if len(sentence) <= 300 else f"{sentence[:120]} … {sentence[-150:]}"
 
 
 class Record(NamedTuple):

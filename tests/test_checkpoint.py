@@ -155,3 +155,44 @@ def test_a_device_that_is_not_there_is_refused():
 def test_an_unknown_dtype_is_refused(folder):
     with pytest.raises(ValueError, match="dtype 'int8' is unknown; use auto, float32"):
         load_codi(folder, dtype="int8")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_base_that_lacks_a_tensor_is_refused_and_not_drawn_at_random(folder, name):
+    path = folder / "base" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"its files lack {name}, which its config promises"):
+        load_codi(folder, device="cpu")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("size", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"])
+def test_a_base_whose_config_promises_more_than_its_files_hold_is_refused_before_it_is_built(folder, size):
+    edit_json(folder / "base" / "config.json", **{size: 10**7})
+    with pytest.raises(CheckpointError, match=r"its config (wants|has)"):
+        load_codi(folder, device="cpu")
+
+
+def test_an_adapter_whose_config_asks_for_another_rank_is_refused_before_it_is_built(folder):
+    edit_json(folder / "adapter" / "adapter_config.json", r=10**7)
+    with pytest.raises(CheckpointError, match="asks for the rank 10000000, its file has 4"):
+        load_codi(folder, device="cpu")
+
+
+def test_a_projection_that_claims_endless_sizes_without_a_byte_is_refused(folder):
+    empty = torch.empty(2**40, 0)
+    save_file({**load_file(folder / THOUGHT), "prj.1.weight": empty}, folder / THOUGHT)
+    with pytest.raises(CheckpointError, match="has shape"):
+        read_thought(folder, d_model=32)
+
+
+def test_a_base_that_brings_its_own_code_is_refused_and_nobody_is_asked(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the keyboard"))
+    edit_json(folder / "base" / "config.json", model_type="own", auto_map={"AutoConfig": "code.Config"})
+    with pytest.raises(CheckpointError, match="custom code"):
+        load_codi(folder, device="cpu")

@@ -84,3 +84,21 @@ def test_importing_what_is_light_does_not_load_what_is_heavy(modules, absent):
     code = f"import sys, {modules}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert not absent & set(loaded.split())
+
+
+def test_help_loads_nothing_heavy_and_takes_less_than_half_a_second_of_a_core():
+    code = (
+        "import sys, time\n"
+        "sys.argv = ['codi', '--help']\n"
+        "import codi\n"
+        "try:\n    codi.main()\n"
+        "except SystemExit as end:\n    print(end.code, time.process_time(), *sys.modules)"
+    )
+    seconds = []
+    for _ in range(3):  # the quickest: a busy machine takes longer
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        status, taken, *loaded = said.splitlines()[-1].split()
+        assert status == "0"
+        assert not (HEAVY | {"pydantic", "numpy", "pyarrow", "vl_convert", "safetensors", "tokenizers"}) & set(loaded)
+        seconds.append(float(taken))
+    assert min(seconds) < 0.5

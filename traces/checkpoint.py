@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+DTYPES = ("float32", "bfloat16", "float16")
 CARD, ADAPTER, THOUGHT = "codi.json", "adapter", "thought.safetensors"
 
 
@@ -33,7 +34,17 @@ def reason(error: Exception) -> str:
     """The first sentence of what another library says went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return first.partition(". ")[0].rstrip(".")
+    sentence = first.partition(". ")[0].rstrip(".")
+    return sentence if len(sentence) <= 500 else f"{sentence[:500]}…"  # it may quote a damaged file
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, as much of it as a sentence bears."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return "too long to be shown"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 @dataclass(frozen=True)
@@ -99,22 +110,30 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, wanted an object")
     known = set(Card.__dataclass_fields__)
     if unknown := sorted(set(values) - known):
-        raise CheckpointError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise CheckpointError(f"{path}: unknown key {shown(unknown[0])}; known are {', '.join(sorted(known))}")
     for key, kind in (("base", str), ("n_latents", int)):
         if not isinstance(values.get(key), kind) or isinstance(values.get(key), bool):
-            raise CheckpointError(f"{path}: {key!r} is {values.get(key)!r}, wanted a {kind.__name__}")
+            raise CheckpointError(f"{path}: {key!r} is {shown(values.get(key))}, wanted a {kind.__name__}")
     optional = {
         "answer_prefix": (str, "text"), "remove_eos": (bool, "true or false"), "dtype": (str, "text"),
         "revision": (str | None, "text or null"), "provenance": (dict, "an object"),
     }  # fmt: skip
     for key, (kinds, wanted) in optional.items():
         if key in values and not isinstance(values[key], kinds):
-            raise CheckpointError(f"{path}: {key!r} is {values[key]!r}, wanted {wanted}")
-    if "\0" in values["base"]:
-        raise CheckpointError(f"{path}: 'base' is {values['base']!r}, wanted a folder or a Hub id")
+            raise CheckpointError(f"{path}: {key!r} is {shown(values[key])}, wanted {wanted}")
+    if not _can_be_a_path(values["base"]):
+        raise CheckpointError(f"{path}: 'base' is {shown(values['base'])}, wanted a folder or a Hub id")
     if values["n_latents"] < 1:
-        raise CheckpointError(f"{path}: 'n_latents' is {values['n_latents']}, wanted 1 or more")
+        raise CheckpointError(f"{path}: 'n_latents' is {shown(values['n_latents'])}, wanted 1 or more")
+    if values.get("dtype", DTYPES[0]) not in DTYPES:
+        raise CheckpointError(f"{path}: 'dtype' is {shown(values['dtype'])}, wanted {', '.join(DTYPES)}")
     return Card(**values)
+
+
+def _can_be_a_path(text: str) -> bool:
+    """Whether a file system could have such a name: no NUL, no half of a character, and not too long."""
+    parts = text.encode("utf-8", "replace").split(b"/")
+    return "\0" not in text and text.encode(errors="ignore").decode() == text and max(map(len, parts)) <= 255
 
 
 def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -124,18 +143,19 @@ def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Ten
         raise CheckpointError(f"{path}: missing, so the checkpoint has no projection and cannot think")
     tensors = read_tensors(path)
     first = tensors.get("prj.1.weight")
-    project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 else 1)
-    wanted = {**_names(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
+    with torch.device("meta"):  # sizes alone: a damaged file may claim any
+        project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 and first.numel() else 1)
+        wanted = {**_names(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
     if missing := sorted(set(wanted) - set(tensors)):
         raise CheckpointError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
     if unknown := sorted(set(tensors) - set(wanted)):
-        raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0]}")
+        raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0][:200]}")
     for name, tensor in wanted.items():
         if tensors[name].shape != tensor.shape:
             found, want = list(tensors[name].shape), list(tensor.shape)
             raise CheckpointError(f"{path}: {name} has shape {found}, wanted {want}; it belongs to another base")
     state = {name.removeprefix("prj.").replace("ln.", "4."): t for name, t in tensors.items() if name[:4] == "prj."}
-    project.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    project.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return project.requires_grad_(False), tensors["bot"].float(), tensors["eot"].float()
 
 
@@ -146,7 +166,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); restore the file") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
 
 
 def base_location(folder: Path, card: Card) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from traces.checkpoint import (
     ADAPTER,
+    DTYPES,
     Card,
     CheckpointError,
     base_location,
@@ -28,6 +29,7 @@ from traces.checkpoint import (
     read_thought,
     reason,
 )
+from traces.sizes import check_base, check_lora
 
 
 class Family(NamedTuple):
@@ -187,7 +189,7 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
     if not (folder / ADAPTER / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder / ADAPTER}: no adapter_config.json, so the LoRA is missing")
     name = card.dtype if dtype == "auto" else dtype
-    if name not in ("float32", "bfloat16", "float16"):
+    if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     place, kind = pick_device(device), getattr(torch, name)
     lm, tokenizer, family = _load_base(base, folder, card, place, kind)
@@ -233,10 +235,13 @@ def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    pinned = {"revision": card.revision} if card.revision else {}
+    pinned: dict[str, Any] = {"revision": card.revision} if card.revision else {}
+    pinned["trust_remote_code"] = False  # else transformers asks at the keyboard whether it may run a checkpoint's code
     with refusing(f"{folder}: its base", base):
         config = AutoConfig.from_pretrained(base, **pinned)
         family = family_of(config, base)
+        check_base(base, config, card.revision)
+        check_lora(folder / ADAPTER)
         tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
         lm = TransformersModel(
             base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from traces.model import Family, family_of, refusing
+from traces.sizes import check_base
 from traces.weights import OLD_BUFFERS, Part, State
 
 PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
@@ -53,10 +54,11 @@ def load_base(name: str) -> Base:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with refusing("the base", name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         family = family_of(config, name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        check_base(name, config)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
     return Base(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
 
 
