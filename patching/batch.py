@@ -79,15 +79,17 @@ def questions_of(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[S
 
 def script_of(batch: Sequence[Prepared], plan: Plan) -> Script:
     """What is forced: what both answers share, and on branches the rest of each where it is scored."""
-    trunk = torch.tensor([p.forced for p in batch])
-    if not set(WHOLE_ANSWER) & set(plan.metrics):
+    trunk, start = torch.tensor([p.forced for p in batch]), bool(set(EOT_METRICS) & set(plan.metrics))
+    if plan.protocol == "placeholder":
         return Script(trunk)
+    if not set(WHOLE_ANSWER) & set(plan.metrics):
+        return Script(trunk, start=start)
     branches = []
     for side in range(2):
         tails = [p.tails[side] for p in batch]
         longest = max(map(len, tails))
         branches.append(torch.tensor([[*tail, *[-1] * (longest - len(tail))] for tail in tails]))
-    return Script(trunk, tuple(branches), batch[0].shared)
+    return Script(trunk, tuple(branches), batch[0].shared, start)
 
 
 def run_batch(

@@ -8,7 +8,7 @@ and memory of a row grow with the square of its cells. So many pairs stand in a 
 >>> work = Work(pairs=66, questions=3, tokens=70, cells=240, steps=6, answer=6, new_tokens=12)
 >>> sizes = choose(llama, work, memory=8.0)
 >>> sizes.pairs_per_batch, sizes.cells_per_forward, sizes.gib < 8
-(16, 48, True)
+(16, 60, True)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 GIB = 2**30
 MEMORY = 8.0  # GiB that a forward may take beside the weights
 PAIRS = 16  # in a batch, where memory allows
-CELLS = 48  # in a row, at most: beyond, attention to other cells' entries costs more than larger products save
+CELLS = 64  # in a row, at most: beyond, attention to other cells' entries costs more than larger products save
 UNPATCHED = 3  # runs that every block begins with
 
 
@@ -78,8 +78,8 @@ def shape_of(config: Any, bytes_each: int) -> Shape:
 def block_bytes(shape: Shape, work: Work, pairs: int, cells: int) -> int:
     """The most that one block of `cells` of so many pairs holds at once, beside the weights.
 
-    Its cache, the masks and attention scores of the answer's forward (of the question's, if that is longer), that
-    forward's activations, and the logits with what metrics make of them in fp32.
+    Its cache, the masks of the answer's forward (of the question's, if that is longer), that forward's activations, and
+    the logits with what metrics make of them in fp32. Attention is assumed not to store its scores.
     """
     runs = pairs * (cells + UNPATCHED)
     asked = work.questions * work.tokens
@@ -87,11 +87,11 @@ def block_bytes(shape: Shape, work: Work, pairs: int, cells: int) -> int:
     entries = asked + (cells + UNPATCHED) * (work.steps + work.new_tokens) + answered
     queries = max(asked, answered)
     cache = pairs * entries * 2 * shape.kv_width * shape.bytes_each
-    scores = pairs * queries * entries * (1 + shape.bytes_each * (1 + shape.n_heads))
+    masks = pairs * queries * entries * (1 + shape.bytes_each)
     active = pairs * queries * shape.bytes_each * (3 * shape.d_mlp + 8 * shape.d_model)
     read = work.answer if work.new_tokens else 2
     logits = runs * shape.vocab * (read * shape.bytes_each + 6 * 4)
-    return (shape.n_layers + 2) * cache + max(scores + active, logits)
+    return (shape.n_layers + 2) * cache + max(masks + active, logits)
 
 
 def choose(

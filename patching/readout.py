@@ -54,7 +54,8 @@ def read_answer(about: Readout, forced: Forced, sizes: Sizes | None) -> dict[str
     And whether a run's logits are finite, `[pair, run]`, under the name `FINITE`.
     """
     found = read_all(about.on_logits, reading(about, forced.at_read, forced.said))
-    found |= read_all(about.at_eot, reading(about, forced.at_start))
+    if about.at_eot:
+        found |= read_all(about.at_eot, reading(about, forced.at_start))
     found[FINITE] = forced.at_read.isfinite().all(-1)
     return found if sizes is None else found | read_sizes(about, sizes)
 

@@ -1,6 +1,7 @@
 """LoRA merged into the base changes no number by more than rounding, and stays apart where it would."""
 
 import pytest
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from patching.engine import sweep
@@ -39,7 +40,7 @@ def test_the_change_that_is_told_is_that_of_the_logits(folder, pairs):
 
 
 def test_where_merging_changes_too_much_lora_stays_apart(folder, pairs, monkeypatch):
-    monkeypatch.setattr(merge, "UNITS", 0)
+    monkeypatch.setitem(merge.ALLOWED, torch.float32, 0)
     questions = [pair.clean.question for pair in pairs]
     before = answer_logits(load_codi(folder, device="cpu"), questions)
     model, found = merge_lora(load_codi(folder, device="cpu"), questions)

@@ -22,11 +22,13 @@ class Script(NamedTuple):
     """What is teacher-forced after EoT: a trunk, and branches of it, each the rest of a whole answer with its EOS.
 
     The last `shared` tokens of the trunk are what the branches' answers have in common; -1 fills a shorter branch.
+    Without `start`, the logits at EoT are not computed where nothing else wants them.
     """
 
     trunk: Int[Tensor, "row token"]
     branches: tuple[Int[Tensor, "row token"], ...] = ()
     shared: int = 0
+    start: bool = True
 
     def to(self, device: torch.device) -> Script:
         return self._replace(trunk=self.trunk.to(device), branches=tuple(branch.to(device) for branch in self.branches))
@@ -50,7 +52,7 @@ class Forced(NamedTuple):
     answer.
     """
 
-    at_start: Float[Tensor, "row cell vocab"]
+    at_start: Float[Tensor, "row cell vocab"]  # empty where the script leaves it out
     at_read: Float[Tensor, "row cell vocab"]
     said: Float[Tensor, "branch row cell"]
 
@@ -87,7 +89,7 @@ def force_answer(
     ids = torch.cat([opening.expand(rows, -1), script.trunk, *fed], 1).repeat(1, cells)
     position = (state.position[..., None] + offsets).flatten(1).clamp(max=model.n_positions - 1)  # of what fills up
     at_eot = torch.arange(cells, device=device) * length
-    told = [opened - 1, *range(trunk - 1 - script.shared * bool(fed), length)]  # what is read of the forced tokens
+    told = [opened - 1] * script.start + [*range(trunk - 1 - script.shared * bool(fed), length)]  # where it is read
     wanted = list(range(opened - 1, length)) if decode else told
     picked = torch.tensor([wanted.index(place) for place in told], device=device)
     keep = (at_eot[:, None] + torch.tensor(wanted, device=device)).flatten()
@@ -141,15 +143,17 @@ def branching(
 
 def forced_of(logits: Float[Tensor, "row cell token vocab"], script: Script) -> Forced:
     """What was forced, from the logits at EoT, then from those that predict the shared end of the trunk onwards."""
-    shared = script.shared if script.branches else 0
-    said, start = [], shared + 2  # EoT, then the shared tokens' predictions, then the trunk's own
+    eot, shared = int(script.start), script.shared if script.branches else 0
+    said, start = [], eot + shared + 1  # EoT, then the shared tokens' predictions, then the trunk's own
     for branch in script.branches:
-        predicting = torch.cat([logits[:, :, 1 : shared + 2], logits[:, :, start : start + branch.shape[1] - 1]], 2)
+        trunk = logits[:, :, eot : eot + shared + 1]
+        predicting = torch.cat([trunk, logits[:, :, start : start + branch.shape[1] - 1]], 2)
         start += branch.shape[1] - 1
         told = torch.cat([script.trunk[:, script.trunk.shape[1] - shared :], branch], 1)[:, None, :, None]
         scores = predicting.log_softmax(-1).gather(-1, told.clamp(min=0).expand(-1, logits.shape[1], -1, -1))
         said.append(scores.where(told >= 0, 0.0).sum((2, 3)))
-    return Forced(logits[:, :, 0], logits[:, :, shared + 1], torch.stack(said) if said else logits.new_zeros(0))
+    at_start = logits[:, :, 0] if script.start else logits.new_zeros(0)
+    return Forced(at_start, logits[:, :, eot + shared], torch.stack(said) if said else logits.new_zeros(0))
 
 
 def decode_greedily(

@@ -18,7 +18,8 @@ from traces.model import CodiModel, load_codi
 from traces.thought import run
 from traces.tokens import answer_ids, encode
 
-UNITS = 32  # of rounding of the largest logit: what merging may change
+# What merging may change, as a share of the largest logit: about what rounding changes in a whole thought anyway.
+ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class Merge(NamedTuple):
@@ -32,14 +33,14 @@ class Merge(NamedTuple):
 def merge_lora(model: CodiModel, questions: Sequence[str]) -> tuple[CodiModel, Merge]:
     """The model with LoRA merged, in place, where no logit of these questions' answers changes by too much.
 
-    Else the same checkpoint loaded anew. The allowed change is 32 units of rounding of the largest logit.
+    Else the same checkpoint loaded anew.
     """
     apart = answer_logits(model, questions)
     for module in model.lm._module.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge()
     change = float((answer_logits(model, questions) - apart).abs().max())
-    allowed = UNITS * torch.finfo(model.dtype).eps * float(apart.abs().max())
+    allowed = ALLOWED[model.dtype] * float(apart.abs().max())
     if change <= allowed:
         return model, Merge(True, change, allowed)
     model = load_codi(model.folder, str(model.device), str(model.dtype).removeprefix("torch."))
