@@ -21,8 +21,10 @@ class FrontDoor(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            stop("interrupted; what was not finished can be run again", INTERRUPTED)
+        except KeyboardInterrupt as interruption:
+            stop(str(interruption) or "interrupted; what was not finished can be run again", INTERRUPTED)
+        except MemoryError as error:
+            stop(str(error) or "memory ran out; use a smaller batch or a larger machine", BAD_INPUT)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -67,6 +69,9 @@ Start here:
   codi run configs/matched.toml       does the thought compute? configs/ has more
   codi report runs/tiny               its figures and report again
 
+A run that was interrupted, or killed, goes on when the same command is given
+again; codi run --shard 2/8 runs one of eight slices, codi merge joins them.
+
 \b
 With your own pairs and model:
   codi convert upstreams_output --base gpt2 --alpha 32 --out my_model
@@ -78,7 +83,7 @@ With your own pairs and model:
 
 Paths on the command line are relative to the current folder, those in a config to that file.
 
-Exit codes: 0 done, 1 an invariant failed, 2 bad input.""",
+Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted.""",
 )
 pairs_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check a file of clean/corrupted pairs, or make one."
@@ -103,8 +108,11 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices, into a folder of its own.")
+    ] = None,
 ) -> None:
-    """Run an experiment and report on it.
+    """Run an experiment, or go on with it where it was cut short, and report on it.
 
     The config names it: a sweep of patches (by default every layer at all latent steps, in both directions), or one of
     early_stop, influence, iterative, matched, placeholder, attribution, shapley; the controls run beside it.
@@ -113,17 +121,48 @@ def run(
 
     paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs__file": here(pairs)}
     settings = load_config(config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype)
+    part = None if shard is None else slice_of(shard)
     from analysis import write_report
     from patching.experiment import InvariantError, run_experiment
 
     folder = settings.out or Path("runs", settings.name)
-    before = modified(folder / "cells.parquet")
+    if part is not None and out is None:
+        folder = folder.with_name(f"{folder.name}.{part[0]}-of-{part[1]}")
+    before = modified(folder / "manifest.json")
     try:
-        run_experiment(settings, folder, force=force, fresh=fresh)
+        run_experiment(settings, folder, force=force, fresh=fresh, part=part)
     except InvariantError as error:
         stop(str(error), FAILED)
-    if before is not None and modified(folder / "cells.parquet") == before:
+    if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
+    if part is None:
+        print_conclusions(folder, write_report(folder, progress=pair_bar))
+    else:
+        typer.echo(f"slice {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
+
+
+def slice_of(text: str) -> tuple[int, int]:
+    """The two numbers of --shard."""
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count) <= 100_000):
+        raise ValueError(f"--shard is {text!r}, wanted i/n with i from 1 to n, as 2/8")
+    return int(first), int(count)
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="All slices of one run, in any order.")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+) -> None:
+    """Join the slices that `codi run --shard` wrote, and report: the very table of the run in one piece.
+
+    No model is needed. Slices of other runs, slices named twice and missing ones are refused.
+    """
+    from patching.slices import merge_slices
+
+    folder = merge_slices(runs, out)
+    from analysis import write_report
+
     print_conclusions(folder, write_report(folder, progress=pair_bar))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 MANIFEST, CHECKS, PREPARED = "manifest.json", "checks.json", "prepared_pairs.json"
 OF_A_MANIFEST = {  # where it has them; each may also be null
-    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool,
+    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "slice": str,
     "config": dict, "model": dict, "data": dict,
 }  # fmt: skip
 OF_A_CHECK = {"name": str, "grade": str, "sentence": str}
@@ -21,16 +21,19 @@ def read_manifest(run: Path) -> dict[str, Any]:
     path = run / MANIFEST
     manifest = _read(path, dict)
     _expect(path, manifest, OF_A_MANIFEST)
-    _expect(path, manifest.get("data") or {}, {"excluded": list, "without_unrelated_donor": list}, "data.")
+    _expect(
+        path, manifest.get("data") or {}, {"excluded": list, "failed": list, "without_unrelated_donor": list}, "data."
+    )
     low = (manifest.get("config") or {}).get("low_ceiling", 0)
     if isinstance(low, bool) or not isinstance(low, int | float) or not 0 <= low <= 1:
         raise ValueError(f"{path}: 'config.low_ceiling' is {_short(low)}, wanted 0 to 1; run it again to write it")
-    for entry in (manifest.get("data") or {}).get("excluded") or ():
-        if not isinstance(entry, dict) or not {"pair_id", "reason"} <= set(entry):
-            wanted = "{pair_id, reason}"
-            raise ValueError(
-                f"{path}: 'data.excluded' holds {_short(entry)}, wanted {wanted}; run it again to write it"
-            )
+    for key in ("excluded", "failed"):
+        for entry in (manifest.get("data") or {}).get(key) or ():
+            if not isinstance(entry, dict) or not {"pair_id", "reason"} <= set(entry):
+                wanted = "{pair_id, reason}"
+                raise ValueError(
+                    f"{path}: 'data.{key}' holds {_short(entry)}, wanted {wanted}; run it again to write it"
+                )
     return manifest
 
 

@@ -140,24 +140,31 @@ def some(names: Sequence[str], most: int = 20) -> str:
 def excluded(data: Mapping[str, Any]) -> list[str]:
     """How many pairs were left out and why, each by name."""
     left_out = data.get("excluded") or []
-    lines = [paragraph(f"Left out: {len(left_out)}." if left_out else "No pair was left out.")]
-    if left_out:
-        alike: dict[str, list[tuple[str, str]]] = {}
-        for entry in left_out:
-            pair, reason = str(entry["pair_id"]), str(entry["reason"]).removeprefix(f"pair {entry['pair_id']}: ")
-            alike.setdefault(OWN.sub("…", reason), []).append((pair, reason))
-        rows = [
-            # Where all say the very same it is said as it is, else without each pair's own numbers and answers.
-            (len(group), group[0][1] if len({r for _, r in group}) == 1 else shape, some([pair for pair, _ in group]))
-            for shape, group in sorted(alike.items(), key=lambda item: -len(item[1]))
-        ]
-        lines.append(html_table(("pairs", "reason", "which"), rows))
+    lines = [paragraph(f"Left out: {len(left_out)}." if left_out else "No pair was left out."), *reasons(left_out)]
+    if failed := data.get("failed"):
+        lines += [paragraph(f"Failed in the run, and without rows: {len(failed)}."), *reasons(failed)]
     if lone := data.get("without_unrelated_donor"):
         pairs = ", ".join(map(str, lone))
         lines.append(
             paragraph(f"Specific effects leave out pairs without an unrelated donor of equal length: {pairs}.")
         )
     return lines
+
+
+def reasons(left_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Pairs by the reason why they are not there, those with like reasons together."""
+    if not left_out:
+        return []
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for entry in left_out:
+        pair, reason = str(entry["pair_id"]), str(entry["reason"]).removeprefix(f"pair {entry['pair_id']}: ")
+        alike.setdefault(OWN.sub("…", reason), []).append((pair, reason))
+    rows = [
+        # Where all say the very same it is said as it is, else without each pair's own numbers and answers.
+        (len(group), group[0][1] if len({r for _, r in group}) == 1 else shape, some([pair for pair, _ in group]))
+        for shape, group in sorted(alike.items(), key=lambda item: -len(item[1]))
+    ]
+    return [html_table(("pairs", "reason", "which"), rows)]
 
 
 def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
@@ -173,7 +180,9 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         "metrics are read at the first answer token where the two answers differ; decoding is greedy, nothing forced."
     )
     listed = {
-        **manifest,
-        "data": {key: value for key, value in data.items() if key not in ("excluded", "without_unrelated_donor")},
+        **{key: value for key, value in manifest.items() if key not in ("identity_of", "slice")},
+        "data": {
+            key: value for key, value in data.items() if key not in ("excluded", "failed", "without_unrelated_donor")
+        },
     }
     return [paragraph(text), facts(listed)]

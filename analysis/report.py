@@ -32,8 +32,12 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
     """
     run = Path(run)
     manifest = read_manifest(run)
+    if part := manifest.get("slice"):
+        raise ValueError(
+            f"{run}: is slice {part} of a run and has no table; join the slices: codi merge RUN… --out DIR"
+        )
     if manifest.get("finished") is False:
-        raise ValueError(f"{run}: this run was cut short before its results were written; run it again")
+        raise ValueError(f"{run}: this run was cut short; run it again, it goes on where it stopped")
     table = read_table(run / "cells.parquet")
     if table.empty:
         raise ValueError(f"{run / 'cells.parquet'}: the table has no rows; run the sweep again")

@@ -166,6 +166,8 @@ class RunConfig(Record):
     merge: bool = True
     low_ceiling: Share = 0.5
     reinitialised: bool = False
+    max_failed: Share = 0.5
+    deterministic: bool = False
 
     @field_validator("pairs", mode="before")
     @classmethod
@@ -187,7 +189,8 @@ class RunConfig(Record):
     def settings(self) -> dict[str, Any]:
         """The keys that bear on the results, as JSON: neither where things are, nor what the experiment settles."""
         closed = {key for key in OF_A_SWEEP if key not in OPEN[self.experiment]}
-        excluded: dict[str, Any] = {"out": True, "checkpoint": True, "pairs": {"file"}, **dict.fromkeys(closed, True)}
+        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", *closed), True)
+        excluded: dict[str, Any] = {**elsewhere, "pairs": {"file"}}
         return self.model_dump(mode="json", exclude=excluded)
 
     @model_validator(mode="after")

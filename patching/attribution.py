@@ -23,6 +23,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,15 @@ import torch
 from torch import Tensor
 
 from analysis.effects import effect
-from analysis.table import check_table
-from patching.cells import Prepared, grid
-from patching.engine import batches
+from analysis.table import empty_table
+from patching.batch import Batch
+from patching.budget import Sizes
+from patching.cells import Cell, Prepared, grid
+from patching.engine import Due, Keep, batches, nothing_kept
 from patching.metrics import Reading, logit_difference
 from patching.sites import INSIDE, Site, expand, stepwise
 from patching.sources import HOSTS, RUNS, other
-from patching.tabulate import rows_of
+from patching.tabulate import in_order, placed, rows_of
 from traces.answer import Forced
 from traces.model import CodiModel
 from traces.rows import Rows
@@ -57,6 +60,7 @@ def attribute(
     *,
     pairs_per_batch: int = 8,
     remote: bool | str = False,
+    keep: Keep = nothing_kept,
 ) -> pd.DataFrame:
     """Estimate each single place of `kinds`: one row per pair × direction × place, in the table's columns.
 
@@ -69,21 +73,35 @@ def attribute(
         sizes = f"{len(ready)} usable pairs, {len(kinds)} kinds of site and {len(directions)} directions"
         raise ValueError(f"nothing to estimate: {sizes}")
     cells = grid(single_places(model, kinds), sources=(other,), directions=directions)
-    frames = []
-    for batch, nobody in batches(ready, [()] * len(ready), pairs_per_batch):
-        reference, changes = estimate(model, batch, kinds, remote)
-        hosts = np.array([RUNS.index(cell.host) for cell in cells])
-        change = [
-            changes[cell.site.kind][cell.site.layer or 0, cell.site.step, cell.site.head or 0, :, host]
-            for cell, host in zip(cells, hosts, strict=True)
-        ]
-        patched = reference[:, hosts] + np.stack(change, -1)
-        runs = (np.broadcast_to(reference[:, [side]], patched.shape) for side in range(2))
-        frames.append(rows_of(batch, nobody, cells, {METRIC: np.stack([patched, *runs])}))
-    table = pd.concat(frames, ignore_index=True)
-    rank = table["pair_id"].map({str(p.pair.pair_id): p.rank for p in ready})
-    table = table.assign(rank=rank).sort_values(["rank", "cell"], kind="stable", ignore_index=True)
-    return check_table(table.drop(columns=["rank", "cell"]))
+    divided = list(batches(ready, [()] * len(ready), pairs_per_batch))
+    found = []
+    for place, (batch, _) in enumerate(divided):
+        due = Due(place, len(divided), len(ready), len(cells), Sizes(pairs_per_batch, 2, None))
+        kept = keep(due, partial(estimated_batch, model, batch, kinds, cells, remote))
+        found += [] if kept is None else [kept.rows]
+    return in_order(pd.concat(found, ignore_index=True)) if found else empty_table()
+
+
+def estimated_batch(
+    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], cells: Sequence[Cell], remote: bool | str
+) -> Batch:
+    """The estimates of a batch of pairs as rows."""
+    reference, changes = estimate(model, batch, kinds, remote)
+    hosts = np.array([RUNS.index(cell.host) for cell in cells])
+    change = [
+        changes[cell.site.kind][cell.site.layer or 0, cell.site.step, cell.site.head or 0, :, host]
+        for cell, host in zip(cells, hosts, strict=True)
+    ]
+    patched = reference[:, hosts] + np.stack(change, -1)
+    runs = (np.broadcast_to(reference[:, [side]], patched.shape) for side in range(2))
+    rows = placed(rows_of(batch, [()] * len(batch), cells, {METRIC: np.stack([patched, *runs])}), batch, [METRIC])
+    bad = ~(np.isfinite(patched).all(1) & np.isfinite(reference).all(1))
+    failed = tuple(
+        (str(p.pair.pair_id), "its logit differences or their gradients are not finite")
+        for p, is_bad in zip(batch, bad, strict=True)
+        if is_bad
+    )
+    return Batch(rows[~rows["pair_id"].isin([pair for pair, _ in failed])], failed)
 
 
 def single_places(model: CodiModel, kinds: Sequence[str]) -> list[Site]:

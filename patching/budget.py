@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
 
     pairs_per_batch: int
     cells_per_forward: int
-    gib: float
+    gib: float | None  # where it was estimated
 
 
 def shape_of(config: Any, bytes_each: int) -> Shape:

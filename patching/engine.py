@@ -8,9 +8,10 @@ runs of its own block. A cell begins at the step at which it is first written, a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
@@ -29,14 +30,28 @@ from patching.tabulate import in_order, readable
 from traces.model import CodiModel
 from traces.tokens import opening_ids, positions_needed
 
-# Called for each batch with its place, how many there are, and what computes it: saves what is new, gives back what was
-# saved, and `None` where a batch is somebody else's.
-Keep = Callable[[int, int, Callable[[], Batch]], Batch | None]
+
+class Due(NamedTuple):
+    """A batch that is to be run: its place among how many, of how many pairs and cells in all, in what sizes."""
+
+    place: int
+    of: int
+    pairs: int
+    cells: int
+    sizes: Sizes
 
 
-def nothing_kept(place: int, count: int, compute: Callable[[], Batch]) -> Batch | None:
-    """Compute every batch, save none."""
-    return compute()
+# Called for each batch with what is due and what computes it: saves what is new, gives back what was saved, and `None`
+# where a batch is somebody else's.
+Keep = Callable[[Due, Callable[[], Batch]], Batch | None]
+
+
+def nothing_kept(due: Due, compute: Callable[[], Batch]) -> Batch | None:
+    """Compute every batch, save none, and warn of pairs that failed."""
+    found = compute()
+    for pair, reason in found.failed:
+        warnings.warn(f"pair {pair} has no rows: {reason}", stacklevel=3)
+    return found
 
 
 def sweep(
@@ -92,7 +107,7 @@ def sweep_cells(
     every run, the unpatched ones too. `protocol` `placeholder` is the original experiment's single pass. `keep` saves
     batch after batch, so that a sweep that was cut short goes on where it stopped. How many cells run at once, and how
     many pairs make a batch, is chosen so that a forward is estimated to take at most `memory` GiB beside the weights;
-    where memory runs out all the same, fewer cells run. A pair with a run whose logits are not finite has no rows.
+    where memory runs out all the same, fewer cells run. A pair of which a run's logits are not finite has no rows.
     """
     if not ready or not cells:
         raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
@@ -126,13 +141,17 @@ def sweep_cells(
     pace = Pace(sizes.cells_per_forward)
     donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed, max(1, draws))
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
-    found = []
+    found: list[Batch] = []
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for place, (batch, drawn) in enumerate(divided):
-            kept = keep(place, len(divided), partial(run_batch, model, batch, drawn, cells, plan, pace))
-            found += [] if kept is None else [kept.rows]
+            due = Due(place, len(divided), len(ready), len(cells), sizes)
+            kept = keep(due, partial(run_batch, model, batch, drawn, cells, plan, pace))
+            found += [] if kept is None else [kept]
             bar.update(len(batch))
-    return in_order(pd.concat(found, ignore_index=True)) if found else empty_table()
+    failed = [failure for batch in found for failure in batch.failed]
+    if len(failed) == len(ready):
+        raise ValueError(f"every pair failed, so there is no table; the first is pair {failed[0][0]}: {failed[0][1]}")
+    return in_order(pd.concat([batch.rows for batch in found], ignore_index=True)) if found else empty_table()
 
 
 def sizes_for(

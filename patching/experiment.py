@@ -7,22 +7,28 @@ unrelated donor, noise as long as what is written, and on request the same with 
 
 from __future__ import annotations
 
+import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import torch
 
-from analysis.table import write_table
 from configs.schema import RunConfig
-from patching.checks import Check, findings, invariants
+from patching.checks import findings, invariants
+from patching.finish import finish
 from patching.pairs import load_pairs, write_prepared
 from patching.recipes import job, run_recipe
-from patching.selection import select
-from patching.store import MANIFEST, digest, file_digest, open_run, write_json
-from traces.model import load_codi, reinitialise
+from patching.selection import Selection, select
+from patching.shards import Shards
+from patching.store import digest, file_digest, locked, open_run, write_json
+from traces.merge import merge_lora
+from traces.model import CodiModel, load_codi, reinitialise
 
 PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
 
@@ -32,69 +38,120 @@ class InvariantError(RuntimeError):
 
 
 def run_experiment(
-    config: RunConfig, out: Path, *, force: bool = False, fresh: bool = False, progress: bool = True
+    config: RunConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    fresh: bool = False,
+    part: tuple[int, int] | None = None,
+    progress: bool = True,
 ) -> Path:
-    """Run the experiment, return its folder; `force` goes on after a failed invariant, `fresh` starts anew."""
-    started = time.monotonic()
-    read = load_pairs(config.pairs.file)
-    model = load_codi(config.checkpoint, config.device, config.dtype)
-    chosen = select(model, read, config, progress)
-    ready, donors = chosen.ready, chosen.donors
+    """Run the experiment, or go on with it where `out` holds it unfinished, and return its folder.
 
-    settings = config.settings()
-    about, data = model.describe(), file_digest(config.pairs.file)
-    identity = digest([settings, about["sha256"], data])
-    if not open_run(out, identity, fresh):
-        return out  # this very run is there, finished
+    `force` goes on after a failed invariant, `fresh` starts anew. `part` (i, n) computes the i-th of n slices, whole
+    batches, to be joined by `merge_slices`. Raises ValueError where the folder is another run's or another process's.
+    """
+    if part is not None and config.experiment == "attribution":
+        raise ValueError(
+            "the experiment 'attribution' chooses what to verify by all pairs' estimates: it cannot be run in slices"
+        )
+    with locked(out), determinism(config.deterministic):
+        started = time.monotonic()
+        read = load_pairs(config.pairs.file)
+        model = load_codi(config.checkpoint, config.device, config.dtype)
+        if (about := open_run(out, described(config, model, part), fresh)) is None:
+            return out  # this very run is there, finished
+        shards = Shards(out, about["identity"], *(part or (1, 1)), max_failed=config.max_failed)
+        model, merged = (
+            merge_lora(model, [pair.clean.question for pair in read[:16]]) if config.merge else (model, None)
+        )
+        chosen = select(model, read, config, progress, shards.note)
+        checks = checked(model, chosen, config, shards, out, force)
 
-    checks: list[Check] = [*invariants(model, ready, donors), *findings(model, ready, donors, config.low_ceiling)]
-    write_json(out / "checks.json", [check._asdict() for check in checks])
-    failed = [check for check in checks if check.grade == "invariant" and not check.passed]
-    if failed and not force:
-        raise InvariantError(f"{failed[0].sentence} The run stopped before the sweep; --force goes on regardless.")
-
-    about_run = job(model, chosen, config, progress)
-    table = run_recipe(about_run)
-    if config.reinitialised:
-        blank = run_recipe(job(reinitialise(model, config.seed), chosen, config, progress))
-        # A reference for what the architecture alone does, and not a null hypothesis.
-        table = pd.concat([table, blank.assign(protocol=blank["protocol"] + "_reinitialised")], ignore_index=True)
-    write_table(table, out / "cells.parquet")
-    write_prepared([p.pair for p in ready], out / "prepared_pairs.json")
-    write_json(
-        out / MANIFEST,
-        {
-            "name": config.name,
-            "identity": identity,
-            "finished": True,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "experiment": config.experiment,
-            "protocol": config.protocol,
-            "config": {
-                **settings,
-                "checkpoint": config.checkpoint.name,
-                "pairs": {"file": config.pairs.file.name, **settings["pairs"]},
-            },
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "model": about,
-            "data": {
-                "pairs_file": config.pairs.file.name,
-                "sha256": data,
-                "filter": config.pairs.filter,
-                **chosen.counts,
-                "used": len(ready),
-                "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in chosen.excluded],
-                "without_unrelated_donor": [p.pair.pair_id for p, d in zip(ready, donors, strict=True) if not d],
-            },
-            "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
-            "cells_per_pair": cells_per_pair(table),
+        about_run = job(model, chosen, config, shards.stage, progress)
+        run_recipe(about_run)
+        if config.reinitialised:
+            # A reference for what the architecture alone does, and not a null hypothesis.
+            blank = reinitialise(model, config.seed)
+            run_recipe(job(blank, chosen, config, lambda: shards.stage("_reinitialised"), progress))
+        write_json(out / "checks.json", checks)
+        write_prepared([p.pair for p in chosen.ready], out / "prepared_pairs.json")
+        about |= {
+            "data": data_of(config, chosen),
             **about_run.notes,
+            "merge": None if merged is None else merged._asdict(),
+            **({"set_aside": shards.set_aside} if shards.set_aside else {}),
             "seconds": round(time.monotonic() - started, 1),
+        }
+        return finish(out, about)
+
+
+def described(config: RunConfig, model: CodiModel, part: tuple[int, int] | None) -> dict[str, Any]:
+    """What a manifest says from the first moment: what is run on what, by which versions, and its identity."""
+    settings, model_of = config.settings(), model.describe()
+    pairs = file_digest(config.pairs.file)
+    parts = {"config": settings, "model": model_of["sha256"], "pairs": pairs}
+    return {
+        "name": config.name,
+        "identity": digest([settings, model_of["sha256"], pairs]),
+        "identity_of": parts,
+        "slice": None if part is None else f"{part[0]}/{part[1]}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "experiment": config.experiment,
+        "protocol": config.protocol,
+        "config": {
+            **settings,
+            "checkpoint": config.checkpoint.name,
+            "pairs": {"file": config.pairs.file.name, **settings["pairs"]},
         },
-    )
-    return out
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "model": model_of,
+        "data": {"pairs_file": config.pairs.file.name, "sha256": pairs},
+        "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
+    }
 
 
-def cells_per_pair(table: pd.DataFrame) -> int:
-    """The most rows of one metric that a pair has."""
-    return int(table.groupby(["pair_id", "metric"], sort=False).size().max())
+def data_of(config: RunConfig, chosen: Selection) -> dict[str, Any]:
+    """What the manifest says of the pairs: how many were read and used, which were left out and why."""
+    lone = [p.pair.pair_id for p, donors in zip(chosen.ready, chosen.donors, strict=True) if not donors]
+    return {
+        "pairs_file": config.pairs.file.name,
+        "sha256": file_digest(config.pairs.file),
+        "filter": config.pairs.filter,
+        **chosen.counts,
+        "used": len(chosen.ready),
+        "excluded": [{"pair_id": pair.pair_id, "reason": reason} for pair, reason in chosen.excluded],
+        "without_unrelated_donor": lone,
+    }
+
+
+def checked(
+    model: CodiModel, chosen: Selection, config: RunConfig, shards: Shards, out: Path, force: bool
+) -> list[dict[str, Any]]:
+    """The checks, computed once for a run. Raises `InvariantError` where an invariant failed, unless `force`."""
+
+    def run_checks() -> list[dict[str, Any]]:
+        found = invariants(model, chosen.ready, chosen.donors)
+        found += findings(model, chosen.ready, chosen.donors, config.low_ceiling)
+        return [check._asdict() for check in found]
+
+    checks = shards.note("checks", run_checks)
+    failed = [check for check in checks if check["grade"] == "invariant" and not check["passed"]]
+    if failed and not force:
+        shards.forget("checks")
+        write_json(out / "checks.json", checks)
+        raise InvariantError(f"{failed[0]['sentence']} The run stopped before the sweep; --force goes on regardless.")
+    return checks
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Only operations that give the same bits every time, where wanted: on a GPU some are slower, and some raise."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -50,7 +50,8 @@ def matched_pairs(
             "two steps or more, or for models of arithmetic problems set fresh"
         )
     kept = right(model, drawn(found, most, seed), max_new_tokens)
-    pairs = [as_prepared(model, rank, match) for rank, match in enumerate(kept)]
+    after = 1 + max(p.rank for p in ready)  # matches stand behind the pairs that they were made of
+    pairs = [as_prepared(model, rank, match) for rank, match in enumerate(kept, after)]
     known = [pair for pair in pairs if pair is not None]
     if not known:
         raise ValueError(f"the model answers none of {len(found)} matched pairs rightly, so none can be patched")

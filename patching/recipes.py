@@ -16,8 +16,7 @@ The corners (whole thoughts exchanged) and what changes nothing run beside every
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -26,8 +25,8 @@ from configs.schema import RunConfig
 from patching.attribution import attribute, to_verify
 from patching.cells import Cell, grid, knockouts
 from patching.edges import Edge, edge
-from patching.engine import sweep_cells
-from patching.interchange import matched_pairs
+from patching.engine import Keep, nothing_kept, sweep_cells
+from patching.interchange import Matched, matched_pairs
 from patching.selection import Selection
 from patching.sites import THOUGHT, Site, expand, layerwise, prefixes, subsets
 from patching.sources import SOURCES, itself, other, unrelated
@@ -40,35 +39,40 @@ BOTH_READS = ("kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot
 
 
 class Job(NamedTuple):
-    """A model, the pairs to patch, the config, and the sweep with all that these settle."""
+    """A model, the pairs to patch, the config, what keeps each sweep's batches, and what there is to tell."""
 
     model: CodiModel
     chosen: Selection
     config: RunConfig
-    sweep: partial[pd.DataFrame]
+    stage: Callable[[], Keep]
+    progress: bool
     notes: dict[str, Any]  # what an experiment has to tell beside its rows; kept in the manifest
 
+    def sweep(self, cells: Sequence[Cell], found: Matched | None = None, **options: Any) -> pd.DataFrame:
+        """The rows of some cells on the chosen pairs, or on matched ones."""
+        config, chosen = self.config, self.chosen
+        ready, donors = (chosen.ready, chosen.donors) if found is None else (found.ready, found.donors)
+        return sweep_cells(
+            self.model, ready, cells, donors=donors, everyone=chosen.everyone, seed=config.seed,
+            cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch, memory=config.memory,
+            max_new_tokens=config.max_new_tokens, progress=self.progress, keep=self.stage(), **options,
+        )  # fmt: skip
 
-def job(model: CodiModel, chosen: Selection, config: RunConfig, progress: bool = False) -> Job:
+
+def job(
+    model: CodiModel,
+    chosen: Selection,
+    config: RunConfig,
+    stage: Callable[[], Keep] = lambda: nothing_kept,
+    progress: bool = False,
+) -> Job:
     """Put together what every experiment needs."""
-    sweep = partial(
-        sweep_cells, model, chosen.ready, donors=chosen.donors, everyone=chosen.everyone, seed=config.seed,
-        cells_per_forward=config.cells_per_forward, pairs_per_batch=config.pairs_per_batch, memory=config.memory,
-        max_new_tokens=config.max_new_tokens, progress=progress,
-    )  # fmt: skip
-    return Job(model, chosen, config, sweep, {})
+    return Job(model, chosen, config, stage, progress, {})
 
 
 def run_recipe(job: Job) -> pd.DataFrame:
     """The rows of the config's experiment, the corners among them."""
-    table = RECIPES[job.config.experiment](job)
-    return table.sort_values("pair_id", key=places(job.chosen), kind="stable", ignore_index=True)
-
-
-def places(chosen: Selection) -> Callable[[pd.Series], pd.Series]:
-    """Pairs in the order of their file."""
-    rank = {str(p.pair.pair_id): p.rank for p in chosen.ready}
-    return lambda names: names.map(lambda name: rank.get(name, max(rank.values()) + 1))
+    return RECIPES[job.config.experiment](job)
 
 
 def corner_cells(config: RunConfig) -> list[Cell]:
@@ -123,8 +127,7 @@ def matched(job: Job) -> pd.DataFrame:
     sites = expand(job.model, ["stepwise", "prefixes"], config.kinds)
     cells = grid(sites, [other, unrelated], ["denoising"])
     metrics = ("answer", "answer_is_clean", "answer_is_corrupted", "answer_is_hybrid")
-    rows = partial(job.sweep.func, job.model, found.ready, **{**job.sweep.keywords, "donors": found.donors})
-    return joined([job.sweep(corner_cells(config), metrics=ANSWERS), rows(cells, metrics=metrics)])
+    return joined([job.sweep(corner_cells(config), metrics=ANSWERS), job.sweep(cells, found, metrics=metrics)])
 
 
 def placeholder(job: Job) -> pd.DataFrame:
@@ -136,7 +139,12 @@ def placeholder(job: Job) -> pd.DataFrame:
 def attribution(job: Job) -> pd.DataFrame:
     config = job.config
     estimates = attribute(
-        job.model, job.chosen.ready, config.kinds, config.directions, pairs_per_batch=config.pairs_per_batch or 8
+        job.model,
+        job.chosen.ready,
+        config.kinds,
+        config.directions,
+        pairs_per_batch=config.pairs_per_batch or 8,
+        keep=job.stage(),
     )
     cells = grid(to_verify(estimates, config.top, config.seed), [other], config.directions)
     exact = job.sweep(cells, metrics=("logit_difference",))

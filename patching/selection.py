@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
 from patching.contrast import split_usable
@@ -26,18 +26,34 @@ class Selection(NamedTuple):
     counts: dict[str, int]
 
 
-def select(model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: bool = False) -> Selection:
-    """Filter and draw the pairs of a run. Raises ValueError where none is left.
+Note = Callable[[str, Callable[[], Any]], Any]  # computes what has a name once, or gives what was computed before
 
-    Donors and means come from all pairs that pass the filter; the limit limits the pairs that are patched.
+
+def not_noted(name: str, compute: Callable[[], Any]) -> Any:
+    """Compute it anew."""
+    return compute()
+
+
+def select(
+    model: CodiModel, read: Sequence[Pair], config: RunConfig, progress: bool = False, note: Note = not_noted
+) -> Selection:
+    """Filter and draw the pairs of a run. Raises ValueError where none is left, or too many have no equal tokens.
+
+    Donors and means come from all pairs that pass the filter; the limit limits the pairs that are patched. `note`
+    keeps what the model said, which the filter `both_correct` asks for.
     """
     chosen = config.pairs
     usable, excluded = split_usable(read)
     ready, more = prepare(model, usable)
+    if ready and len(more) > config.max_failed * len(usable):
+        raise ValueError(
+            f"{chosen.file}: {len(more)} of {len(usable)} pairs are no contrast under this tokenizer, more than "
+            f"max_failed = {config.max_failed:g} allows; the first reason is: {more[0][1]}"
+        )
     excluded = [*excluded, *more]
     counts = {"read": len(read), "usable": len(ready)}
     if chosen.filter == "both_correct":
-        ready, wrong = both_correct(model, ready, config.max_new_tokens, progress)
+        ready, wrong = both_correct(model, ready, config.max_new_tokens, progress, note)
         excluded += wrong
         counts["both_correct"] = len(ready)
     if not ready:
@@ -58,11 +74,15 @@ def draw(count: int, limit: int | None, seed: int | None) -> list[int]:
 
 
 def both_correct(
-    model: CodiModel, ready: Sequence[Prepared], max_new_tokens: int, progress: bool = False
+    model: CodiModel,
+    ready: Sequence[Prepared],
+    max_new_tokens: int,
+    progress: bool = False,
+    note: Note = not_noted,
 ) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
     """The pairs whose two questions this model answers with their keys, and the others, each with what it said."""
     questions = [side.question for p in ready for side in (p.pair.clean, p.pair.corrupted)]
-    said = answers(model, questions, max_new_tokens=max_new_tokens, progress=progress)
+    said = note("both_correct", lambda: answers(model, questions, max_new_tokens=max_new_tokens, progress=progress))
     right, wrong = [], []
     for index, prepared in enumerate(ready):
         pair = prepared.pair

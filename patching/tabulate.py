@@ -76,8 +76,8 @@ def placed(frame: pd.DataFrame, batch: Sequence[Prepared], metrics: Sequence[str
     return frame.assign(rank=frame["pair_id"].map(ranks), place=frame["metric"].map(places))
 
 
-def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The table by pair, metric, cell and read step, whatever the order of batches and blocks; `ORDER` is dropped."""
-    order = table[list(ORDER)].assign(read_step=table["read_step"].fillna(-1).astype(int))
-    sorted_rows = table.loc[order.sort_values([*order], kind="stable").index]
-    return check_table(sorted_rows.drop(columns=list(ORDER)).reset_index(drop=True))
+def in_order(table: pd.DataFrame, order: Sequence[str] = ORDER) -> pd.DataFrame:
+    """The table by pair, metric, cell and read step, whatever the order of batches and blocks; `order` is dropped."""
+    keys = table[list(order)].assign(read_step=table["read_step"].fillna(-1).astype(int))
+    sorted_rows = table.loc[keys.sort_values([*keys], kind="stable").index]
+    return check_table(sorted_rows.drop(columns=list(order)).reset_index(drop=True))

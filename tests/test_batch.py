@@ -86,7 +86,7 @@ def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, p
     cells, found = cells_of(own_model), []
     whole = sweep_cells(own_model, ready, cells, metrics=METRICS)
 
-    def keep(place, count, compute):
+    def keep(due, compute):
         found.append(compute())
         return found[-1]
 
@@ -131,7 +131,7 @@ def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(o
     only = next(iter(words(ready[2]) - words(ready[0]) - words(ready[1]) - words(ready[3])))
     own_model.embedding._module.weight.data[only] = float("inf")
 
-    def keep(place, count, compute):
+    def keep(due, compute):
         batches.append(compute())
         return batches[-1]
 
