@@ -148,7 +148,7 @@ def test_a_half_written_file_is_named(tmp_path, name):
 
 def test_a_run_that_was_cut_short_has_no_report(tmp_path):
     folder = make_run(tmp_path / "run", experiment(pairs=2), prepared(2), finished=False)
-    with pytest.raises(ValueError, match="was cut short; run it again, it goes on where it stopped; run it again"):
+    with pytest.raises(ValueError, match="was cut short; run it again, it goes on where it stopped"):
         write_report(folder)
 
 

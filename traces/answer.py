@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from traces.model import CodiModel
-from traces.state import State, beside, set_masks
+from traces.state import State, as_numbers, beside, set_masks
 from traces.tokens import opening_ids
 
 
@@ -82,10 +82,8 @@ def force_answer(
     fed = [branch[:, :-1].clamp(min=0) for branch in script.branches]
     offsets, tree = branching(trunk, [part.shape[1] for part in fed], device)
     length = len(offsets)
-    masks = beside(
-        {layer: seen.repeat_interleave(length, 1) for layer, seen in state.seen.items()},
-        torch.block_diag(*[tree] * cells).expand(rows, -1, -1),
-    )
+    seen = {layer: mask.repeat_interleave(length, 1) for layer, mask in state.seen.items()}
+    masks = as_numbers(model, beside(seen, torch.block_diag(*[tree] * cells).expand(rows, -1, -1)))
     ids = torch.cat([opening.expand(rows, -1), script.trunk, *fed], 1).repeat(1, cells)
     position = (state.position[..., None] + offsets).flatten(1).clamp(max=model.n_positions - 1)  # of what fills up
     at_eot = torch.arange(cells, device=device) * length
@@ -96,7 +94,7 @@ def force_answer(
     measured: dict[str, Tensor] = {}
     forced, heard = None, None
     with model.lm.trace(
-        input_ids=ids, attention_mask=masks[None][:, None], position_ids=position,
+        input_ids=ids, attention_mask=masks[None], position_ids=position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
     ):  # fmt: skip
         model.embedding.output[:, at_eot] = eot
@@ -179,11 +177,12 @@ def decode_greedily(
         if bool(done.all()):
             break
         seen = beside(seen, own)
+        masks = as_numbers(model, seen)
         with model.lm.trace(
-            input_ids=token, attention_mask=seen[None][:, None],
+            input_ids=token, attention_mask=masks[None],
             position_ids=position.clamp(max=model.n_positions - 1), past_key_values=state.cache, use_cache=True,
         ):  # fmt: skip
-            for layer in range(model.n_layers if len(seen) > 1 else 0):
-                set_masks(model, seen, layer)
+            for layer in range(model.n_layers if len(masks) > 1 else 0):
+                set_masks(model, masks, layer)
             token = model.lm.lm_head.output.argmax(-1)
     return said[:, :, :max_new_tokens]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from traces import attention
 from traces.checkpoint import (
     ADAPTER,
     DTYPES,
@@ -118,6 +119,13 @@ class CodiModel:
         return getattr(block, self.family.mlp)
 
     @property
+    def group(self) -> int:
+        """How many heads' queries share keys in one attention, see `traces.attention`; 1 where the model's own runs."""
+        config = self.lm.config
+        grouped = config._attn_implementation == attention.NAME
+        return config.num_attention_heads // config.num_key_value_heads if grouped else 1
+
+    @property
     def n_heads(self) -> int:
         return self.lm.config.num_attention_heads
 
@@ -193,6 +201,8 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     place, kind = pick_device(device), getattr(torch, name)
     lm, tokenizer, family = _load_base(base, folder, card, place, kind)
+    if getattr(lm.config, "num_key_value_heads", None) is not None:
+        lm._module.set_attn_implementation(attention.NAME)
     project, bot, eot = read_thought(folder, lm.config.hidden_size)
     report = _compare_adapter(lm._module, folder / ADAPTER)
     return CodiModel(

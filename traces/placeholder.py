@@ -19,7 +19,7 @@ from torch import Tensor
 from traces.answer import Forced, Heard, Measure, Script, decode_greedily, forced_of
 from traces.model import CodiModel
 from traces.rows import Rows, chosen
-from traces.state import State
+from traces.state import State, as_numbers
 from traces.thought import Edits, Run, begin, read_question
 from traces.tokens import opening_ids, positions_needed
 
@@ -72,10 +72,11 @@ def pass_over_pads(
     at_eot = torch.arange(cells, device=device) * length + n
     keep = (at_eot[:, None] + torch.tensor([len(opening) - 1, length - n - 1], device=device)).flatten()
     mask = torch.cat([seen.repeat_interleave(length, 1), own.expand(count, -1, -1)], -1)
+    masks = as_numbers(model, {None: mask})
     position = (state.position[..., None] + torch.arange(length, device=device)).flatten(1)
     measured: dict[str, Tensor] = {}
     with model.lm.trace(
-        input_ids=ids, attention_mask=mask[:, None], position_ids=position,
+        input_ids=ids, attention_mask=masks[None], position_ids=position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
     ):  # fmt: skip
         model.embedding.output[:, at_eot] = eot

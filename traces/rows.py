@@ -109,12 +109,12 @@ class Rows:
                 sight.steps[untaken] = -1
         return sights
 
-    def question_mask(self) -> Bool[Tensor, "row 1 query key"]:
+    def question_mask(self) -> Bool[Tensor, "row query key"]:
         """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""
         segments, width = self.ids.shape[1:]
         causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
         allowed = torch.block_diag(*[causal] * segments) & self.valid.flatten(1)[:, None]
-        return (allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device))[:, None]
+        return allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device)
 
     def seen(self, sight: Sight, steps: int) -> Bool[Tensor, "row cell key"]:
         """What each cell sees of the cache after so many latent steps."""

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from traces.attention import additive
 from traces.model import CodiModel
 from traces.rows import Rows, Sights
 
 Masks = dict[int | None, Bool[Tensor, "row query key"]]  # by layer, as `Sights`
+Additive = dict[int | None, Float[Tensor, "row 1 query key"]]  # the same as numbers that attention adds
 
 
 @dataclass
@@ -35,9 +37,14 @@ def beside(masks: Masks, own: Bool[Tensor, "row query key"]) -> Masks:
     return {layer: torch.cat([mask, own], -1) for layer, mask in masks.items()}
 
 
-def set_masks(model: CodiModel, masks: Masks, layer: int) -> None:
+def as_numbers(model: CodiModel, masks: Masks) -> Additive:
+    """The masks as the model's attention wants them."""
+    return {layer: additive(mask, model.group, model.dtype) for layer, mask in masks.items()}
+
+
+def set_masks(model: CodiModel, masks: Additive, layer: int) -> None:
     """Give one layer its own mask; call inside a trace, before anything else of that layer."""
     if layer in masks:
         attention = model.attention(model.blocks[layer])
         args, kwargs = attention.inputs
-        attention.inputs = (args, {**kwargs, "attention_mask": masks[layer][:, None]})
+        attention.inputs = (args, {**kwargs, "attention_mask": masks[layer]})

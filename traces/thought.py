@@ -27,7 +27,7 @@ from torch import Tensor
 from traces.answer import Forced, Measure, Script, decode_greedily, force_answer
 from traces.model import CodiModel
 from traces.rows import Rows
-from traces.state import State, beside, seen_by, set_masks
+from traces.state import State, as_numbers, beside, seen_by, set_masks
 from traces.text import clean_text, last_number
 from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
 
@@ -75,15 +75,21 @@ class Question(NamedTuple):
 
 def read_question(model: CodiModel, rows: Rows) -> Question:
     """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
-    column, bot, project, mask = rows.bot_column, model.bot, model.project, rows.question_mask()
+    column, bot, project = rows.bot_column, model.bot, model.project
+    masks = as_numbers(model, {None: rows.question_mask()})
     with model.lm.trace(
-        input_ids=rows.ids.flatten(1), attention_mask=mask, position_ids=rows.positions, use_cache=True,
-        logits_to_keep=1,
+        input_ids=rows.ids.flatten(1), attention_mask=masks[None], position_ids=rows.positions, use_cache=True,
+        logits_to_keep=no_logits(model),
     ):  # fmt: skip
         model.embedding.output[:, column] = bot
         latents = project(model.norm.output[:, column])
         cache = model.lm.output.past_key_values
     return Question(cache, latents)
+
+
+def no_logits(model: CodiModel) -> Int[Tensor, 0]:
+    """The positions whose logits are wanted where none are."""
+    return torch.empty(0, dtype=torch.long, device=model.device)
 
 
 def begin(rows: Rows, question: Question, edits: Edits) -> State:
@@ -107,13 +113,13 @@ def latent_step(
     cells = rows.begun(step)
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(len(rows.ids), cells, cells)
     seen = {layer: mask[:, :cells] for layer, mask in seen_by(rows, rows.at_step(step), step).items()}
-    masks, project = beside(seen, own), model.project
+    masks, project = as_numbers(model, beside(seen, own)), model.project
     joined = None if last or rows.begun(step + 1) == cells else rows.joined(step + 1)
     visited = model.blocks if edits.blocks or len(masks) > 1 else ()
     measured: dict[str, Tensor] = {}
     with model.lm.trace(
-        inputs_embeds=state.latent, attention_mask=masks[None][:, None], position_ids=state.position[:, :cells],
-        past_key_values=state.cache, use_cache=True, logits_to_keep=1 if edits.read is None else 0,
+        inputs_embeds=state.latent, attention_mask=masks[None], position_ids=state.position[:, :cells],
+        past_key_values=state.cache, use_cache=True, logits_to_keep=no_logits(model) if edits.read is None else 0,
     ):  # fmt: skip
         for layer, block in enumerate(visited):
             set_masks(model, masks, layer)
