@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
+from analysis.drawing import Drawing, drawable
 from analysis.effects import layerwise
 from analysis.figures import Figure, fitting
 from analysis.folder import read_checks, read_manifest, read_prepared
@@ -21,7 +22,6 @@ from analysis.pair_charts import pair_specs
 from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
-NOT_XML = re.compile("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -87,20 +87,13 @@ def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
 def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, progress: Progress | None = None) -> None:
     """Each pair's chart as PNG and Vega-Lite JSON, `pair_<id>`, in names that every file system takes."""
     folder.mkdir(parents=True, exist_ok=True)
-    specs = list(pair_specs(table, questions))
-    stems = file_stems([pair_id for pair_id, _ in specs])
-    for pair_id, spec in progress(specs) if progress else specs:
-        (folder / f"{stems[pair_id]}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{stems[pair_id]}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
-
-
-def drawable(spec: Any) -> Any:
-    """The same specification without the characters that no picture can hold: a question may have them."""
-    if isinstance(spec, dict):
-        return {name: drawable(part) for name, part in spec.items()}
-    if isinstance(spec, list):
-        return [drawable(part) for part in spec]
-    return NOT_XML.sub("\ufffd", spec) if isinstance(spec, str) else spec
+    specs = dict(pair_specs(table, questions))
+    paths = [folder / f"{stem}.json" for stem in file_stems(specs).values()]
+    for path, spec in zip(paths, specs.values(), strict=True):
+        path.write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
+    drawing = Drawing(paths)
+    for _ in progress(drawing) if progress else drawing:
+        pass
 
 
 def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:
