@@ -49,11 +49,11 @@ def test_help_is_quick_and_shows_what_to_type():
     assert time.monotonic() - started < 5  # 0.2 s, but for a busy machine
     for command in ("codi run configs/tiny.toml", "codi pairs check", "codi ask", "codi check", "codi report"):
         assert command in said
-    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input." in said
+    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted." in said
 
 
 @pytest.mark.parametrize(
-    "words", ["run", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"]
+    "words", ["run", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"]
 )
 def test_every_command_says_what_it_is_for(codi, words):
     said = codi(*words.split(), "--help")
@@ -263,3 +263,79 @@ def test_an_invariant_that_fails_is_one_sentence_and_exit_code_1(codi, config, m
     result = codi("run", config())
     assert result.exit_code == 1
     assert result.stderr == "codi: Writing a run's own values changes a logit by 0.3 (allowed 1e-05).\n"
+
+
+def small_run(folder, checkpoint, pairs):
+    """A config of a run that takes a moment."""
+    text = f'name = "small"\ncheckpoint = "{checkpoint}"\npairs_per_batch = 2\nmetrics = ["logit_difference"]\n'
+    (folder / "small.toml").write_text(f'{text}[pairs]\nfile = "{pairs}"\nlimit = 6\n', encoding="utf-8")
+    return "small.toml"
+
+
+def test_slices_are_run_into_folders_of_their_own_and_merged(codi, tmp_path, random_checkpoint, pairs_file):
+    config = small_run(tmp_path, random_checkpoint, pairs_file)
+    for part in ("1/2", "2/2"):
+        done = codi("run", config, "--shard", part)
+        assert done.exit_code == 0
+        folder = f"runs/small.{part.replace('/', '-of-')}"
+        assert done.stdout == f"slice {part} is in {folder}; when all are there: codi merge RUN… --out DIR\n"
+    assert "holds this very run, finished" in codi("run", config, "--shard", "2/2").stderr
+    told = refused(codi("report", "runs/small.1-of-2"))
+    assert told.endswith("is slice 1/2 of a run and has no table; join the slices: codi merge RUN… --out DIR")
+    told = refused(codi("merge", "runs/small.1-of-2", "--out", "runs/all"))
+    assert told == "codi: slice 2/2 is missing; run it: codi run CONFIG --shard 2/2"
+    merged = codi("merge", "runs/small.1-of-2", "runs/small.2-of-2", "--out", "runs/all")
+    assert merged.exit_code == 0, merged.output
+    assert "Report: runs/all/report.html" in merged.stdout
+    assert codi("run", config, "--out", "runs/alone").exit_code == 0
+    alone, joined = (tmp_path / "runs" / name / "cells.parquet" for name in ("alone", "all"))
+    assert alone.read_bytes() == joined.read_bytes()
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", "1/0", "1/1000000"])
+def test_a_slice_that_is_none_is_one_sentence(codi, tmp_path, random_checkpoint, pairs_file, part):
+    config = small_run(tmp_path, random_checkpoint, pairs_file)
+    told = refused(codi("run", config, f"--shard={part}"))
+    assert told == f"codi: --shard is {part!r}, wanted i/n with i from 1 to n, as 2/8"
+
+
+def test_a_run_that_is_interrupted_says_how_far_it_is_and_ends_with_130(
+    codi, tmp_path, random_checkpoint, pairs_file, monkeypatch
+):
+    import os
+    import signal
+
+    from patching import engine
+
+    config, run_batch, calls = small_run(tmp_path, random_checkpoint, pairs_file), engine.run_batch, []
+
+    def interrupting(*args):
+        calls.append(None)
+        if len(calls) == 3:  # the first two are the checks'
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_batch(*args)
+
+    monkeypatch.setattr(engine, "run_batch", interrupting)
+    done = codi("run", config)
+    assert done.exit_code == 130
+    assert done.stderr.endswith(
+        "codi: interrupted; 1 of 3 batches of this sweep are saved, the same command goes on from there\n"
+    )
+    again = codi("run", config)
+    assert again.exit_code == 0
+    assert len(calls) == 5  # neither the checks nor the saved batch anew
+
+
+def test_memory_that_runs_out_is_one_sentence(codi, tmp_path, random_checkpoint, pairs_file, monkeypatch):
+    import torch
+
+    from patching import batch
+
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(batch, "run_cells", full)
+    done = codi("run", small_run(tmp_path, random_checkpoint, pairs_file))
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("codi: pair ")
+    assert "one cell of one pair does not fit into memory" in done.stderr

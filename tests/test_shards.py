@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis import read_table
 from configs.schema import RunConfig
@@ -379,6 +380,15 @@ def test_where_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch)
     failing(monkeypatch, set(map(str, range(12))))
     with pytest.raises(ValueError, match="every pair failed, so there is no table"):
         run_experiment(config.model_copy(update={"max_failed": 1.0}), tmp_path / "run", progress=False)
+
+
+def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, tmp_path):
+    chosen = config.model_copy(update={"deterministic": True})
+    out = run_experiment(chosen, tmp_path / "run", progress=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (out / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+    with pytest.raises(ValueError, match="deterministic is true there, false now"):
+        run_experiment(config, out, progress=False)
 
 
 def test_the_manifest_says_how_the_work_was_divided(whole):

@@ -12,7 +12,7 @@ from traces.gsm8k import Problem
 from traces.model import CodiModel
 from traces.text import last_number
 from traces.thought import run
-from traces.tokens import encode, positions_needed, question_ids, texts
+from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
 
 
 class Scored(NamedTuple):
@@ -47,13 +47,16 @@ def answers(
         which = f"question {lengths.index(max(lengths)) + 1} with its thought needs {longest} positions"
         raise ValueError(f"{which}, the model has {model.n_positions}; leave it out")
     order = sorted(range(len(questions)), key=lengths.__getitem__)
+    prefix = answer_ids(model)  # forced, so that those that say it themselves need not say it word by word
+    if lengths and positions_needed(model, max(lengths), len(prefix), steps) > model.n_positions:
+        prefix = []
     said = [""] * len(questions)
     with tqdm(total=len(questions), desc=f"{steps} steps", unit="question", disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             rows = encode(model, [[questions[index]] for index in batch])
-            nothing = torch.zeros(len(batch), 0, dtype=torch.long)
-            done = run(model, rows, nothing, max_new_tokens=max_new_tokens, n_latents=steps)
+            forced = torch.tensor([prefix] * len(batch), dtype=torch.long)
+            done = run(model, rows, forced, max_new_tokens=max_new_tokens, n_latents=steps)
             assert done.tokens is not None
             for index, text in zip(batch, texts(model, done.tokens)[0], strict=True):
                 said[index] = text
