@@ -94,7 +94,7 @@ def pairs_of(size: Size, model: CodiModel, count: int | None = None, tokens: int
     count = count or size.pairs
     if size.shape is None:
         shipped = load_pairs(ROOT / "patching/data/arithmetic_pairs.json")
-        return prepare(model, [shipped[i % len(shipped)] for i in range(count)])[0]
+        return prepare(model, shipped[:count])[0]
     return prepare(model, made_up(count, tokens or size.tokens))[0]
 
 

@@ -79,6 +79,11 @@ def differences(variants: list[Timed]) -> dict[str, float]:
     }
 
 
+def largest(variants: list[Timed]) -> float:
+    """The largest of all numbers, which rounding is relative to."""
+    return max(abs(found.difference) for variant in variants for found in variant.numbers.values())
+
+
 def other_answers(variants: list[Timed]) -> int:
     """In how many cells two variants decode different numbers; none is none, whoever says it."""
 
