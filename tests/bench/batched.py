@@ -172,8 +172,7 @@ def mask_of(plain: Plain, seen: Tensor) -> Tensor:
     config, (rows, queries, keys) = plain.causal_lm.config, seen.shape
     group = config.num_attention_heads // config.num_key_value_heads
     room = plain.bot.new_empty(rows, 1, group, queries, -(-keys // ALIGNED) * ALIGNED)[..., :keys]
-    hidden = plain.bot.new_tensor(float("-inf"))
-    room.copy_(torch.where(seen, torch.zeros_like(hidden), hidden)[:, None, None])
+    room.copy_(torch.where(seen, 0.0, float("-inf"))[:, None, None])
     return room.flatten(2, 3) if group == 1 else room.view(rows, 1, group * queries, keys)
 
 

@@ -58,13 +58,14 @@ def table(rows: list[dict[str, Any]], cells: int) -> str:
         numbers = [number(row[key]) for key in ("ms_per_cell", "cells_per_second", "to_a", "to_d", "to_floor")]
         lines.append((f"({row['name']})" if row["name"] else "", row["what"], scaled, *numbers))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
+    aligned = [
+        [
             text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(l, widths, strict=True))
-        ).rstrip()
-        for l in lines
-    )
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
 def number(value: float | None) -> str:
