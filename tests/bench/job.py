@@ -1,0 +1,107 @@
+"""The job that every variant does: a grid of denoising patches on pairs, read as logit differences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from patching.cells import Prepared
+from patching.sites import Site, layerwise, sitewise
+from traces.checkpoint import ADAPTER, base_location
+from traces.model import CodiModel
+
+MOST_TOKENS = 12  # of a greedy answer
+
+
+class Plain(NamedTuple):
+    """The same model without nnsight, its LoRA merged into the weights."""
+
+    causal_lm: Any
+    project: nn.Module
+    bot: Tensor
+    eot: Tensor
+    n_latents: int
+
+    @property
+    def decoder(self) -> Any:
+        return self.causal_lm.model
+
+    @property
+    def embed(self) -> nn.Module:
+        return self.causal_lm.model.embed_tokens
+
+
+class Found(NamedTuple):
+    """What a cell gave: its logit difference, and its decoded number where it was asked for."""
+
+    difference: float
+    answer: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Model, pairs and grid. Clean values are written into the corrupted run; a site names the layer and the step."""
+
+    model: CodiModel
+    plain: Plain
+    ready: list[Prepared]
+    sites: list[Site]
+
+    @property
+    def cells(self) -> int:
+        return len(self.ready) * len(self.sites)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def job_of(model: CodiModel, ready: list[Prepared]) -> Job:
+    """The grid of all layers × (all steps, each step)."""
+    assert model.card.remove_eos, "the benchmark knows thoughts that EoT alone ends"
+    return Job(model, plain_of(model), ready, [*layerwise(model), *sitewise(model)])
+
+
+def plain_of(model: CodiModel) -> Plain:
+    """Load the checkpoint once more, as plain PyTorch, and merge its LoRA."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(base_location(model.folder, model.card), dtype=model.dtype)
+    adapted = PeftModel.from_pretrained(base.to(model.device), model.folder / ADAPTER)
+    merged = adapted.merge_and_unload().eval().requires_grad_(False)
+    return Plain(merged, model.project, model.bot, model.eot, model.n_latents)
+
+
+@contextmanager
+def merged(model: CodiModel) -> Iterator[None]:
+    """The nnsight model with its LoRA merged, so that it multiplies as many matrices as the plain one."""
+    layers = [module for module in model.lm._module.modules() if hasattr(module, "lora_A")]
+    before = [layer.get_base_layer().weight.data.clone() for layer in layers]
+    for layer in layers:
+        layer.merge()
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, before, strict=True):
+            layer.merged_adapters.clear()
+            layer.get_base_layer().weight.data.copy_(weight)
+
+
+def steps_of(job: Job, site: Site) -> Sequence[int]:
+    """The steps that a site is written at."""
+    return site.steps(job.model)
+
+
+def sample(job: Job, pairs: int, cells: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Random cells of random pairs, `(pair, cell)`: what is run where all would take too long."""
+    rng = random.Random(seed)
+    chosen = sorted(rng.sample(range(len(job.ready)), min(pairs, len(job.ready))))
+    each = min(-(-cells // len(chosen)), len(job.sites))
+    return [(pair, cell) for pair in chosen for cell in sorted(rng.sample(range(len(job.sites)), each))]
