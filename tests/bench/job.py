@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from patching.cells import Prepared
 from patching.sites import Site, layerwise, sitewise
 from traces.checkpoint import ADAPTER, base_location
+from traces.merge import merge_lora
 from traces.model import CodiModel
 
 MOST_TOKENS = 12  # of a greedy answer
@@ -63,7 +63,8 @@ class Job:
 
 
 def job_of(model: CodiModel, ready: list[Prepared]) -> Job:
-    """The grid of all layers × (all steps, each step)."""
+    """The grid of all layers × (all steps, each step). LoRA is merged, so that all variants do the same products."""
+    model, _ = merge_lora(model, [p.pair.clean.question for p in ready[:4]])
     assert model.card.remove_eos, "the benchmark knows thoughts that EoT alone ends"
     return Job(model, plain_of(model), ready, [*layerwise(model), *sitewise(model)])
 
@@ -77,21 +78,6 @@ def plain_of(model: CodiModel) -> Plain:
     adapted = PeftModel.from_pretrained(base.to(model.device), model.folder / ADAPTER)
     merged = adapted.merge_and_unload().eval().requires_grad_(False)
     return Plain(merged, model.project, model.bot, model.eot, model.n_latents)
-
-
-@contextmanager
-def merged(model: CodiModel) -> Iterator[None]:
-    """The nnsight model with its LoRA merged, so that it multiplies as many matrices as the plain one."""
-    layers = [module for module in model.lm._module.modules() if hasattr(module, "lora_A")]
-    before = [layer.get_base_layer().weight.data.clone() for layer in layers]
-    for layer in layers:
-        layer.merge()
-    try:
-        yield
-    finally:
-        for layer, weight in zip(layers, before, strict=True):
-            layer.merged_adapters.clear()
-            layer.get_base_layer().weight.data.copy_(weight)
 
 
 def steps_of(job: Job, site: Site) -> Sequence[int]:

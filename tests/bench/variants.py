@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.alone import HOOKS, HOOKS_CACHED, NNSIGHT, Alone
 from tests.bench.batched import batched
-from tests.bench.job import Found, Job, merged, sample
+from tests.bench.job import Found, Job, sample
 from tests.bench.ours import swept, values_of
 from tests.bench.timing import Numbers, Timed, alone, whole
 
@@ -28,10 +28,6 @@ def grid_variants(job: Job, chosen: list[tuple[int, int]], blocks: Blocks) -> li
     def one(name: str, what: str, variant: Alone) -> Timed:
         return Timed(name, what, lambda: alone(job, variant, chosen), len(chosen))
 
-    def nnsight() -> tuple[float, Numbers]:
-        with merged(job.model):
-            return alone(job, NNSIGHT, chosen)
-
     def hooks() -> tuple[float, Numbers]:
         return whole(job, lambda: batched(job, blocks.pairs, blocks.cells), lambda values: [values])
 
@@ -41,7 +37,7 @@ def grid_variants(job: Job, chosen: list[tuple[int, int]], blocks: Blocks) -> li
     return [
         one("a", "hooks, one cell at a time", HOOKS),
         one("a'", "hooks, one at a time, question kept", HOOKS_CACHED),
-        Timed("b", "nnsight, one cell at a time", nnsight, len(chosen)),
+        one("b", "nnsight, one cell at a time", NNSIGHT),
         Timed("c", "hooks, batched as ours", hooks, job.cells),
         Timed("d", "ours", sweep, job.cells),
     ]
