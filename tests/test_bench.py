@@ -18,10 +18,12 @@ from tests.bench.variants import (
     some_cells,
     spread,
 )
+from traces import load_codi
 
 
 @pytest.fixture(scope="module")
-def job(model, pairs):
+def job(random_checkpoint, pairs):
+    model = load_codi(random_checkpoint, device="cpu")  # its LoRA will be merged
     ready, _ = prepare(model, pairs)
     ready = sorted(ready, key=lambda p: p.tokens)
     return job_of(model, [ready[0], ready[-1]])  # of different length, so that one is padded

@@ -1,7 +1,7 @@
 """How a sweep's time and peak memory grow with cells, pairs and the questions' length; the exponents, fitted.
 
-On a CPU every point is a process of its own, and its memory is what its resident set grows by after loading and a sweep
-of one cell. On a GPU it is what is allocated at most, above the weights.
+On a CPU every point is a process of its own, and its memory is what its resident set grows by after loading (what is
+loaded late, some tens of MiB, among it). On a GPU it is what is allocated at most, above the weights.
 """
 
 from __future__ import annotations
@@ -73,12 +73,11 @@ def forget_peak() -> None:
 
 
 def measure_point(model: CodiModel, ready: list[Prepared], count: int, repeats: int, **options: Any) -> dict[str, Any]:
-    """Median seconds, and bytes above what was held before."""
+    """Median seconds, and bytes above what was held before the first run, which also warms up."""
 
     def run(cells: list[Cell]) -> Any:
         return sweep_cells(model, ready, cells, metrics=["logit_difference"], **options)
 
-    run(some(model, 1))
     gpu, cells = model.device.type == "cuda", some(model, count)
     if gpu:
         torch.cuda.empty_cache()

@@ -64,7 +64,8 @@ class Job:
 
 def job_of(model: CodiModel, ready: list[Prepared]) -> Job:
     """The grid of all layers × (all steps, each step). LoRA is merged, so that all variants do the same products."""
-    model, _ = merge_lora(model, [p.pair.clean.question for p in ready[:4]])
+    model, merge = merge_lora(model, [p.pair.clean.question for p in ready[:4]])
+    assert merge.merged, f"merging LoRA changes a logit by {merge.largest_change:.1e}, so that variants would differ"
     assert model.card.remove_eos, "the benchmark knows thoughts that EoT alone ends"
     return Job(model, plain_of(model), ready, [*layerwise(model), *sitewise(model)])
 
