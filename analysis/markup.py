@@ -91,5 +91,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for place, item in enumerate(value, 1):
+                yield f"{prefix}{name} {place}", ", ".join(f"{key} {number}" for key, number in item.items())
         else:
             yield f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else value

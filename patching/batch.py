@@ -117,7 +117,7 @@ def run_batch(
             torch.cuda.empty_cache()
         pace.halvings += 1
         if pace.cells > 1:
-            pace.cells = ceil(pace.cells / 2)
+            pace.cells = ceil(min(pace.cells, len(cells)) / 2)
         elif len(batch) > 1:
             half = ceil(len(batch) / 2)
             parts = [

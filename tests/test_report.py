@@ -166,3 +166,12 @@ def test_file_names_are_plain_and_never_collide():
     assert stems["3"] == "pair_3"
     assert all(re.fullmatch(r"pair_[A-Za-z0-9._-]{1,90}", stem) for stem in stems.values())
     assert len({stem.lower() for stem in stems.values()}) == 7
+
+
+def test_a_list_of_records_in_the_manifest_is_a_row_for_each():
+    from analysis.markup import facts
+
+    shown = facts({"forwards": [{"pairs": 66, "batches": 5}, {"pairs": 720, "batches": 45}], "seeds": [1, 2]})
+    assert "forwards 1</td><td>pairs 66, batches 5" in shown
+    assert "forwards 2</td><td>pairs 720, batches 45" in shown
+    assert "1, 2" in shown
