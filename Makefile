@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 INSTALLED := .venv/installed
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow setup
+.PHONY: demo test test-slow setup browser
 
 demo: $(INSTALLED)
 	.venv/bin/codi run configs/tiny.toml
@@ -22,6 +22,11 @@ test-slow: $(INSTALLED)
 	.venv/bin/pytest -q -m slow
 
 setup: $(INSTALLED)
+
+# For the report's tests in a real browser, which are skipped where there is none.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "found no chromium, and could not install it: the tests in a browser will be skipped" >&2
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "found no Python 3.11 to 3.13; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
