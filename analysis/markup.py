@@ -20,14 +20,30 @@ td:last-child { overflow-wrap: anywhere; }
 .verdict { border-left: 4px solid #0072B2; padding: .2rem 0 .2rem .9rem; font-size: 1.05rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .figures > div { max-width: 100%; overflow-x: auto; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; margin: .8rem 0; }
+.controls select, .controls input, button { font: inherit; font-size: .9rem; }
+.rows { max-height: 22rem; overflow: auto; border: 1px solid #e6e6e6; }
+.rows th { position: sticky; top: 0; background: white; white-space: nowrap; }
+.rows th button, .rows td button { border: 0; padding: 0; background: none; color: #0072B2; cursor: pointer; }
+.rows th button { color: inherit; font-weight: bold; }
+th[aria-sort=ascending] button::after { content: " ↑"; } th[aria-sort=descending] button::after { content: " ↓"; }
+tr.chosen { background: #e8f1f8; }
+mark { background: #ffe3b8; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
+dt { color: #666; } dd { margin: 0; }
+@media print { .controls, .rows, button { display: none; } }
 """
 # Nothing may be fetched: the page says so itself. Vega compiles its expressions, hence unsafe-eval.
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(title: str, sections: Sequence[str], figures: Mapping[str, Any], bundle: str) -> str:
-    """The whole page. `figures` maps the ids of `figure` to Vega-Lite; `bundle` is Vega's JavaScript, inlined once."""
-    specs = json.dumps(figures, ensure_ascii=False).replace("<", "\\u003c")  # no text can end the script
+def page(
+    title: str, sections: Sequence[str], figures: Mapping[str, Any], bundle: str, scripts: Sequence[str] = ()
+) -> str:
+    """The whole page. `figures` maps the ids of `figure` to Vega-Lite; `bundle` is Vega's JavaScript, inlined once.
+
+    `scripts` are run after the figures, and know them as `specs`.
+    """
     draw = (
         "for (const [id, spec] of Object.entries(specs)) vegaEmbed('#' + id, spec, {actions: false, renderer: 'svg'});"
     )
@@ -41,10 +57,16 @@ def page(title: str, sections: Sequence[str], figures: Mapping[str, Any], bundle
             "<script>",
             bundle.replace("</script", "<\\/script"),
             "</script>",
-            f"<script>const specs = {specs};\n{draw}</script>",
+            f"<script>const specs = {script_value(figures)};\n{draw}</script>",
+            *(f"<script>{script}</script>" for script in scripts),
             "</body></html>\n",
         ]
     )
+
+
+def script_value(value: Any) -> str:
+    """A value as a script has it, in which no text can end the script."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
 def title_line(title: str, below: str) -> str:

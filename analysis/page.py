@@ -50,8 +50,9 @@ def sections(
     checks: list,
     shown: Sequence[Shown],
     low_ceiling: float = LOW_CEILING,
+    linked: str = "",
 ) -> list[str]:
-    """The body of the page: the verdict, the checks, then the figures' sections in their order."""
+    """The body of the page: the verdict, the checks, the linked view, then the figures' sections in their order."""
     by_section: dict[str, list[Shown]] = {}
     for one in shown:
         by_section.setdefault(one.section, []).append(one)
@@ -69,6 +70,7 @@ def sections(
         title_line(name, "; ".join(str(part) for part in about if part)),
         section("Verdict", paragraph(verdict_, "verdict"), *corners, routes_table(table)),
         section("Checks", checks_table(checks)),
+        *([linked] if linked else []),
         *(section(title, *figures_of(figures)) for title, figures in by_section.items()),
         *([section("The largest sites", ranked)] if ranked else []),
         section("Pairs left out", *excluded(data)),

@@ -13,6 +13,7 @@ import vl_convert
 
 from analysis.drawing import Drawing, drawable
 from analysis.effects import layerwise
+from analysis.explorer import explorer, explorer_script, explorer_section
 from analysis.figures import Figure, fitting
 from analysis.folder import read_checks, read_manifest, read_prepared
 from analysis.legacy import write_legacy
@@ -61,7 +62,10 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
         save_aggregates(specs, run / "charts" / "aggregate", bundle)
         save_pairs(table, questions, run / "charts" / "individual", progress)
     title = f"{manifest.get('name') or run.name}: patching of a latent thought"
-    text = page(title, sections(title, manifest, table, checks, shown, low_ceiling), specs, bundle)
+    found = explorer(table, prepared, low_ceiling)
+    linked = "" if found is None else explorer_section(found)
+    body = sections(title, manifest, table, checks, shown, low_ceiling, linked)
+    text = page(title, body, specs, bundle, [] if found is None else [explorer_script(found)])
     return write_whole(run / "report.html", text.encode())
 
 

@@ -14,7 +14,7 @@ import vl_convert
 from test_report import make_run
 from test_summary import cell, experiment
 
-from analysis import write_report
+from analysis import explorer, write_report
 from analysis.conclusions import conclusions
 from analysis.figures import FIGURES
 from analysis.report import file_stems
@@ -48,9 +48,16 @@ HOSTILE = (
 )
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th",
-    "td", "div", "script",
+    "td", "div", "script", "h3", "label", "select", "input", "button", "dl", "dt", "dd", "span",
 }  # fmt: skip
-ATTRIBUTES = {"lang", "charset", "name", "content", "http-equiv", "class", "id"}
+ATTRIBUTES = {
+    "lang", "charset", "name", "content", "http-equiv", "class", "id", "type", "tabindex", "aria-live", "data-sort",
+}  # fmt: skip
+OF_THE_LINKED_VIEW = {
+    "direction", "panel", "layer", "step", "chosen", "overview", "strip", "own", "pair", "pair-name", "pairs",
+    "clean-question", "clean-answer", "corrupted-question", "corrupted-answer", "patched-answer", "search", "found",
+    "save-places", "save-values", "save-specs",
+}  # fmt: skip
 
 
 class Seen(HTMLParser):
@@ -160,12 +167,18 @@ def specs_of(page: Seen) -> dict:
 def test_a_page_has_only_the_elements_and_attributes_that_we_write(page):
     assert page.tags <= TAGS
     assert page.attributes <= ATTRIBUTES
-    assert set(page.ids) <= set(FIGURES)
+    assert set(page.ids) <= set(FIGURES) | OF_THE_LINKED_VIEW
     assert page.comments == []
 
 
-def test_a_page_has_two_scripts_ours_and_vegas_and_the_figures_are_json_in_it(page):
-    assert len(page.scripts) == 2
+def test_a_page_has_vegas_script_the_figures_as_json_and_the_linked_views_script_with_its_data(page):
+    assert len(page.scripts) == 3
+    linked = Path(explorer.__file__).with_name("explorer.js").read_text(encoding="utf-8")
+    assert page.scripts[2].startswith(linked)
+    called = page.scripts[2].removeprefix(linked)
+    assert "<" not in called
+    data, _ = json.JSONDecoder().raw_decode(called.strip().removeprefix("explore("))
+    assert {pair["id"] for pair in data["pairs"]} == set(HOSTILE)
     assert "<" not in page.scripts[1].split("\nfor (const")[0]
     specs = specs_of(page)
     assert {"corners", "layer_curve", "heatmap", "all_pairs_by_layer"} <= set(specs)
