@@ -167,11 +167,16 @@ def merge(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `codi run` leaves it.")]) -> None:
-    """Draw a run's figures and report again from its table."""
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `codi run` leaves it.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures there, and not those of single pairs.")
+    ] = None,
+) -> None:
+    """Draw a run's figures (PNG at 300 dpi, SVG, HTML, Vega-Lite) and report again from its table."""
     from analysis import write_report
 
-    print_conclusions(run, write_report(run, progress=pair_bar))
+    print_conclusions(run, write_report(run, figures or True, progress=pair_bar))
 
 
 @app.command()

@@ -10,9 +10,11 @@ from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
 from analysis.legacy import aggregate_statistics, patching_results
 from analysis.matched import matched_chart, matched_sentence, matched_shares
+from analysis.null import null_contrast
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, mean_kl, pairs_by_layer
 from analysis.pair_charts import pair_chart
 from analysis.placeholder import protocol_curve, protocol_rows, protocols
+from analysis.ranking import rank_differences, winner
 from analysis.report import write_report
 from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
 from analysis.summary import ceiling, corners, critical, decomposition, verdict
@@ -52,6 +54,7 @@ __all__ = [
     "matched_sentence",
     "matched_shares",
     "mean_kl",
+    "null_contrast",
     "pair_chart",
     "pairs_by_layer",
     "patching_results",
@@ -59,6 +62,7 @@ __all__ = [
     "protocol_curve",
     "protocol_rows",
     "protocols",
+    "rank_differences",
     "read_table",
     "recovery",
     "shapley_bars",
@@ -66,6 +70,7 @@ __all__ = [
     "shapley_values",
     "specific",
     "verdict",
+    "winner",
     "write_report",
     "write_table",
 ]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.effects import has_unrelated
 from analysis.figures import fitting
 from analysis.folder import read_checks, read_manifest
+from analysis.ranking import rank_differences, winner
 from analysis.style import place_name
 from analysis.summary import LOW_CEILING, corners, critical, verdict
 from analysis.table import read_table
@@ -35,8 +37,10 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
         if figure.says is not None:
             yield f"\n{said_or_why(figure.says, figure.rows(table))}"
     if experiment == "sweep":
-        yield "\nThe five largest sites, by specific effect on the logit difference, denoising"
+        kind = "specific effect" if has_unrelated(table) else "effect (no unrelated donor was swept: no p-values)"
+        yield f"\nThe five largest sites, by {kind} on the logit difference, denoising"
         yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)
+        yield said_or_why(lambda rows: winner(rank_differences(rows)), table)
 
 
 def mark(check: Mapping[str, Any]) -> str:

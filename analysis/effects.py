@@ -57,6 +57,16 @@ def specific(table: pd.DataFrame) -> pd.DataFrame:
     return paired.assign(numerator=numerator, effect=ratio).drop(columns="numerator_unrelated")
 
 
+def has_unrelated(table: pd.DataFrame) -> bool:
+    """Whether the table has unrelated donors, without which an effect has no zero line and no p."""
+    return bool((table["source"] == "unrelated").any())
+
+
+def specific_or_plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Specific effects where an unrelated donor was swept, else plain effects, of the pair's other run."""
+    return specific(table) if has_unrelated(table) else effect(table[from_other_run(table)])
+
+
 def pooled(effects: pd.DataFrame, by: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Pool each group's pairs: effect = Σ numerators / Σ denominators, with the 95 % interval over resampled clusters.
 

@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.effects import effect as effect_of
-from analysis.effects import from_other_run, main_protocol, pooled, specific
+from analysis.effects import from_other_run, has_unrelated, main_protocol, pooled, specific_or_plain
 from analysis.markup import paragraph, script_value, section
 from analysis.style import BLUE, GREY, NOUNS, WIDTH, dress, heading, what_where
 from analysis.summary import critical
@@ -59,7 +58,7 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
         "pairs": [pair_of(pair, read, rows) for pair in known],
         "places": places_of(places, table, low_ceiling),
         "directions": {name: what_where(name) for name in places["direction"].unique()},
-        "specific": bool((read["source"] == "unrelated").any()),
+        "specific": has_unrelated(read),
         "other": encoded(at_places(written, places, ids)),
         "unrelated": encoded(at_places(read[read["source"] == "unrelated"], places, ids)),
         "answers": answers,
@@ -137,20 +136,15 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
 
 
 def tested(table: pd.DataFrame, direction: str, low_ceiling: float) -> pd.DataFrame:
-    """The pooled effects of one direction with their family-wise p; empty where there is nothing but whole thoughts."""
+    """The pooled effects of one direction with their family-wise p; without p where there is no ceiling to test by."""
+    rows = main_protocol(table)
+    rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["site"].isin(CUTS)]
+    if not from_other_run(rows).any():
+        return pd.DataFrame()
     try:
         return critical(table, METRIC, direction, low_ceiling=low_ceiling)
     except ValueError:
-        rows = main_protocol(table)
-        rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["site"].isin(CUTS)]
-        return pooled(specific_or_plain(rows), PLACE) if len(rows) else pd.DataFrame()
-
-
-def specific_or_plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """Effects beyond an unrelated donor's, or as they are where there is none."""
-    if (rows["source"] == "unrelated").any():
-        return specific(rows)
-    return effect_of(rows[from_other_run(rows)])
+        return pooled(specific_or_plain(rows), PLACE)
 
 
 def panel_name(place: Mapping[Any, Any]) -> str:

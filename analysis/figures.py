@@ -11,7 +11,7 @@ from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
 from analysis.early_stop import early_stop_curve, early_stops
-from analysis.effects import by_site, layerwise, main_protocol, specific
+from analysis.effects import by_site, has_unrelated, layerwise, main_protocol, specific_or_plain
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
@@ -68,8 +68,8 @@ def has_cuts(name: str, table: Table) -> bool:
 
 
 def places(table: Table) -> Table:
-    """Specific effects of what was written, read at the answer."""
-    return by_site(specific(table[table[["cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]))
+    """Effects of what was written, read at the answer: specific ones where an unrelated donor was swept."""
+    return by_site(specific_or_plain(table[table[["cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]))
 
 
 def first_direction(table: Table) -> str:
@@ -122,7 +122,9 @@ FIGURES: dict[str, Figure] = {
         has_kinds,
         beside=True,
     ),
-    "heatmap": Figure("Layer by step", lambda table, _: heatmap(places(table), specific=True), has_steps),
+    "heatmap": Figure(
+        "Layer by step", lambda table, _: heatmap(places(table), specific=has_unrelated(table)), has_steps
+    ),
     "ablation": Figure(
         "Replaced by zero, means and noise",
         lambda table, _: ablation_curve(ablations(table), flips(table)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+BATCH = 500  # resamples at once, which bounds what they take of memory
 
 
 @lru_cache(maxsize=16)
@@ -30,13 +32,30 @@ def resampled_ratios(numerators: Array, denominators: Array, resamples: int = RE
 def ratio_interval(
     numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of Σ numerators / Σ denominators; NaN with fewer than two clusters."""
-    ratios = resampled_ratios(numerators, denominators, resamples, seed)
-    if len(numerators) < 2 or np.isnan(ratios).all():
+    """95 % interval of Σ numerators / Σ denominators over resampled clusters: SciPy's BCa (Efron 1987).
+
+    Percentiles where BCa is undefined, as where no resample differs; NaN with fewer than two clusters, or where the
+    denominators sum to 0 in a resample.
+    """
+    if len(numerators) < 2:
         return np.nan, np.nan
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(ratios, (tail, 1 - tail))
-    return float(low), float(high)
+    if (numerators == numerators[0]).all() and (denominators == denominators[0]).all() and denominators[0]:
+        return (constant := float(numerators[0] / denominators[0])), constant  # as many figures of shares are
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # of what is undefined: said by NaN
+            found = stats.bootstrap(
+                (numerators, denominators), ratio_of_sums, paired=True, vectorized=True, n_resamples=resamples,
+                confidence_level=CONFIDENCE, method=method, batch=BATCH, rng=np.random.default_rng(seed),
+            ).confidence_interval  # fmt: skip
+        if np.isfinite([found.low, found.high]).all():
+            return float(found.low), float(found.high)
+    return np.nan, np.nan
+
+
+def ratio_of_sums(numerators: Array, denominators: Array, axis: int = -1) -> Array:
+    """Σ numerators / Σ denominators along an axis."""
+    return numerators.sum(axis=axis) / denominators.sum(axis=axis)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -51,6 +70,37 @@ def rank_intervals(numerators: Array, denominators: Array, seed: int = 0) -> tup
     ranks = (-ratios).argsort(axis=1).argsort(axis=1) + 1.0
     tail = (1 - CONFIDENCE) / 2
     return np.quantile(ranks, tail, axis=0, method="lower"), np.quantile(ranks, 1 - tail, axis=0, method="higher")
+
+
+def first_shares(numerators: Array, denominators: Array, seed: int = 0) -> Array:
+    """How often each site has the largest effect in resamples of whole clusters; the inputs are sums `[cluster, site]`.
+
+    The shares sum to 1; where several are equal, each of them counts in equal parts.
+    """
+    ratios = resampled_ratios(numerators, denominators, seed=seed)
+    first = (ratios == np.nanmax(ratios, axis=1, keepdims=True)).astype(float)
+    return (first / first.sum(1, keepdims=True)).mean(0)
+
+
+def sign_flips(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:
+    """Two-sided p of each site alone: whole clusters change sign, |sum| is compared; the inputs are `[cluster, site]`.
+
+    Symmetry around 0 is the null. A site where nothing ever changes has p = 1.
+    """
+    signs = np.random.default_rng(seed).integers(0, 2, size=(draws, len(sums))) * 2.0 - 1.0
+    observed = np.abs(sums.sum(0))
+    slack = 1e-12 * np.abs(sums).sum(0)
+    exceeding = (np.abs(signs @ sums) >= observed - slack).sum(0)
+    return (1 + exceeding) / (1 + draws)
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Each p as the smallest false discovery rate at which it is listed (Benjamini and Hochberg 1995). NaN stays."""
+    q = np.full(len(p), np.nan)
+    known = ~np.isnan(p)
+    if known.any():
+        q[known] = stats.false_discovery_control(p[known])
+    return q
 
 
 def step_down(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:

@@ -103,6 +103,7 @@ def pairs_by_layer(table: pd.DataFrame) -> alt.Chart:
 
 def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     """The largest specific effects, from `critical`, with intervals; critical only where the ceiling allows it."""
+    tested = bool(ranked["specific"].all())
     shown = ranked.head(top)
     several = shown["site"].nunique() > 1
     names = [place_name(row, several) for row in shown.to_dict("records")]
@@ -110,7 +111,10 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     y = alt.Y("place:N", sort=names, title=None)
     base = alt.Chart(shown).encode(y=y)
     bars = base.mark_bar(height={"band": 0.7}).encode(
-        x=alt.X("effect:Q", title="specific effect (0: no more than an unrelated donor)"),
+        x=alt.X(
+            "effect:Q",
+            title="specific effect (0: no more than an unrelated donor)" if tested else "effect (0 host, 1 donor)",
+        ),
         color=alt.Color(
             "verdict:N",
             title=None,
@@ -125,6 +129,7 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     any_critical = bool(ranked["critical"].any())
     places = "layers" if ranked["step"].isna().all() else "sites"
     words = f"Critical {places}, by specific effect" if any_critical else "Largest specific effects"
+    words = words if tested else "Largest effects (no unrelated donor was swept, so no p-values)"
     why = f"ceiling {limit:.2f}" + (", which is low: no layer may be called critical" if limit < LOW_CEILING else "")
     kinds = " and ".join(NOUNS[kind] for kind in ranked["site"].unique())
     steps = " at all latent steps" if ranked["step"].isna().all() else ""

@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.markup import facts, figure, figure_row, html_table, paragraph, section, title_line
+from analysis.ranking import rank_differences, winner
 from analysis.style import place_name
 from analysis.summary import LOW_CEILING, critical, decomposition, verdict
 
 DEFINITIONS = {
     "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
-    "other run. Pooled: sum of numerators over sum of denominators; intervals: 95% percentiles of resampled clusters.",
+    "other run. Pooled: sum of numerators over sum of denominators; intervals: 95% over resampled clusters (BCa).",
     "specific effect": "effect of the pair's other run less that of an unrelated question's run, paired. Any write "
     "that destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
     "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
     "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites "
     "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least {low:g}.",
+    "exploratory": "false discovery rate q at most 5% (Benjamini and Hochberg) and an effect above 0: a list to follow "
+    "up, not a finding.",
+    "is first": "how often the site has the largest effect in resamples of whole clusters.",
     "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token "
     "where the two answers differ.",
     "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. It is "
@@ -125,12 +129,17 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
             f"{row['effect']:.2f}",
             f"{row['low']:.2f} to {row['high']:.2f}",
             f"{row['rank_low']} to {row['rank_high']} of {len(sites)}",
-            f"{row['p_fwer']:.2g}",
-            "critical" if row["critical"] else "not critical",
+            f"{row['first']:.0%}",
+            *(f"{row[name]:.2g}" if row["specific"] else "none" for name in ("p_fwer", "q")),
+            "critical" if row["critical"] else "exploratory" if row["exploratory"] else "",
         )
         for row in sites.head(top).to_dict("records")
     ]
-    return html_table(("site", "specific effect", "95% interval", "rank, 95%", "p, family-wise", ""), rows)
+    tested = bool(sites["specific"].all())
+    noun = "specific effect" if tested else "effect"
+    heads = ("site", noun, "95% interval", "rank, 95%", "is first", "p, family-wise", "q (FDR)", "")
+    said = winner(rank_differences(table)) + ("" if tested else " No unrelated donor was swept, so no p-values.")
+    return paragraph(said) + html_table(heads, rows)
 
 
 def some(names: Sequence[str], most: int = 20) -> str:

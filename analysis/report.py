@@ -20,14 +20,20 @@ from analysis.legacy import write_legacy
 from analysis.markup import figure, page
 from analysis.page import Shown, sections
 from analysis.pair_charts import pair_specs
+from analysis.style import WIDTH
 from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
+# WIDTH pixels are 8 cm in print, at 300 dots an inch; the file says so itself. vl-convert draws 72 pixels an inch.
+PPI, SCALE = 300, (8 / 2.54 * 72) / WIDTH
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
-def write_report(run: Path | str, figures: bool = True, progress: Progress | None = None) -> Path:
-    """Write a run's report and return the page's path; `figures=False` leaves out the charts' own files.
+def write_report(run: Path | str, figures: bool | Path = True, progress: Progress | None = None) -> Path:
+    """Write a run's report and return the page's path.
+
+    The charts' own files go to the run's `charts`; `figures` names another folder for those that are no single pair's,
+    and False leaves all of them out. PNG files have 300 dots an inch where a chart is printed 8 cm wide.
 
     `progress` wraps the loop over pairs' figures, as tqdm does. What the table cannot show, the page says in its place.
     """
@@ -58,8 +64,9 @@ def write_report(run: Path | str, figures: bool = True, progress: Progress | Non
         specs |= {} if spec is None else {name: spec}
         shown.append(Shown(name, drawn.section, spec is not None, text))
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    if figures:
-        save_aggregates(specs, run / "charts" / "aggregate", bundle)
+    if figures is not False:
+        save_aggregates(specs, run / "charts" / "aggregate" if figures is True else figures, bundle)
+    if figures is True:
         save_pairs(table, questions, run / "charts" / "individual", progress)
     title = f"{manifest.get('name') or run.name}: patching of a latent thought"
     found = explorer(table, prepared, low_ceiling)
@@ -84,7 +91,7 @@ def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
     for name, spec in specs.items():
         (folder / f"{name}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
         (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawable(spec)), encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), scale=2))
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), ppi=PPI, scale=SCALE))
         (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
 
 

@@ -12,8 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.effects import OTHER_RUN, SERIES, effect, from_other_run, main_protocol, plain, pooled, specific
-from analysis.inference import rank_intervals, step_down
+from analysis.effects import (
+    OTHER_RUN,
+    SERIES,
+    effect,
+    from_other_run,
+    has_unrelated,
+    main_protocol,
+    plain,
+    pooled,
+    specific_or_plain,
+)
+from analysis.inference import benjamini_hochberg, first_shares, rank_intervals, sign_flips, step_down
 from analysis.table import CUTS, SITE_KEYS
 
 LOW_CEILING = 0.5  # under it, the thought does not carry the edit
@@ -74,10 +84,13 @@ def critical(
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every site by its specific effect, largest first, with interval, rank interval, and family-wise p (`p_fwer`).
+    """Every site by its specific effect, largest first, with its interval, its rank's, and its p-values.
 
-    `critical` where p_fwer ≤ 0.05 over all sites tested, the lower bound is above 5 % of the ceiling, and the ceiling
-    itself is not low. Sites are those whose effect is read at the answer, no edge cut.
+    `p` is of the site alone, `p_fwer` family-wise over all sites tested, `q` Benjamini and Hochberg's. `critical` where
+    p_fwer ≤ 0.05, the lower bound is above 5 % of the ceiling, and the ceiling itself is not low; `exploratory` where
+    q ≤ 0.05 and the effect is above 0. `first`: how often the site is the largest in resamples of clusters. Sites are
+    those whose effect is read at the answer, no edge cut. Without an unrelated donor there is no null to test against:
+    effects are then plain ones (`specific` is False), all p are NaN, and nothing is critical.
     """
     top = ceiling(table, direction, metric)
     chosen = main_protocol(table)
@@ -85,7 +98,9 @@ def critical(
     chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
     if chosen.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
-    rows = specific(chosen).dropna(subset=["numerator", "denominator"])
+    has_null = has_unrelated(chosen)
+    if (rows := specific_or_plain(chosen).dropna(subset=["numerator", "denominator"])).empty:
+        raise ValueError(f"no pair has an effect of its other run with metric {metric!r}, direction {direction!r}")
     by = [*SERIES, *SITE_KEYS]
     sites = pooled(rows, by, seed=seed)
     # A site's number is its place among the sorted groups: the order of the pooled rows.
@@ -94,12 +109,20 @@ def critical(
         index="cluster_id", columns="place", values=["numerator", "denominator"], aggfunc="sum", fill_value=0.0
     )
     numerators, denominators = (sums[name].to_numpy(float) for name in ("numerator", "denominator"))
-    p = step_down(numerators, draws, seed)
+    p_fwer, p = (
+        test(numerators, draws, seed) if has_null else np.full(len(sites), np.nan) for test in (step_down, sign_flips)
+    )
+    q = benjamini_hochberg(p)
     rank_low, rank_high = rank_intervals(numerators, denominators, seed)
     ranked = sites.assign(
-        p_fwer=p,
+        p=p,
+        q=q,
+        p_fwer=p_fwer,
+        specific=has_null,
         ceiling=top.effect,
-        critical=(p <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= low_ceiling),
+        critical=(p_fwer <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= low_ceiling),
+        exploratory=(q <= ALPHA) & (sites["effect"] > 0),
+        first=first_shares(numerators, denominators, seed),
         rank_low=rank_low.astype(int),
         rank_high=rank_high.astype(int),
     ).sort_values("effect", ascending=False, ignore_index=True)

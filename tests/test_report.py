@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from PIL import Image
 from test_legacy import prepared
 from test_summary import experiment
 
@@ -73,6 +74,20 @@ def test_a_run_folder_holds_every_promised_file(run):
     assert not list(run.rglob(".*"))
 
 
+def test_figures_can_go_to_a_folder_of_their_own_and_print_eight_centimetres_wide_at_300_dpi(run, tmp_path):
+    table = experiment(layers=(0.2, 0.9, 0.5), pairs=3)
+    folder = make_run(tmp_path / "printed", table, prepared(3))
+    write_report(folder, figures=tmp_path / "figures")
+    assert not (folder / "charts").exists()
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {"corners", "layer_curve"} <= names
+    with Image.open(tmp_path / "figures" / "layer_curve.png") as picture:
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        width = picture.size[0]
+    drawn = float(re.search(r'width="([\d.]+)"', (tmp_path / "figures" / "layer_curve.svg").read_text())[1])
+    assert width == pytest.approx(drawn * 945 / 330, rel=0.01)
+
+
 def test_the_pages_fetch_nothing(run):
     for path in run.rglob("*.html"):
         text = path.read_text()
@@ -124,7 +139,8 @@ def test_what_a_sweep_did_not_measure_is_named_in_its_place(tmp_path):
     table = experiment(pairs=3).query("metric == 'logit_difference' and source != 'unrelated'")
     folder = make_run(tmp_path / "small", table, prepared(3), model=None, data=None)
     text = write_report(folder, figures=False).read_text()
-    assert "Not shown: the table has no rows of source &#x27;unrelated&#x27;" in text
+    assert "No unrelated donor was swept, so no p-values." in text
+    assert "Largest effects (no unrelated donor" in text
     assert "Not shown: the corners have no answers" in text
     assert json.loads((folder / "patching_results.json").read_text())[0]["layer_results"][0]["kl_divergence"] is None
 

@@ -1,0 +1,103 @@
+"""Which site is the largest, where that can be told: the leader against every other, and a sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.effects import SERIES, main_protocol, specific_or_plain
+from analysis.inference import ratio_interval, step_down
+from analysis.style import place_name
+from analysis.summary import ALPHA
+from analysis.table import CUTS, SITE_KEYS
+
+GROUPS = {"site": SITE_KEYS, "layer": ("layer",), "step": ("step",)}
+
+
+def rank_differences(
+    table: pd.DataFrame,
+    by: str = "site",
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The site with the largest pooled effect against every other: paired difference, interval, family-wise p.
+
+    `by` is "site", "layer" or "step"; a layer's effect is the mean over what was written in it, one row of the table
+    each. Effects are specific where an unrelated donor was swept. The leader comes first, with difference 0 and no p.
+    The leader is chosen from the same data, so its lead is tested two-sided, over all the others at once.
+    """
+    if by not in GROUPS:
+        raise ValueError(f"by is {by!r}, wanted one of {', '.join(GROUPS)}")
+    chosen = main_protocol(table)
+    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
+    if by != "site":
+        chosen = chosen[chosen[by].notna() & (chosen[by] == chosen[f"{by}_last"])]
+    if chosen.empty:
+        raise ValueError(f"the table has no single {by} with metric {metric!r} and direction {direction!r} to rank")
+    rows = specific_or_plain(chosen).dropna(subset=["numerator", "denominator"])
+    keys = list(GROUPS[by])
+    per_pair = rows.groupby([*keys, "cluster_id", "pair_id"], dropna=False)[["numerator", "denominator"]].mean()
+    numbered = per_pair.reset_index()
+    places = numbered[keys].drop_duplicates(ignore_index=True)
+    numbered = numbered.merge(places.assign(place=range(len(places))), on=keys)
+    sums = numbered.pivot_table(index="cluster_id", columns="place", values=["numerator", "denominator"], aggfunc="sum")
+    sums = sums.dropna()  # a paired difference needs both
+    above, below = (sums[name].to_numpy(float) for name in ("numerator", "denominator"))
+    if not len(sums):
+        raise ValueError(f"no cluster has an effect at every {by}, so their differences are unknown")
+    effects = above.sum(0) / below.sum(0)
+    order = np.argsort(-effects, kind="stable")
+    # Per cluster, what the leader has more than another, in shares of the pairs' own gaps.
+    scale = below.sum(0) / len(below)
+    lead = (above[:, order[:1]] / scale[order[0]]) - above / scale
+    others = order[1:]
+    p = np.full(len(effects), np.nan)
+    if len(others):
+        p[others] = step_down(lead[:, others], draws, seed)
+    ones = np.ones(len(lead))
+    found = []
+    for rank, place in enumerate(order, 1):
+        low, high = ratio_interval(lead[:, place], ones, seed=seed) if rank > 1 else (0.0, 0.0)
+        found.append(
+            {
+                **places.iloc[place].to_dict(),
+                "rank": rank,
+                "effect": effects[place],
+                "difference": effects[order[0]] - effects[place],
+                "low": low,
+                "high": high,
+                "p_fwer": p[place],
+                "clusters": len(sums),
+            }
+        )
+    differences = pd.DataFrame(found).astype({key: table[key].dtype for key in keys})
+    first_row = chosen[list(SERIES)].iloc[0]
+    return differences.assign(metric=metric, direction=direction, protocol=first_row["protocol"])
+
+
+def winner(differences: pd.DataFrame) -> str:
+    """Who is largest, from `rank_differences`: named only where it differs from every other, family-wise."""
+    names = [_name(row) for row in differences.to_dict("records")]
+    leader, rest = differences.iloc[0], differences.iloc[1:]
+    clusters = f"{leader['clusters']} clusters"
+    if rest.empty:
+        return f"Only {names[0]} was written, so there is nothing to rank."
+    equal = [name for name, p in zip(names[1:], rest["p_fwer"], strict=True) if not p <= ALPHA]
+    if not equal:
+        return f"{names[0]} is the largest ({leader['effect']:.3g}; every other is smaller, family-wise; {clusters})."
+    shown = ", ".join(equal[:5]) + (f" and {len(equal) - 5} more" if len(equal) > 5 else "")
+    return (
+        f"No winner: {names[0]} has the largest effect ({leader['effect']:.3g}), but cannot be told apart from "
+        f"{shown} (p > {ALPHA:g}, family-wise; {clusters})."
+    )
+
+
+def _name(row: dict) -> str:
+    if "site" in row:
+        return place_name(row, with_kind=True)
+    key = "layer" if "layer" in row else "step"
+    return f"{key} {row[key]}"

@@ -1,0 +1,60 @@
+"""A winner is named only where it can be told from every other."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_summary import cell, experiment
+
+from analysis import critical, rank_differences, winner
+from analysis.table import check_table
+
+
+def layers(means: dict[int, float], spread: float, pairs: int = 66, shared: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Effects of layers with a mean and a standard deviation over pairs; `shared` of it is the pair's own."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((pairs, len(means) + 1))
+    noise = (noise - noise.mean(0)) / noise.std(0, ddof=1)
+    rows = []
+    for pair in range(pairs):
+        for place, (layer, mean) in enumerate(means.items(), 1):
+            moved = mean + spread * ((1 - shared) * noise[pair, place] + shared * noise[pair, 0])
+            rows.append(cell(pair, "denoising", "clean", "resid", "logit_difference", moved, 1.0, 0.0, layer=layer))
+        rows.append(cell(pair, "denoising", "clean", "thought", "logit_difference", 0.9, 1.0, 0.0))
+    return check_table(pd.DataFrame(rows))
+
+
+def test_the_original_experiments_ranking_names_no_winner():
+    table = layers({5: 0.00233, 4: 0.00231, 3: 0.00203}, spread=0.0027)
+    differences = rank_differences(table, by="layer")
+    assert differences["layer"].tolist() == [5, 4, 3]
+    assert differences["difference"].tolist() == pytest.approx([0, 0.00002, 0.0003])
+    assert (differences["low"][1:] < 0).all()
+    assert (differences["high"][1:] > 0).all()
+    assert winner(differences).startswith("No winner: layer 5 has the largest effect (0.00233), but cannot be told")
+
+
+def test_a_small_lead_that_every_pair_shares_is_a_winner():
+    differences = rank_differences(layers({5: 0.30, 4: 0.28, 3: 0.1}, spread=0.2, shared=0.97), by="layer")
+    assert (differences["p_fwer"][1:] < 0.01).all()
+    assert winner(differences).startswith("layer 5 is the largest (0.3; every other is smaller")
+
+
+def test_a_sweep_without_its_unrelated_donor_has_no_p_values_and_nothing_critical():
+    found = critical(layers({0: 0.8, 1: 0.1}, spread=0.1))
+    assert found[["p", "q", "p_fwer"]].isna().all(axis=None)
+    assert not found[["critical", "exploratory", "specific"]].any(axis=None)
+    assert found["effect"].tolist() == pytest.approx([0.8, 0.1])
+
+
+def test_what_is_critical_is_on_the_exploratory_list_and_first_adds_up():
+    found = critical(experiment(layers=(0.9, 0.5, 0.3), unrelated=0.3))
+    assert found["critical"].tolist() == [True, True, False]
+    assert found["exploratory"].tolist() == [True, True, False]
+    assert (found["p"] <= found["p_fwer"] + 1e-3).all()
+    assert found["first"].tolist() == pytest.approx([1, 0, 0])
+    assert found["specific"].all()
+
+
+def test_an_unknown_grouping_is_refused():
+    with pytest.raises(ValueError, match="by is 'token', wanted one of site, layer, step"):
+        rank_differences(layers({0: 0.8}, spread=0.1), by="token")
