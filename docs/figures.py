@@ -1,25 +1,116 @@
-"""Draw the README's figure, four corners of several runs: python docs/figures.py runs/tiny runs/bypass"""
+"""Draw the README's figure, of two models: python docs/figures.py SITEWISE_A MATCHED_A SITEWISE_B MATCHED_B
+
+The runs are those of configs/sitewise.toml and configs/matched.toml, with `--checkpoint` and `--out`.
+"""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import altair as alt
 import pandas as pd
 
-from analysis import corner_bars, corners, read_table
+from analysis import by_site, ceiling, corners, matched_shares, read_table, specific
+from analysis.charts import ANSWERS, CORNERS, below, scale_of
+from analysis.matched import COLOURS
+from analysis.style import dress, heading
 
 HERE = Path(__file__).parent
 CARD = HERE.parent / "traces" / "embedded" / "card.json"
+WIDE = 250
+INTERMEDIATE = 1
 
 
 def main(*runs: str) -> None:
-    """One panel a run, headed by its checkpoint and the accuracy that the card reports of it."""
-    card, panels = json.loads(CARD.read_text(encoding="utf-8")), []
-    for run in map(Path, runs):
-        name = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]["checkpoint"]
+    """A column for each model: its corners, its layers × steps, and whose answer its rewritten steps give."""
+    card, columns = json.loads(CARD.read_text(encoding="utf-8")), []
+    for swept, matched in zip(map(Path, runs[::2]), map(Path, runs[1::2]), strict=True):
+        names = {json.loads((run / "manifest.json").read_text())["model"]["checkpoint"] for run in (swept, matched)}
+        if len(names) > 1:
+            raise SystemExit(f"{swept} and {matched} are of different checkpoints: {', '.join(sorted(names))}")
+        name = names.pop()
         accuracy = card[name]["accuracy_by_steps"]["6"]
-        panels.append(corners(read_table(run / "cells.parquet")).assign(model=f"{name} (accuracy {accuracy:.1%})"))
-    corner_bars(pd.concat(panels, ignore_index=True)).save(HERE / "corners.png", scale_factor=2)
+        table, first = read_table(swept / "cells.parquet"), not columns
+        shares = matched_shares(read_table(matched / "cells.parquet"))
+        parts = [
+            corner_panel(corners(table), f"{name}: accuracy {accuracy:.1%}", first),
+            place_panel(table),
+            share_panel(shares),
+        ]
+        columns.append(alt.vconcat(*parts, spacing=22).resolve_scale(color="independent"))
+    title = heading(
+        "Same accuracy, different causal story",
+        "Top: the answer of a question that reads another question's thought. Middle: clean values of one layer and "
+        "step written into the corrupted run; effect beyond an unrelated donor's, 1 is all the way. Bottom: a donor's "
+        f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
+        "intermediate; dashed: hybrid answers by an unrelated donor). Bars: 95% over clusters.",
+        width=960,
+    )
+    dress(alt.hconcat(*columns, spacing=24), title).save(HERE / "stories.png", scale_factor=2)
+
+
+def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
+    """The shares of answers in each corner."""
+    labels = {corner: f"{question} q., {thought} thought" for corner, (question, thought) in CORNERS.items()}
+    long = found.assign(corner=found["corner"].map(labels)).melt(
+        ["corner"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
+    )
+    long["answer"] = long["answer"].str.removeprefix("answer_")
+    return (
+        alt.Chart(long)
+        .mark_bar()
+        .encode(
+            y=alt.Y("corner:N", sort=list(labels.values()), title=None),
+            x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3)),
+            color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
+        )
+        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, f"n = {found['n'].max()} pairs", 13))
+    )
+
+
+def place_panel(table: pd.DataFrame) -> Any:
+    """Specific effects by layer and step, colours centred on 0 and alike for all models."""
+    sites = by_site(specific(table), direction="denoising")
+    sites = sites[(sites["site"] == "resid") & sites["step"].notna() & (sites["step"] == sites["step_last"])]
+    top = ceiling(table)
+    note = "" if top.effect >= 0.5 else ": low, so no site may be called critical"
+    base = alt.Chart(sites).encode(
+        x=alt.X("step:O", title="latent step", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("layer:O", title="layer", sort="descending"),
+    )
+    scale = alt.Scale(scheme="blueorange", domain=[-0.6, 0.6], domainMid=0, clamp=True)
+    legend = alt.Legend(orient="right", gradientLength=70)
+    ink = alt.condition(abs(alt.datum.effect) > 0.36, alt.value("white"), alt.value("#222"))
+    cells = base.mark_rect().encode(color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend))
+    words = base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=ink)
+    title = panel_title("Specific effect of the residual stream", f"whole thought (ceiling) {top}{note}")
+    return (cells + words).properties(width=WIDE, height=alt.Step(20), title=title)
+
+
+def share_panel(shares: pd.DataFrame) -> Any:
+    """Hybrid, donor's and host's share of answers by the last step written, with the unrelated donor's hybrids."""
+    apart = (shares["intermediate_is"] == "different") & (shares["answer_is"] == "different")
+    rows = shares[apart & (shares["intermediate"] == INTERMEDIATE) & (shares["written"] == "prefix")]
+    true = rows[(rows["source"] == "clean") & rows["answer"].isin(["hybrid", "donor", "host"])]
+    control = rows[(rows["source"] == "unrelated") & (rows["answer"] == "hybrid")]
+    colours = scale_of({name: COLOURS[name] for name in ("hybrid", "donor", "host")})
+    x = alt.X("step:O", title="steps 0 to k written", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("share:Q", title="share of runs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1]))
+    colour = alt.Color("answer:N", title="answer", scale=colours, legend=below(3, "left"))
+    base = alt.Chart(true).encode(x=x, color=colour)
+    lines = base.mark_line(strokeWidth=2, point=True).encode(y=y)
+    bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
+    dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=COLOURS["hybrid"]).encode(x=x, y=y)
+    title = panel_title("Whose answer, once steps are a donor's", f"n = {true['n'].max()} pairs")
+    return (dashed + bars + lines).properties(width=WIDE, height=120, title=title)
+
+
+def panel_title(text: str, below_it: str, size: int = 11) -> alt.TitleParams:
+    """A panel's heading and a grey line under it."""
+    return alt.TitleParams(
+        text, subtitle=below_it, anchor="start", fontSize=size, subtitleFontSize=11, subtitleColor="#555"
+    )
 
 
 if __name__ == "__main__":
