@@ -3,6 +3,7 @@
 from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.directions import both_directions, direction_agreement, directions_chart
 from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, effect, pooled, recovery, specific
 from analysis.influence import influence_matrix, influences
@@ -14,7 +15,7 @@ from analysis.null import null_contrast
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, mean_kl, pairs_by_layer
 from analysis.pair_charts import pair_chart
 from analysis.placeholder import protocol_curve, protocol_rows, protocols
-from analysis.ranking import rank_differences, winner
+from analysis.ranking import rank_differences, top_sites, winner
 from analysis.report import write_report
 from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
 from analysis.summary import ceiling, corners, critical, decomposition, verdict
@@ -27,6 +28,7 @@ __all__ = [
     "agreement",
     "attribution_scatter",
     "attributions",
+    "both_directions",
     "by_site",
     "ceiling",
     "check_table",
@@ -35,6 +37,8 @@ __all__ = [
     "critical",
     "critical_layers",
     "decomposition",
+    "direction_agreement",
+    "directions_chart",
     "early_stop_curve",
     "early_stops",
     "effect",
@@ -69,6 +73,7 @@ __all__ = [
     "shapley_interactions",
     "shapley_values",
     "specific",
+    "top_sites",
     "verdict",
     "winner",
     "write_report",

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.directions import both_directions, direction_agreement, directions_chart
 from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, has_unrelated, layerwise, main_protocol, specific_or_plain
 from analysis.influence import influence_matrix, influences
@@ -55,6 +56,13 @@ def has_kinds(name: str, table: Table) -> bool:
 def has_steps(name: str, table: Table) -> bool:
     """Whether single steps were written."""
     return name == "sweep" and bool(table["step"].notna().any())
+
+
+def has_both(name: str, table: Table) -> bool:
+    """Whether several layers or steps were written in both directions."""
+    places = table[table["layer"].notna() | table["step"].notna()]
+    several = len(places[["site", "layer", "step", "head"]].drop_duplicates()) > 2
+    return name == "sweep" and several and places["direction"].nunique() > 1
 
 
 def has_replaced(name: str, table: Table) -> bool:
@@ -124,6 +132,12 @@ FIGURES: dict[str, Figure] = {
     ),
     "heatmap": Figure(
         "Layer by step", lambda table, _: heatmap(places(table), specific=has_unrelated(table)), has_steps
+    ),
+    "directions": Figure(
+        "Denoising against noising",
+        lambda table, _: directions_chart(both_directions(table)),
+        has_both,
+        lambda table: f"Over all pairs, {direction_agreement(table)}.",
     ),
     "ablation": Figure(
         "Replaced by zero, means and noise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.effects import SERIES, main_protocol, specific_or_plain
+from analysis.effects import SERIES, main_protocol, pooled, specific_or_plain
 from analysis.inference import ratio_interval, step_down
 from analysis.style import place_name
 from analysis.summary import ALPHA
@@ -101,3 +101,37 @@ def _name(row: dict) -> str:
         return place_name(row, with_kind=True)
     key = "layer" if "layer" in row else "step"
     return f"{key} {row[key]}"
+
+
+def top_sites(
+    table: pd.DataFrame,
+    k: int = 5,
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The k largest sites, chosen on one half of the clusters and sized on the other, both ways round.
+
+    Two rows per rank, one for each `half` (0, 1) that chose: `chosen_by` is the effect in the half that chose, which is
+    too large since it was chosen for that, `effect` with its interval the effect in the other half, which is not.
+    Halves are drawn by `seed`. Effects are specific where an unrelated donor was swept.
+    """
+    chosen = main_protocol(table)
+    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
+    rows = specific_or_plain(chosen)
+    clusters = np.sort(rows["cluster_id"].unique().astype(str))
+    if len(clusters) < 4:
+        raise ValueError(f"two halves need at least 4 clusters, found {len(clusters)}")
+    first = np.random.default_rng(seed).permutation(clusters)[: len(clusters) // 2]
+    in_first = rows["cluster_id"].isin(first)
+    by = [*SERIES, *SITE_KEYS]
+    sized = [pooled(part, by, seed=seed) for part in (rows[in_first], rows[~in_first])]
+    parts = []
+    for half in (0, 1):
+        largest = sized[half].sort_values("effect", ascending=False, kind="stable").head(k)
+        largest = largest[[*by, "effect"]].rename(columns={"effect": "chosen_by"})
+        found = largest.merge(sized[1 - half], on=by, how="left")
+        parts.append(found.assign(half=half, rank=range(1, len(found) + 1)))
+    return pd.concat(parts, ignore_index=True)

@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 from test_summary import cell, experiment
 
-from analysis import critical, rank_differences, winner
+from analysis import (
+    both_directions,
+    by_site,
+    critical,
+    direction_agreement,
+    rank_differences,
+    specific,
+    top_sites,
+    winner,
+)
 from analysis.table import check_table
 
 
@@ -58,3 +67,60 @@ def test_what_is_critical_is_on_the_exploratory_list_and_first_adds_up():
 def test_an_unknown_grouping_is_refused():
     with pytest.raises(ValueError, match="by is 'token', wanted one of site, layer, step"):
         rank_differences(layers({0: 0.8}, spread=0.1), by="token")
+
+
+def test_the_largest_of_equal_sites_is_too_large_in_the_half_that_chose_it_and_not_in_the_other():
+    chosen_by, effects = [], []
+    for seed in range(30):
+        found = top_sites(layers(dict.fromkeys(range(20), 0.3), spread=0.5, pairs=24, seed=seed), k=1, seed=seed)
+        chosen_by += found["chosen_by"].tolist()
+        effects += found["effect"].tolist()
+    # Each layer's mean over all pairs is 0.3 to the digit, so what one half has too much the other lacks.
+    assert np.mean(chosen_by) > 0.4
+    assert np.mean(effects) < 0.3
+    fresh = [top_sites(noisy_layers(seed), k=1, seed=seed) for seed in range(60)]
+    sized = np.concatenate([found["effect"].to_numpy() for found in fresh])
+    assert abs(sized.mean() - 0.3) < 4 * sized.std() / np.sqrt(60)
+    assert np.mean([found["chosen_by"].mean() for found in fresh]) > 0.4
+
+
+def noisy_layers(seed: int) -> pd.DataFrame:
+    """Twenty layers of mean 0.3, without the exact means of `layers`."""
+    rng = np.random.default_rng(1000 + seed)
+    rows = [
+        cell(pair, "denoising", "clean", "resid", "logit_difference", 0.3 + 0.5 * rng.standard_normal(), 1.0, 0.0,
+             layer=layer)
+        for pair in range(24) for layer in range(20)
+    ]  # fmt: skip
+    return check_table(pd.DataFrame(rows))
+
+
+def test_both_directions_stand_beside_each_other_as_they_stand_alone():
+    table = experiment(layers=(0.9, 0.5, 0.1), pairs=30)
+    both = both_directions(table).set_index("layer")
+    alone = by_site(specific(table))
+    for direction in ("denoising", "noising"):
+        own = alone[(alone["direction"] == direction) & (alone["site"] == "resid")].set_index("layer")
+        for name in ("effect", "low", "high"):
+            assert both[f"{name}_{direction}"].tolist() == pytest.approx(own[name].tolist())
+
+
+def test_directions_that_order_layers_alike_agree_and_their_reverse_disagrees():
+    table = experiment(layers=(0.9, 0.7, 0.5, 0.1), pairs=30, noise=0.01)
+    found = direction_agreement(table)
+    assert found.spearman == pytest.approx(1)
+    assert (found.low, found.high) == pytest.approx((1, 1))
+    assert (found.sites, found.clusters) == (4, 30)
+    assert "rank 4 sites alike by 1.00 [1.00, 1.00]" in str(found)
+    noising = (table["direction"] == "noising") & (table["site"] == "resid")
+    turned = table.assign(layer=table["layer"].mask(noising, 3 - table["layer"]))
+    turned = turned.assign(layer_last=turned["layer"])
+    assert direction_agreement(turned).spearman == pytest.approx(-1)
+
+
+def test_directions_that_have_nothing_in_common_are_refused():
+    table = experiment(layers=(0.9, 0.5)).query("direction == 'denoising'")
+    with pytest.raises(ValueError, match="no site was written in both directions"):
+        both_directions(table)
+    with pytest.raises(ValueError, match="no site was written in both directions"):
+        direction_agreement(table)
