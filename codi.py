@@ -137,8 +137,21 @@ def run(
         typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
     if part is None:
         print_conclusions(folder, write_report(folder, progress=pair_bar))
+        if settings.tracking is not None:
+            tell_tracking(folder, **settings.tracking.model_dump())
     else:
         typer.echo(f"slice {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
+
+
+def tell_tracking(folder: Path, wandb: str, project: str, name: str | None) -> None:
+    """Track a finished run; whatever goes wrong there is said, and the run is as good as before."""
+    from analysis.tracking import track
+
+    try:
+        typer.echo(f"tracked ({wandb}) as {track(folder, wandb, project, name)}")
+    except Exception as error:  # another's client, network and service
+        said = printable(from_here(error)) or type(error).__name__
+        typer.echo(f"codi: tracking: {said}; the run itself is whole", err=True)
 
 
 def slice_of(text: str) -> tuple[int, int]:

@@ -133,6 +133,14 @@ class Pairs(Record):
     seed: Seed | None = None
 
 
+class Tracking(Record):
+    """Weights & Biases: offline writes into the run folder, online sends. It bears on nothing but who is told."""
+
+    wandb: Literal["offline", "online"]
+    project: Annotated[str, Field(min_length=1, max_length=128)] = "cot-exploration"
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
 class RunConfig(Record):
     """A patching experiment: which checkpoint, which pairs, what is written where, what to measure."""
 
@@ -168,6 +176,7 @@ class RunConfig(Record):
     reinitialised: bool = False
     max_failed: Share = 0.5
     deterministic: bool = False
+    tracking: Tracking | None = None
 
     @field_validator("pairs", mode="before")
     @classmethod
@@ -189,7 +198,7 @@ class RunConfig(Record):
     def settings(self) -> dict[str, Any]:
         """The keys that bear on the results, as JSON: neither where things are, nor what the experiment settles."""
         closed = {key for key in OF_A_SWEEP if key not in OPEN[self.experiment]}
-        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", *closed), True)
+        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", "tracking", *closed), True)
         excluded: dict[str, Any] = {**elsewhere, "pairs": {"file"}}
         return self.model_dump(mode="json", exclude=excluded)
 
@@ -286,7 +295,13 @@ class TrainConfig(Record):
 
 
 OPTIONS = {"pairs.file": "--pairs", "pairs.limit": "--limit"}  # of the command line, where not the key's own name
-TABLES: dict[str, type[Record]] = {"architecture": Architecture, "codi": Codi, "pairs": Pairs, "optimiser": Optimiser}
+TABLES: dict[str, type[Record]] = {
+    "architecture": Architecture,
+    "codi": Codi,
+    "pairs": Pairs,
+    "optimiser": Optimiser,
+    "tracking": Tracking,
+}
 Config = TypeVar("Config", RunConfig, TrainConfig)
 
 
@@ -345,6 +360,7 @@ WANTED = {
     "model_type": "a table",
     "no_path": "a path that can exist",
     "path_type": "a path in quotes",
+    "string_too_short": "one character or more",
     "string_too_long": "{max_length} characters or fewer",
     "string_type": "text in quotes",
     "too_short": "one or more names",

@@ -32,13 +32,17 @@ def test_the_readme_lists_exactly_the_keys_of_the_schema():
     sections = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
     listed = [re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) for section in sections]
     tables = [key for name in ("optimiser", "architecture", "codi") for key in TABLES[name].model_fields]
-    assert listed[0] == [*RunConfig.model_fields, *TABLES["pairs"].model_fields]
+    assert listed[0] == [
+        *RunConfig.model_fields,
+        *TABLES["pairs"].model_fields,
+        *TABLES["tracking"].model_fields,
+    ]
     assert listed[1] == [key for key in TrainConfig.model_fields if key not in TABLES] + tables
 
 
 def test_the_readme_states_the_defaults_of_the_schema():
     run, train = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
-    texts = {"pairs": run.split("`[pairs]`,")[-1]}
+    texts = {"pairs": run.split("`[pairs]`,")[-1], "tracking": run.split("`[tracking]`,")[-1]}
     tables = [(texts.get(name, train), table) for name, table in TABLES.items()]
     for text, record in ((run, RunConfig), (train, TrainConfig), *tables):
         for key, field in record.model_fields.items():
@@ -187,3 +191,17 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(load, tmp_path):
     (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_config(tmp_path / "latin.toml", RunConfig)
+
+
+def test_tracking_is_off_unless_asked_for_and_is_no_part_of_what_a_run_is(load):
+    plain = load(RUN)
+    assert plain.tracking is None
+    tracked = load(RUN + 'tracking.wandb = "offline"')
+    assert tracked.tracking.project == "cot-exploration"
+    assert tracked.settings() == plain.settings()
+    with pytest.raises(ConfigError, match="'tracking.wandb' is 'on', wanted 'offline' or 'online'"):
+        load(RUN + 'tracking.wandb = "on"')
+    with pytest.raises(
+        ConfigError, match="unknown key 'tracking.projekt', the nearest known key is 'tracking.project'"
+    ):
+        load(RUN + 'tracking.wandb = "offline"\ntracking.projekt = "a"')
