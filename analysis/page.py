@@ -121,6 +121,7 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
     """The largest specific effects, each with the uncertainty of its size and of its rank."""
     try:
         sites = critical(table, low_ceiling=low_ceiling)
+        said = winner(rank_differences(table))
     except ValueError:  # the figure beside it says why
         return ""
     rows = [
@@ -138,7 +139,7 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
     tested = bool(sites["specific"].all())
     noun = "specific effect" if tested else "effect"
     heads = ("site", noun, "95% interval", "rank, 95%", "is first", "p, family-wise", "q (FDR)", "")
-    said = winner(rank_differences(table)) + ("" if tested else " No unrelated donor was swept, so no p-values.")
+    said += "" if tested else " No unrelated donor was swept, so no p-values."
     return paragraph(said) + html_table(heads, rows)
 
 

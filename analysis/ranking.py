@@ -39,6 +39,8 @@ def rank_differences(
     if chosen.empty:
         raise ValueError(f"the table has no single {by} with metric {metric!r} and direction {direction!r} to rank")
     rows = specific_or_plain(chosen).dropna(subset=["numerator", "denominator"])
+    if rows.empty:
+        raise ValueError(f"no pair has an effect of its other run with metric {metric!r}, direction {direction!r}")
     keys = list(GROUPS[by])
     per_pair = rows.groupby([*keys, "cluster_id", "pair_id"], dropna=False)[["numerator", "denominator"]].mean()
     numbered = per_pair.reset_index()
@@ -47,7 +49,7 @@ def rank_differences(
     sums = numbered.pivot_table(index="cluster_id", columns="place", values=["numerator", "denominator"], aggfunc="sum")
     sums = sums.dropna()  # a paired difference needs both
     above, below = (sums[name].to_numpy(float) for name in ("numerator", "denominator"))
-    if not len(sums):
+    if not len(sums) or not below.sum(0).all():
         raise ValueError(f"no cluster has an effect at every {by}, so their differences are unknown")
     effects = above.sum(0) / below.sum(0)
     order = np.argsort(-effects, kind="stable")

@@ -64,6 +64,15 @@ def test_what_is_critical_is_on_the_exploratory_list_and_first_adds_up():
     assert found["specific"].all()
 
 
+def test_sites_without_an_effect_have_no_ranking_and_say_so():
+    table = layers({0: 0.8, 1: 0.1}, spread=0.1, pairs=3).assign(patched=float("nan"))
+    with pytest.raises(ValueError, match="no pair has an effect of its other run"):
+        rank_differences(table)
+    table = layers({0: 0.8, 1: 0.1}, spread=0.1, pairs=3).assign(clean=0.0)
+    with pytest.raises(ValueError, match="no cluster has an effect at every site"):
+        rank_differences(table)
+
+
 def test_an_unknown_grouping_is_refused():
     with pytest.raises(ValueError, match="by is 'token', wanted one of site, layer, step"):
         rank_differences(layers({0: 0.8}, spread=0.1), by="token")
