@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis.inference import RESAMPLES, ratio_interval
+from analysis.inference import RESAMPLES, ratio_intervals
 from analysis.table import SITE_KEYS
 
 OTHER_RUN = {"denoising": "clean", "noising": "corrupted"}  # denoising writes clean values into the corrupted run
@@ -28,9 +29,14 @@ def effect(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """Add recovery = (patched − corrupted) / (clean − corrupted): 0 is the corrupted run, 1 the clean one."""
-    gap = table["clean"] - table["corrupted"]
-    return table.assign(recovery=(table["patched"] - table["corrupted"]) / gap.where(gap != 0))
+    """Add recovery = (patched − corrupted) / (clean − corrupted): 0 is the corrupted run, 1 the clean one.
+
+    In either direction, so that denoising's is its effect, and noising's 1 − its effect. `numerator` and `denominator`
+    stand beside it: `pooled` and `by_site` then give the pooled recovery as their `effect`.
+    """
+    numerator, denominator = table["patched"] - table["corrupted"], table["clean"] - table["corrupted"]
+    ratio = numerator / denominator.where(denominator != 0)
+    return table.assign(numerator=numerator, denominator=denominator, recovery=ratio)
 
 
 def from_other_run(table: pd.DataFrame) -> pd.Series:
@@ -77,26 +83,22 @@ def pooled(effects: pd.DataFrame, by: Sequence[str], *, resamples: int = RESAMPL
     known = effects.dropna(subset=["numerator", "denominator"])
     sums = ["numerator", "denominator"]
     per_pair = known.groupby([*by, "cluster_id", "pair_id"], dropna=False)[sums].mean().reset_index()
-    rows = []
-    for key, group in per_pair.groupby(list(by), dropna=False):
-        clusters = group.groupby("cluster_id")[sums].sum().to_numpy()
-        low, high = ratio_interval(clusters[:, 0], clusters[:, 1], resamples, seed)
-        above, below = clusters.sum(0)
-        own = group["numerator"] / group["denominator"].where(group["denominator"] != 0)
-        rows.append(
-            {
-                **dict(zip(by, key, strict=True)),
-                "effect": above / below if below else float("nan"),
-                "low": low,
-                "high": high,
-                "n": len(group),
-                "clusters": len(clusters),
-                "mean": own.mean(),
-                "median": own.median(),
-            }
-        )
+    own = per_pair["numerator"] / per_pair["denominator"].where(per_pair["denominator"] != 0)
+    groups = per_pair.assign(own=own).groupby(list(by), dropna=False)
+    rows = groups[sums].sum()
+    rows = rows.assign(effect=rows["numerator"] / rows["denominator"].where(rows["denominator"] != 0))
+    per_cluster = per_pair.assign(group=groups.ngroup()).groupby(["group", "cluster_id"])[sums].sum()
+    clusters = per_cluster.groupby(level="group").size().to_numpy()
+    ends, intervals = clusters.cumsum(), np.full((len(rows), 2), np.nan)
+    for count in np.unique(clusters):  # groups of equally many clusters have their intervals at once
+        where = np.flatnonzero(clusters == count)
+        at = (ends[where] - count)[:, None] + np.arange(count)
+        above, below = (per_cluster[name].to_numpy()[at] for name in sums)
+        intervals[where] = np.stack(ratio_intervals(above, below, resamples, seed), axis=1)
+    counted = rows.assign(low=intervals[:, 0], high=intervals[:, 1], n=groups.size(), clusters=clusters)
+    counted = counted.assign(mean=groups["own"].mean(), median=groups["own"].median())
     columns = [*by, "effect", "low", "high", "n", "clusters", "mean", "median"]
-    return pd.DataFrame(rows, columns=columns).astype({name: effects[name].dtype for name in by})
+    return counted.reset_index()[columns].astype({name: effects[name].dtype for name in by})
 
 
 def by_site(

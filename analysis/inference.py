@@ -12,7 +12,8 @@ from scipy import stats
 Array = NDArray[np.float64]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-BATCH = 500  # resamples at once, which bounds what they take of memory
+# Resamples at once, and numbers in them, which bounds what they take of memory.
+BATCH, AT_ONCE = 500, 20_000_000
 
 
 @lru_cache(maxsize=16)
@@ -32,25 +33,42 @@ def resampled_ratios(numerators: Array, denominators: Array, resamples: int = RE
 def ratio_interval(
     numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of Σ numerators / Σ denominators over resampled clusters: SciPy's BCa (Efron 1987).
+    """95 % interval of Σ numerators / Σ denominators over resampled clusters: `ratio_intervals` of one row."""
+    low, high = ratio_intervals(numerators[None], denominators[None], resamples, seed)
+    return float(low[0]), float(high[0])
 
-    Percentiles where BCa is undefined, as where no resample differs; NaN with fewer than two clusters, or where the
-    denominators sum to 0 in a resample.
+
+def ratio_intervals(
+    numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[Array, Array]:
+    """95 % interval of each row's Σ numerators / Σ denominators over resampled clusters: SciPy's BCa (Efron 1987).
+
+    The inputs are sums `[row, cluster]`; every row's clusters are resampled alike, as they would be alone. Percentiles
+    where BCa is undefined, as where no resample differs; NaN with fewer than two clusters, or where the denominators
+    sum to 0 in a resample.
     """
-    if len(numerators) < 2:
-        return np.nan, np.nan
-    if (numerators == numerators[0]).all() and (denominators == denominators[0]).all() and denominators[0]:
-        return (constant := float(numerators[0] / denominators[0])), constant  # as many figures of shares are
+    low, high = np.full(len(numerators), np.nan), np.full(len(numerators), np.nan)
+    if numerators.shape[1] < 2:
+        return low, high
+    same = (numerators == numerators[:, :1]).all(1) & (denominators == denominators[:, :1]).all(1)
+    same &= denominators[:, 0] != 0  # as many figures of shares are
+    low[same] = high[same] = numerators[same, 0] / denominators[same, 0]
     for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # of what is undefined: said by NaN
-            found = stats.bootstrap(
-                (numerators, denominators), ratio_of_sums, paired=True, vectorized=True, n_resamples=resamples,
-                confidence_level=CONFIDENCE, method=method, batch=BATCH, rng=np.random.default_rng(seed),
-            ).confidence_interval  # fmt: skip
-        if np.isfinite([found.low, found.high]).all():
-            return float(found.low), float(found.high)
-    return np.nan, np.nan
+        todo = np.flatnonzero(np.isnan(low) | np.isnan(high))
+        for rows in np.array_split(todo, -(-numerators[todo].size * BATCH // AT_ONCE) or 1):
+            if not len(rows):
+                continue
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # of what is undefined: said by NaN
+                found = stats.bootstrap(
+                    (numerators[rows], denominators[rows]), ratio_of_sums, axis=-1, paired=True, vectorized=True,
+                    n_resamples=resamples, confidence_level=CONFIDENCE, method=method, batch=BATCH,
+                    rng=np.random.default_rng(seed),
+                ).confidence_interval  # fmt: skip
+            bounds = np.stack([found.low, found.high])
+            known = np.isfinite(bounds).all(0)
+            low[rows[known]], high[rows[known]] = bounds[:, known]
+    return low, high
 
 
 def ratio_of_sums(numerators: Array, denominators: Array, axis: int = -1) -> Array:

@@ -42,11 +42,9 @@ def matched_shares(table: pd.DataFrame) -> pd.DataFrame:
     """
     runs = _with_base_rate(_runs(table))
     keys = ["protocol", "site", "source", *CORNER, "written", "step"]
-    parts = []
-    for answer in COLOURS:
-        given = runs.assign(answer=answer, numerator=(runs["given"] == answer).astype(float), denominator=1.0)
-        parts.append(pooled(given, [*keys, "answer"]))
-    shares = pd.concat(parts, ignore_index=True)
+    given = runs.merge(pd.DataFrame({"answer": list(COLOURS)}), how="cross")
+    given = given.assign(numerator=(given["given"] == given["answer"]).astype(float), denominator=1.0)
+    shares = pooled(given, [*keys, "answer"])
     impossible = shares["answer"].map({"host": "same", "donor": "same", HOST_IS_DONOR: "different"})
     hybrid_is_host = (shares["answer"] == "hybrid") & (shares["intermediate_is"] == "same")
     shares = shares[(impossible != shares["answer_is"]) & ~hybrid_is_host]

@@ -91,6 +91,28 @@ def test_recovery_is_the_effect_when_denoising_and_its_complement_when_noising()
     np.testing.assert_allclose(both.loc[~denoising, "recovery"], 1 - both.loc[~denoising, "effect"])
 
 
+def test_pooled_recovery_is_the_pooled_effect_when_denoising_and_its_complement_when_noising():
+    table = experiment().query("metric == 'logit_difference' and site == 'resid'")
+    by = ["direction", "source", "layer"]
+    moved, recovered = (pooled(of(table), by).set_index(by) for of in (effect, recovery))
+    np.testing.assert_allclose(recovered.loc["denoising", "effect"], moved.loc["denoising", "effect"])
+    np.testing.assert_allclose(recovered.loc["noising", "effect"], 1 - moved.loc["noising", "effect"])
+    np.testing.assert_allclose(recovered.loc["noising", "low"], 1 - moved.loc["noising", "high"], atol=0.01)
+
+
+def test_groups_pooled_at_once_are_each_what_it_is_alone():
+    effects = effect(experiment().query("metric == 'logit_difference'"))
+    lost = (
+        (effects["site"] == "resid") & (effects["layer"] == 0) & (effects["cluster_id"] < effects["cluster_id"].max())
+    )
+    effects.loc[lost, "numerator"] = np.nan  # so that this group has one cluster, the others many
+    by = ["direction", "source", "site", "layer"]
+    together = pooled(effects, by)
+    alone = [pooled(part, by) for _, part in effects.groupby(by, dropna=False)]
+    assert together["clusters"].nunique() > 1
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
+
+
 def test_pooling_weighs_a_pair_by_the_gap_between_its_runs():
     rows = [  # effects 0.5 of a gap of 8 and 1.0 of a gap of 2
         cell(0, "denoising", "clean", "resid", "logit_difference", 0.0, 4.0, -4.0),
