@@ -193,6 +193,22 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same pairs.")],
+    metric: Annotated[str, typer.Option(help="Whose effects are compared.")] = "logit_difference",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+) -> None:
+    """Compare two runs on the same pairs, as of two checkpoints or protocols: paired differences with intervals."""
+    from analysis.conclusions import comparison
+    from analysis.report import write_comparison
+
+    print_paragraphs(comparison(first, second, metric))
+    if out is not None:
+        typer.echo(f"\nTable and chart: {from_here(write_comparison(first, second, out, metric))}")
+
+
+@app.command()
 def check(
     checkpoint: Checkpoint,
     pairs: Annotated[Path, typer.Option(help="Pairs to check with.", show_default="the shipped ones")] = SHIPPED_PAIRS,
@@ -512,7 +528,12 @@ def print_conclusions(folder: Path, page: Path) -> None:
     from analysis.conclusions import conclusions
 
     typer.echo(f"\nReport: {from_here(page)}\n")
-    for paragraph in conclusions(folder):
+    print_paragraphs(conclusions(folder))
+
+
+def print_paragraphs(paragraphs: Iterable[Any]) -> None:
+    """Sentences, and tables as rows of text."""
+    for paragraph in paragraphs:
         typer.echo(paragraph if isinstance(paragraph, str) else aligned(paragraph))
 
 

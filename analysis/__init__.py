@@ -3,9 +3,11 @@
 from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.compare import compare, compare_runs, comparison_chart
 from analysis.directions import both_directions, direction_agreement, directions_chart
 from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, effect, pooled, recovery, specific
+from analysis.export import save_figures
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
@@ -32,6 +34,9 @@ __all__ = [
     "by_site",
     "ceiling",
     "check_table",
+    "compare",
+    "compare_runs",
+    "comparison_chart",
     "corner_bars",
     "corners",
     "critical",
@@ -69,6 +74,7 @@ __all__ = [
     "rank_differences",
     "read_table",
     "recovery",
+    "save_figures",
     "shapley_bars",
     "shapley_interactions",
     "shapley_values",

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.compare import compare_runs, run_names
 from analysis.effects import has_unrelated
 from analysis.figures import fitting
 from analysis.folder import read_checks, read_manifest
 from analysis.ranking import rank_differences, winner
-from analysis.style import place_name
-from analysis.summary import LOW_CEILING, corners, critical, verdict
-from analysis.table import read_table
+from analysis.style import metric_noun, place_name
+from analysis.summary import ALPHA, LOW_CEILING, corners, critical, verdict
+from analysis.table import CUTS, read_table
 
 Rows = list[list[str]]
 
@@ -41,6 +42,29 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
         yield f"\nThe five largest sites, by {kind} on the logit difference, denoising"
         yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)
         yield said_or_why(lambda rows: winner(rank_differences(rows)), table)
+
+
+def comparison(first: Path, second: Path, metric: str = "logit_difference") -> Iterator[str | Rows]:
+    """Two runs on the same pairs beside each other: their verdicts, ceilings, and where their effects differ most."""
+    names = run_names(first, second)
+    compared = compare_runs(first, second, metric)
+    for name, run in zip(names, (first, second), strict=True):
+        low_ceiling = (read_manifest(run).get("config") or {}).get("low_ceiling", LOW_CEILING)
+        yield f"{name}: {verdict(read_table(run / 'cells.parquet'), low_ceiling).sentence}\n"
+    differing = int((compared["p_fwer"] <= ALPHA).sum())
+    kind = "specific effects (whole cuts: plain ones)" if compared["specific"].any() else "plain effects"
+    yield (
+        f"On {metric_noun(metric)}, {kind}: the runs differ at {differing} of {len(compared)} places, family-wise "
+        f"5 % (n = {compared['n'].max()} pairs that both have, {compared['clusters'].max()} clusters). The most:"
+    )
+    rows = [["direction", "site", names[0], names[1], "difference", "95 % interval", "p, family-wise", ""]]
+    largest = compared.assign(cut=compared["site"].isin(CUTS), size=compared["difference"].abs())
+    largest = largest.sort_values(["cut", "size"], ascending=False, kind="stable")  # whole cuts first
+    for row in largest.head(10).to_dict("records"):
+        values = (f"{row[name]:.2f}" for name in ("first", "second", "difference"))
+        interval, word = f"[{row['low']:.2f}, {row['high']:.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
+        rows.append([row["direction"], place_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
+    yield rows
 
 
 def mark(check: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -47,21 +48,45 @@ def ratio_intervals(
     where BCa is undefined, as where no resample differs; NaN with fewer than two clusters, or where the denominators
     sum to 0 in a resample.
     """
-    low, high = np.full(len(numerators), np.nan), np.full(len(numerators), np.nan)
-    if numerators.shape[1] < 2:
+    return _intervals((numerators, denominators), ratio_of_sums, resamples, seed)
+
+
+def ratio_differences(
+    numerators: Array, denominators: Array, others: Array, other_denominators: Array,
+    resamples: int = RESAMPLES, seed: int = 0,
+) -> tuple[Array, Array]:  # fmt: skip
+    """95 % interval of each row's Σ numerators / Σ denominators less that of the others, whose clusters are the same.
+
+    A resample draws a cluster with both its sides, so that what the two have in common cancels; else as above.
+    """
+    return _intervals((numerators, denominators, others, other_denominators), _difference_of_ratios, resamples, seed)
+
+
+def _difference_of_ratios(a: Array, b: Array, c: Array, d: Array, axis: int = -1) -> Array:
+    return ratio_of_sums(a, b, axis) - ratio_of_sums(c, d, axis)
+
+
+def _intervals(
+    samples: tuple[Array, ...], statistic: Callable[..., Array], resamples: int, seed: int
+) -> tuple[Array, Array]:
+    """The interval of a statistic of paired samples, each `[row, cluster]`, row by row."""
+    n_rows, n_clusters = samples[0].shape
+    low, high = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
+    if n_clusters < 2:
         return low, high
-    same = (numerators == numerators[:, :1]).all(1) & (denominators == denominators[:, :1]).all(1)
-    same &= denominators[:, 0] != 0  # as many figures of shares are
-    low[same] = high[same] = numerators[same, 0] / denominators[same, 0]
+    same = np.all([(sample == sample[:, :1]).all(1) for sample in samples], axis=0)
+    with np.errstate(all="ignore"):  # as many figures of shares are
+        low[same] = high[same] = statistic(*(sample[same, :1] for sample in samples))
+    low[~np.isfinite(low)] = np.nan
     for method in ("BCa", "percentile"):
-        todo = np.flatnonzero(np.isnan(low) | np.isnan(high))
-        for rows in np.array_split(todo, -(-numerators[todo].size * BATCH // AT_ONCE) or 1):
+        todo = np.flatnonzero(np.isnan(low))
+        for rows in np.array_split(todo, -(-len(todo) * n_clusters * BATCH // AT_ONCE) or 1):
             if not len(rows):
                 continue
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # of what is undefined: said by NaN
                 found = stats.bootstrap(
-                    (numerators[rows], denominators[rows]), ratio_of_sums, axis=-1, paired=True, vectorized=True,
+                    [sample[rows] for sample in samples], statistic, axis=-1, paired=True, vectorized=True,
                     n_resamples=resamples, confidence_level=CONFIDENCE, method=method, batch=BATCH,
                     rng=np.random.default_rng(seed),
                 ).confidence_interval  # fmt: skip

@@ -9,23 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import vl_convert
 
-from analysis.drawing import Drawing, drawable
+from analysis.compare import compare_runs, comparison_chart, run_names
+from analysis.drawing import Drawing
 from analysis.effects import layerwise
 from analysis.explorer import explorer, explorer_script, explorer_section
+from analysis.export import save_figures, vega_bundle
 from analysis.figures import Figure, fitting
 from analysis.folder import read_checks, read_manifest, read_prepared
 from analysis.legacy import write_legacy
-from analysis.markup import figure, page
+from analysis.markup import page
 from analysis.page import Shown, sections
 from analysis.pair_charts import pair_specs
-from analysis.style import WIDTH
 from analysis.summary import LOW_CEILING
 from analysis.table import read_table, write_whole
 
-# WIDTH pixels are 8 cm in print, at 300 dots an inch; the file says so itself. vl-convert draws 72 pixels an inch.
-PPI, SCALE = 300, (8 / 2.54 * 72) / WIDTH
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -63,9 +61,9 @@ def write_report(run: Path | str, figures: bool | Path = True, progress: Progres
         spec, text = try_figure(drawn, table, low_ceiling)
         specs |= {} if spec is None else {name: spec}
         shown.append(Shown(name, drawn.section, spec is not None, text))
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = vega_bundle()
     if figures is not False:
-        save_aggregates(specs, run / "charts" / "aggregate" if figures is True else figures, bundle)
+        save_figures(specs, run / "charts" / "aggregate" if figures is True else figures, bundle)
     if figures is True:
         save_pairs(table, questions, run / "charts" / "individual", progress)
     title = f"{manifest.get('name') or run.name}: patching of a latent thought"
@@ -85,14 +83,12 @@ def try_figure(drawn: Figure, table: pd.DataFrame, low_ceiling: float) -> tuple[
         return None, f"Not shown: {error}."
 
 
-def save_aggregates(specs: dict[str, Any], folder: Path, bundle: str) -> None:
-    """Each figure as offline HTML, PNG, SVG and Vega-Lite JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, spec in specs.items():
-        (folder / f"{name}.json").write_text(json.dumps(spec, allow_nan=False), encoding="utf-8")
-        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(drawable(spec)), encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(drawable(spec), ppi=PPI, scale=SCALE))
-        (folder / f"{name}.html").write_text(page(name, [figure(name)], {name: spec}, bundle), encoding="utf-8")
+def write_comparison(first: Path, second: Path, folder: Path, metric: str = "logit_difference") -> Path:
+    """The table and the chart of two runs compared, as comparison.parquet and comparison.png, .svg, .html, .json."""
+    compared = compare_runs(first, second, metric)
+    save_figures({"comparison": comparison_chart(compared, run_names(first, second)).to_dict()}, folder)
+    write_whole(folder / "comparison.parquet", compared.to_parquet(index=False))
+    return folder
 
 
 def save_pairs(table: pd.DataFrame, questions: dict[str, str], folder: Path, progress: Progress | None = None) -> None:
