@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.markup import facts, figure, figure_row, html_table, paragraph, section, title_line
+from analysis.methods import citations, definitions, excluded, listed, methods
 from analysis.ranking import rank_differences, winner
 from analysis.style import place_name
 from analysis.summary import LOW_CEILING, critical, decomposition, verdict
 
-DEFINITIONS = {
-    "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
-    "other run. Pooled: sum of numerators over sum of denominators; intervals: 95% over resampled clusters (BCa).",
-    "specific effect": "effect of the pair's other run less that of an unrelated question's run, paired. Any write "
-    "that destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
-    "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
-    "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites "
-    "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least {low:g}.",
-    "exploratory": "false discovery rate q at most 5% (Benjamini and Hochberg) and an effect above 0: a list to follow "
-    "up, not a finding.",
-    "is first": "how often the site has the largest effect in resamples of whole clusters.",
-    "logit_difference": "logit of the clean answer's token − logit of the corrupted answer's token, at the first token "
-    "where the two answers differ.",
-    "kl_from_corrupted": "KL(patched || corrupted) in nats: how far the patch disturbs the corrupted run. It is "
-    "not a recovery; the original experiment's metric.",
-    "kl_to_clean": "KL(clean || patched) in nats: 0 where the clean run's distribution is restored.",
-    "rms_logit_difference": "root mean square over the vocabulary of the logits' difference to the corrupted run.",
-    "prediction_change": "1 where the likeliest token is not that of the run written into, else 0.",
-    "answer": "the last number of the greedily decoded answer; answer_is_clean and answer_is_corrupted compare it with "
-    "the pair's keys, every other answer is “other”.",
-}
-OWN = re.compile(r"'[^']*'|-?\d[\d,.]*\d|-?\d")  # what a reason says of its own pair: quoted answers and numbers
 WORDS = {True: "passed", False: "failed", None: "noted"}
 
 
@@ -78,8 +56,10 @@ def sections(
         *(section(title, *figures_of(figures)) for title, figures in by_section.items()),
         *([section("The largest sites", ranked)] if ranked else []),
         section("Pairs left out", *excluded(data)),
-        section("Methods", *methods(manifest, table)),
-        section("Definitions", html_table(("", ""), definitions(low_ceiling))),
+        section("Methods", *map(paragraph, methods(manifest, table))),
+        section("Definitions", html_table(("", ""), definitions(table, low_ceiling))),
+        section("References", html_table(("for", "cite"), citations(manifest, table))),
+        section("The run, as its manifest has it", facts(listed(manifest))),
     ]
 
 
@@ -87,11 +67,6 @@ def figures_of(shown: Sequence[Shown]) -> list[str]:
     """What the figures of a section say, then the figures beside each other."""
     said = [paragraph(one.text) for one in shown if one.drawn and one.text]
     return [*said, figure_row(*(figure(o.name) if o.drawn else paragraph(o.text, "quiet") for o in shown))]
-
-
-def definitions(low_ceiling: float) -> list[tuple[str, str]]:
-    """The words that the page uses."""
-    return [(name, text.format(low=low_ceiling)) for name, text in DEFINITIONS.items()]
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -141,60 +116,3 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
     heads = ("site", noun, "95% interval", "rank, 95%", "is first", "p, family-wise", "q (FDR)", "")
     said += "" if tested else " No unrelated donor was swept, so no p-values."
     return paragraph(said) + html_table(heads, rows)
-
-
-def some(names: Sequence[str], most: int = 20) -> str:
-    """The first names, and how many more the manifest has."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more, see manifest.json" if more > 0 else "")
-
-
-def excluded(data: Mapping[str, Any]) -> list[str]:
-    """How many pairs were left out and why, each by name."""
-    left_out = data.get("excluded") or []
-    lines = [paragraph(f"Left out: {len(left_out)}." if left_out else "No pair was left out."), *reasons(left_out)]
-    if failed := data.get("failed"):
-        lines += [paragraph(f"Failed in the run, and without rows: {len(failed)}."), *reasons(failed)]
-    if lone := data.get("without_unrelated_donor"):
-        pairs = ", ".join(map(str, lone))
-        lines.append(
-            paragraph(f"Specific effects leave out pairs without an unrelated donor of equal length: {pairs}.")
-        )
-    return lines
-
-
-def reasons(left_out: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Pairs by the reason why they are not there, those with like reasons together."""
-    if not left_out:
-        return []
-    alike: dict[str, list[tuple[str, str]]] = {}
-    for entry in left_out:
-        pair, reason = str(entry["pair_id"]), str(entry["reason"]).removeprefix(f"pair {entry['pair_id']}: ")
-        alike.setdefault(OWN.sub("…", reason), []).append((pair, reason))
-    rows = [
-        # Where all say the very same it is said as it is, else without each pair's own numbers and answers.
-        (len(group), group[0][1] if len({r for _, r in group}) == 1 else shape, some([pair for pair, _ in group]))
-        for shape, group in sorted(alike.items(), key=lambda item: -len(item[1]))
-    ]
-    return [html_table(("pairs", "reason", "which"), rows)]
-
-
-def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
-    """What was done, in words and then in the manifest's own values."""
-    model, data = manifest.get("model") or {}, manifest.get("data") or {}
-    size = f"{model.get('n_layers', 'unknown')} layers, {model.get('n_latents', 'unknown')} latent steps"
-    text = (
-        f"Model {model.get('checkpoint', 'unknown')} ({size}), protocol {manifest.get('protocol', 'unknown')}. "
-        f"{table['pair_id'].nunique()} pairs in {table['cluster_id'].nunique()} clusters, "
-        f"{len(table)} rows of {table['metric'].nunique()} metrics. Each patched run writes what stood at one "
-        "place (a layer, a step, or both), or the whole thought, of the pair's other run, of an unrelated question of "
-        "equal length, or of the run itself, into the corrupted run (denoising) or the clean one (noising). Logit "
-        "metrics are read at the first answer token where the two answers differ; decoding is greedy, nothing forced."
-    )
-    listed = {
-        **{key: value for key, value in manifest.items() if key not in ("identity_of", "slice")},
-        "data": {
-            key: value for key, value in data.items() if key not in ("excluded", "failed", "without_unrelated_donor")
-        },
-    }
-    return [paragraph(text), facts(listed)]

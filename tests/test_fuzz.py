@@ -19,8 +19,9 @@ from test_table import one_row
 
 from analysis.conclusions import mark
 from analysis.folder import read_checks, read_manifest, read_prepared
-from analysis.markup import page
-from analysis.page import checks_table, excluded, methods
+from analysis.markup import facts, html_table, page
+from analysis.methods import citations, excluded, listed, methods
+from analysis.page import checks_table
 from configs import ConfigError, RunConfig, TrainConfig, load_config
 from patching.pairs import PairsError, as_json, load_pairs, pairs_from_records, write_prepared
 from tests.mutations import (
@@ -271,6 +272,7 @@ def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentenc
         read_prepared(run)
         [mark(check) for check in checks]
         parts = [checks_table(checks), *excluded(manifest.get("data") or {}), *methods(manifest, table)]
+        parts += [html_table((), citations(manifest, table)), facts(listed(manifest))]
         page(str(manifest.get("name")), parts, {}, "").encode()
 
     def read(data):
@@ -286,7 +288,7 @@ def test_a_damaged_run_gives_a_whole_report_or_a_sentence(run, name, monkeypatch
     from analysis import report
 
     monkeypatch.setattr("analysis.report.fitting", lambda *_: ())  # the figures have tests of their own
-    monkeypatch.setattr("analysis.report.vl_convert.javascript_bundle", lambda *_: "")
+    monkeypatch.setattr("analysis.export.vl_convert.javascript_bundle", lambda *_: "")
     good = (run / name).read_bytes()
     strategy = mutated_bytes([good]) if name == "cells.parquet" else mutated_json([json.loads(good)])
 

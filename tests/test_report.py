@@ -10,7 +10,7 @@ from test_legacy import prepared
 from test_summary import experiment
 
 from analysis import write_report, write_table
-from analysis.page import excluded
+from analysis.methods import excluded
 from analysis.report import file_stems
 
 ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"
