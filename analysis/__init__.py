@@ -2,12 +2,13 @@
 
 from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
-from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.charts import corner_bars, layer_curve, layer_effects
 from analysis.compare import compare, compare_runs, comparison_chart
 from analysis.directions import both_directions, direction_agreement, directions_chart
 from analysis.early_stop import early_stop_curve, early_stops
 from analysis.effects import by_site, effect, pooled, recovery, specific
 from analysis.export import save_figures
+from analysis.heatmaps import heatmap, site_effects
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
@@ -16,10 +17,12 @@ from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.null import null_contrast
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, mean_kl, pairs_by_layer
 from analysis.pair_charts import pair_chart
+from analysis.pair_strip import pair_strip, site_pairs
 from analysis.placeholder import protocol_curve, protocol_rows, protocols
 from analysis.ranking import rank_differences, top_sites, winner
 from analysis.report import write_report
 from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
+from analysis.steps import step_curve, step_effects
 from analysis.summary import ceiling, corners, critical, decomposition, verdict
 from analysis.table import check_table, read_table, write_table
 
@@ -65,6 +68,7 @@ __all__ = [
     "mean_kl",
     "null_contrast",
     "pair_chart",
+    "pair_strip",
     "pairs_by_layer",
     "patching_results",
     "pooled",
@@ -78,7 +82,11 @@ __all__ = [
     "shapley_bars",
     "shapley_interactions",
     "shapley_values",
+    "site_effects",
+    "site_pairs",
     "specific",
+    "step_curve",
+    "step_effects",
     "top_sites",
     "verdict",
     "winner",

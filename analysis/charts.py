@@ -11,17 +11,14 @@ from analysis.effects import SERIES, effect, from_other_run, known_split, layerw
 from analysis.style import (
     BLUE,
     DIRECTION_COLOURS,
-    NOUNS,
     ORANGE,
     WIDTH,
     about_pooled,
     dress,
     heading,
     metric_noun,
-    what_where,
 )
 from analysis.summary import CORNERS
-from analysis.table import CUTS
 
 WRITTEN = (
     "one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise as long",
@@ -100,61 +97,6 @@ def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
     return (zero + faint + band + lines + points).properties(width=WIDTH, height=230)
 
 
-def heatmap(sites: pd.DataFrame, specific: bool = False) -> Any:
-    """Effect by layer × step, from `by_site`: colours centred on 0, one panel per direction, site and kind of pair.
-
-    `specific` says so in the heading, where the effects are those beyond an unrelated donor's.
-    """
-    places = sites[~sites["site"].isin(CUTS)]
-    if places.empty:
-        raise ValueError(
-            "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
-        )
-    heads = places["head"].notna()
-    places = places.assign(
-        layers=pd.Series(_span(places, "layer"), places.index) + places["head"].map(".{}".format).where(heads, ""),
-        steps=_span(places, "step"),
-        written=places["source"].where(~from_other_run(places), "other run"),
-    )
-    reach = max(float(places["effect"].abs().max()), 0.05)  # so that rounding has no colour
-    colour = alt.Color(
-        "effect:Q", title="effect", scale=alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
-    )
-    panels = []
-    apart = ["kind"] if "kind" in places else []
-    for key, panel in places.groupby(["direction", "site", "written", *apart], sort=False):
-        direction, kind, *written = key
-        layers, steps = (_in_order(panel, name) for name in ("layer", "step"))
-        text = alt.condition(abs(alt.datum.effect) > 0.6 * reach, alt.value("white"), alt.value("#222"))
-        base = alt.Chart(panel).encode(
-            x=alt.X("steps:O", sort=steps, title="latent step", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layers:O", sort=layers[::-1], title="layer.head" if kind == "head" else "layer"),
-        )
-        cells = base.mark_rect().encode(color=colour, tooltip=tips("layers", "steps"))
-        marks = cells + base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=text)
-        size = {"width": max(44 * len(steps), 60), "height": 22 * len(layers)}
-        panels.append(marks.properties(**size, title=", ".join(map(str, (NOUNS[str(kind)], direction, *written)))))
-    chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels)
-    directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
-    kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())
-    ceilings = sites[sites["site"] == "thought"]
-    top = "; ".join(f"{row.direction} {row.effect:.2f}" for row in ceilings.itertuples())
-    held = ", ".join(places["freeze"].dropna().unique())
-    return dress(
-        chart,
-        heading(
-            f"{'Specific effect' if specific else 'Effect'} of the {kinds}, by layer and step",
-            f"Written: {directions}" + (f"; held at the host's values: {held}" if held else ""),
-            f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
-            + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
-            + ")"
-            + (f"; whole thought: {top}" if top else ""),
-            about_pooled(places),
-            width=WIDTH * len(panels),
-        ),
-    )
-
-
 def corner_bars(corners: pd.DataFrame) -> alt.Chart:
     """What is answered in each corner, from `corners`; a `model` column puts several models side by side."""
     if corners[["answer_clean", "answer_corrupted"]].isna().all(axis=None):
@@ -220,15 +162,3 @@ def below(columns: int, title_orient: Any = "top") -> alt.Legend:
     return alt.Legend(
         orient="bottom", columns=columns, titleOrient=title_orient, symbolStrokeWidth=2, symbolSize=90, symbolOpacity=1
     )
-
-
-def _span(sites: pd.DataFrame, what: str) -> list[str]:
-    """A window's label: `3`, `0–3`, or `all`."""
-    spans = zip(sites[what], sites[f"{what}_last"], strict=True)
-    return ["all" if pd.isna(a) else str(a) if a == b or pd.isna(b) else f"{a}–{b}" for a, b in spans]
-
-
-def _in_order(sites: pd.DataFrame, what: str) -> list[str]:
-    """The labels of windows by where they start and end, `all` last."""
-    ordered = sites.sort_values([what, f"{what}_last", "head"], na_position="last")
-    return list(dict.fromkeys(ordered[f"{what}s"]))

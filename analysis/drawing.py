@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 NOT_XML = re.compile("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
+# 330 pixels (style.WIDTH) are 8 cm in print, at 300 dots an inch; the file says so itself. vl-convert draws 72 an inch.
+PPI, SCALE = 300, (8 / 2.54 * 72) / 330
 FEW = 8  # figures that are drawn sooner than another process has started
 
 
@@ -64,7 +66,8 @@ def draw(spec: Path) -> Path:
     import vl_convert
 
     path = spec.with_suffix(".png")
-    path.write_bytes(vl_convert.vegalite_to_png(drawable(json.loads(spec.read_text(encoding="utf-8"))), scale=2))
+    drawn = drawable(json.loads(spec.read_text(encoding="utf-8")))
+    path.write_bytes(vl_convert.vegalite_to_png(drawn, ppi=PPI, scale=SCALE))
     return path
 
 

@@ -9,12 +9,8 @@ from typing import Any
 
 import vl_convert
 
-from analysis.drawing import drawable
+from analysis.drawing import PPI, SCALE, drawable
 from analysis.markup import figure, page
-from analysis.style import WIDTH
-
-# WIDTH pixels are 8 cm in print, at 300 dots an inch; the file says so itself. vl-convert draws 72 pixels an inch.
-PPI, SCALE = 300, (8 / 2.54 * 72) / WIDTH
 
 
 def vega_bundle() -> str:

@@ -9,18 +9,22 @@ import pandas as pd
 
 from analysis.ablation import ablation_curve, ablations, flips
 from analysis.attribution import agreement, attribution_scatter, attributions
-from analysis.charts import corner_bars, heatmap, layer_curve, layer_effects
+from analysis.charts import corner_bars, layer_curve, layer_effects
 from analysis.directions import both_directions, direction_agreement, directions_chart
 from analysis.early_stop import early_stop_curve, early_stops
-from analysis.effects import by_site, has_unrelated, layerwise, main_protocol, specific_or_plain
+from analysis.effects import layerwise, main_protocol
+from analysis.heatmaps import heatmap, site_effects
 from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
 from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
+from analysis.pair_strip import pair_strip, site_pairs
 from analysis.placeholder import protocol_curve, protocol_sentence, protocols
 from analysis.shapley import shapley_bars, shapley_interactions, shapley_values
+from analysis.steps import step_curve, step_effects
 from analysis.summary import corners, critical
+from analysis.table import CUTS
 
 Table = pd.DataFrame
 
@@ -54,8 +58,18 @@ def has_kinds(name: str, table: Table) -> bool:
 
 
 def has_steps(name: str, table: Table) -> bool:
-    """Whether single steps were written."""
-    return name == "sweep" and bool(table["step"].notna().any())
+    """Whether layers were written at single steps, or some of them."""
+    return name == "sweep" and bool((table["layer"].notna() & table["step"].notna()).any())
+
+
+def has_places(name: str, table: Table) -> bool:
+    """Whether a sweep wrote anything but whole segments."""
+    return name == "sweep" and bool((~table["site"].isin(CUTS)).any())
+
+
+def has_whole_steps(name: str, table: Table) -> bool:
+    """Whether steps were written with all their layers."""
+    return name == "sweep" and bool((table["step"].notna() & table["layer"].isna()).any())
 
 
 def has_both(name: str, table: Table) -> bool:
@@ -73,11 +87,6 @@ def has_replaced(name: str, table: Table) -> bool:
 def has_cuts(name: str, table: Table) -> bool:
     """Whether attention edges were knocked out."""
     return name == "sweep" and bool(table["cut"].notna().any())
-
-
-def places(table: Table) -> Table:
-    """Effects of what was written, read at the answer: specific ones where an unrelated donor was swept."""
-    return by_site(specific_or_plain(table[table[["cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]))
 
 
 def first_direction(table: Table) -> str:
@@ -130,8 +139,14 @@ FIGURES: dict[str, Figure] = {
         has_kinds,
         beside=True,
     ),
-    "heatmap": Figure(
-        "Layer by step", lambda table, _: heatmap(places(table), specific=has_unrelated(table)), has_steps
+    "heatmap": Figure("Layer by step", lambda table, _: heatmap(site_effects(table)), has_steps),
+    "step_curve": Figure(
+        "Step by step", lambda table, _: step_curve(step_effects(table)), has_whole_steps, beside=True
+    ),
+    "pair_strip": Figure(
+        "The pairs behind the largest effect",
+        lambda table, _: pair_strip(site_pairs(table, direction=first_direction(table))),
+        has_places,
     ),
     "directions": Figure(
         "Denoising against noising",

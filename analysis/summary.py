@@ -93,6 +93,25 @@ def critical(
     effects are then plain ones (`specific` is False), all p are NaN, and nothing is critical.
     """
     top = ceiling(table, direction, metric)
+    sites = site_statistics(table, metric, direction, draws=draws, seed=seed)
+    large = (sites["p_fwer"] <= ALPHA) & (sites["low"] > WORTH * top.effect)
+    ranked = sites.assign(ceiling=top.effect, critical=large & (top.effect >= low_ceiling))
+    ranked = ranked.sort_values("effect", ascending=False, ignore_index=True)
+    return ranked.assign(rank=ranked.index + 1)
+
+
+def site_statistics(
+    table: pd.DataFrame,
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The sites of `critical` with their effects, ranks and p-values, whatever the ceiling; in the table's order.
+
+    `moved` is the most that any write there, of any pair and either donor, changed the metric in a run.
+    """
     chosen = main_protocol(table)
     chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
     chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
@@ -114,19 +133,19 @@ def critical(
     )
     q = benjamini_hochberg(p)
     rank_low, rank_high = rank_intervals(numerators, denominators, seed)
-    ranked = sites.assign(
+    written = effect(chosen[from_other_run(chosen) | (chosen["source"] == "unrelated")])
+    keys = list(SITE_KEYS)
+    moved = written.assign(moved=written["numerator"].abs()).groupby(keys, dropna=False)["moved"].max().reset_index()
+    return sites.assign(
         p=p,
         q=q,
         p_fwer=p_fwer,
         specific=has_null,
-        ceiling=top.effect,
-        critical=(p_fwer <= ALPHA) & (sites["low"] > WORTH * top.effect) & (top.effect >= low_ceiling),
         exploratory=(q <= ALPHA) & (sites["effect"] > 0),
         first=first_shares(numerators, denominators, seed),
         rank_low=rank_low.astype(int),
         rank_high=rank_high.astype(int),
-    ).sort_values("effect", ascending=False, ignore_index=True)
-    return ranked.assign(rank=ranked.index + 1)
+    ).merge(moved, on=keys, how="left")
 
 
 def thoughts(table: pd.DataFrame) -> pd.DataFrame:

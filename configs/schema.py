@@ -92,8 +92,8 @@ ONE_KIND = ("influence", "iterative", "matched")
 DEFAULT_SOURCES: tuple[Source, ...] = ("other", "unrelated", "noise")
 # What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
 OF_A_SWEEP = (
-    "sites", "kinds", "sources", "freeze", "metrics", "draws", "cuts", "protocol", "beyond", "top", "matches", "fresh",
-    "directions", "reinitialised",
+    "sites", "kinds", "sources", "freeze", "unheld", "metrics", "draws", "cuts", "protocol", "beyond", "top", "matches",
+    "fresh", "directions", "reinitialised",
 )  # fmt: skip
 OPEN: dict[str, tuple[str, ...]] = {
     "sweep": (
@@ -101,6 +101,7 @@ OPEN: dict[str, tuple[str, ...]] = {
         "kinds",
         "sources",
         "freeze",
+        "unheld",
         "metrics",
         "draws",
         "cuts",
@@ -159,6 +160,7 @@ class RunConfig(Record):
     sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_SOURCES
     draws: Count = 1
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
+    unheld: bool = False
     cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
     protocol: Protocol = "latent_loop"
     beyond: CountFromZero = 2
@@ -212,6 +214,8 @@ class RunConfig(Record):
             text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
             offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""
             raise PydanticCustomError("rule", text, {"key": taken[0], "name": self.experiment, "offer": offer})
+        if self.unheld and not self.freeze:
+            raise PydanticCustomError("rule", "'unheld' is true and 'freeze' names no route; every run is unheld then")
         if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
             text = "'kinds' is {kinds} in the experiment '{name}', wanted one of {known}: it writes whole steps"
             known = ", ".join(kind for kind in ESTIMATED if kind != "head")

@@ -85,6 +85,7 @@ def sweep(job: Job) -> pd.DataFrame:
     sites = expand(job.model, config.sites, config.kinds)
     sources = [SOURCES[name] for name in config.sources]
     cells = grid(sites, sources, config.directions, config.freeze, config.draws)
+    cells += grid(sites, sources, config.directions, draws=config.draws) if config.unheld else []
     cells += knockouts([edge(text) for text in config.cuts], config.directions)
     return job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)
 

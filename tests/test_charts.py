@@ -7,11 +7,13 @@ import pytest
 from test_summary import experiment
 
 from analysis import (
+    both_directions,
     by_site,
     corner_bars,
     corners,
     critical,
     critical_layers,
+    directions_chart,
     effect,
     heatmap,
     kl_by_layer,
@@ -20,7 +22,10 @@ from analysis import (
     layer_similarity,
     mean_kl,
     pair_chart,
+    pair_strip,
     pairs_by_layer,
+    site_effects,
+    site_pairs,
     specific,
 )
 from analysis.pair_charts import pair_specs
@@ -51,6 +56,8 @@ def all_charts(table: pd.DataFrame) -> dict:
         "corner_bars": corner_bars(corners(table)),
         "heatmap": heatmap(by_site(effect(table), direction="denoising", metric="logit_difference")),
         "pair_chart": pair_chart(table, "3", "How many eggs?"),
+        "pair_strip": pair_strip(site_pairs(table)),
+        "directions": directions_chart(both_directions(table)),
     }
 
 
@@ -89,7 +96,7 @@ def test_split_by_kind_each_panel_is_the_curve_of_its_own_pairs(table):
     pd.testing.assert_frame_equal(part[alone.columns], alone, check_dtype=False)
     titles = [panel["title"] for panel in drawn(layer_curve(split))["hconcat"]]
     assert titles == ["operand (n = 8)", "operator word (n = 4)"]
-    assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="kind")).hconcat) == 2
+    assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="kind")).concat) == 2
 
 
 def test_a_heatmap_of_specific_effects_says_so(table):
@@ -121,6 +128,13 @@ def test_a_large_table_is_drawn_by_means_of_like_pairs(table):
     assert "a row is the mean of 4 pairs" in words(spec)
     cells = many.query("metric == 'kl_from_corrupted' and site == 'resid' and source == 'clean'")
     assert np.mean([value["kl"] for value in values]) == pytest.approx(cells["patched"].mean(), rel=1e-6)
+
+
+def test_every_chart_of_a_thousand_pairs_holds_what_was_pooled_and_no_pair_by_pair_table():
+    many = experiment(layers=(0.2, 0.9, 0.5), pairs=1_000)
+    for name, chart in (all_charts(many) | {"tested": heatmap(site_effects(many))}).items():
+        held = sum(len(values) for values in drawn(chart)["datasets"].values())
+        assert held <= (5_000 if name == "pairs_by_layer" else 600), name
 
 
 def test_the_word_critical_needs_a_ceiling_that_is_not_low(table):
