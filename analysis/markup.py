@@ -14,6 +14,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e6e6e6; }
 td:last-child { overflow-wrap: anywhere; }
+summary { cursor: pointer; margin: 2.2rem 0 .5rem; font-weight: bold; }
 .quiet { color: #666; }
 .passed td:nth-child(3) { color: #00694d; }
 .failed td:nth-child(3) { color: #b34700; font-weight: bold; }
@@ -77,6 +78,11 @@ def title_line(title: str, below: str) -> str:
 def section(heading: str, *parts: str) -> str:
     """A headed part of the page, from parts that are HTML already."""
     return f"<section><h2>{escape(heading)}</h2>{''.join(parts)}</section>"
+
+
+def folded(heading: str, *parts: str) -> str:
+    """A part of the page that opens where its heading is clicked."""
+    return f"<details><summary>{escape(heading)}</summary>{''.join(parts)}</details>"
 
 
 def paragraph(text: str, kind: str = "") -> str:

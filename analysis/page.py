@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.markup import facts, figure, figure_row, html_table, paragraph, section, title_line
+from analysis.markup import facts, figure, figure_row, folded, html_table, paragraph, section, title_line
 from analysis.methods import citations, definitions, excluded, listed, methods
 from analysis.ranking import rank_differences, winner
 from analysis.style import place_name
@@ -59,7 +59,7 @@ def sections(
         section("Methods", *map(paragraph, methods(manifest, table))),
         section("Definitions", html_table(("", ""), definitions(table, low_ceiling))),
         section("References", html_table(("for", "cite"), citations(manifest, table))),
-        section("The run, as its manifest has it", facts(listed(manifest))),
+        folded("The run, as its manifest has it", facts(listed(manifest))),
     ]
 
 
