@@ -47,7 +47,8 @@ HOSTILE = (
     "constructor",
 )
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "section", "details", "summary", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th",
+    "html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th",
+    "details", "summary",
     "td", "div", "script", "h3", "label", "select", "input", "button", "dl", "dt", "dd", "span",
 }  # fmt: skip
 ATTRIBUTES = {
