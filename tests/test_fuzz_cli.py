@@ -124,7 +124,7 @@ def test_eval_and_check_refuse_any_data_before_they_load_a_model(folder):
 def test_report_shows_or_refuses_any_run(folder, monkeypatch):
     monkeypatch.setattr("analysis.report.fitting", lambda *_: ())
     monkeypatch.setattr("analysis.conclusions.fitting", lambda *_: ())
-    monkeypatch.setattr("analysis.report.vl_convert.javascript_bundle", lambda *_: "")
+    monkeypatch.setattr("analysis.report.vega_bundle", lambda: "")
     monkeypatch.setattr("analysis.report.save_pairs", lambda *_: None)
     sides = {side: {"question": "9?", "answer": 1} for side in ("clean", "corrupted")}
     run = make_run(folder / "run", experiment(pairs=2), [{"pair_id": i, **sides} for i in (0, 1)])

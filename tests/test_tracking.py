@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -89,9 +90,10 @@ def test_one_table_the_figures_and_a_handful_of_numbers_are_written(run, written
     assert {"site", "layer", "effect", "low", "high", "n"} <= set(sites["columns"])
 
 
-def test_nothing_names_this_machine(run):
-    for path in (run / "wandb").rglob("*.wandb"):
-        assert socket.gethostname().encode() not in path.read_bytes()
+def test_nothing_names_this_machine(written):
+    assert {about.host for about in of_kind(written, "run")} == {"unnamed"}
+    words = {word for record in written for word in re.findall(r"[\w.-]+", str(record))}
+    assert socket.gethostname() not in words
 
 
 def test_a_run_without_a_time_is_called_by_its_experiment():
