@@ -67,6 +67,7 @@ Start here:
   codi check traces/embedded/bypass   what must hold, and what it turns out to be
   codi run configs/tiny.toml          the layer-wise experiment, a minute
   codi run configs/matched.toml       does the thought compute? configs/ has more
+  codi lens traces/embedded/thought   what each latent says, beside what it does
   codi report runs/tiny               its figures and report again
 
 A run that was interrupted, or killed, goes on when the same command is given
@@ -186,7 +187,15 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="Write the figures there, and not those of single pairs.")
     ] = None,
 ) -> None:
-    """Draw a run's figures (PNG at 300 dpi, SVG, HTML, Vega-Lite) and report again from its table."""
+    """Draw a run's figures (PNG at 300 dpi, SVG, HTML, Vega-Lite) and report again from its table.
+
+    What `codi lens` wrote is drawn again too.
+    """
+    if (run / "lens.json").is_file() and figures is None:
+        from analysis.lens_page import write_lens_report
+
+        print_lens(run, write_lens_report(run))
+        return
     from analysis import write_report
 
     print_conclusions(run, write_report(run, figures or True, progress=pair_bar))
@@ -449,6 +458,99 @@ def card(
     from patching.card import write_card
 
     typer.echo(f"written to {write_card(folder, problems=problems, pairs=pairs)}")
+
+
+@app.command()
+def lens(
+    checkpoint: Checkpoint,
+    pairs: Annotated[Path, typer.Option(help="Pairs to read.", show_default="the shipped ones")] = SHIPPED_PAIRS,
+    data: Annotated[Path | None, typer.Option(help="Instead of pairs: questions in GSM8K's form, JSONL.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs or questions.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the likeliest tokens are kept.")] = 10,
+    question: Annotated[
+        str | None, typer.Option(metavar="ID", help='Whose thought is drawn, as "0 clean" or a line of the data.')
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Questions read at once.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder; runs/lens-<checkpoint> if left out.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Read what each latent says (logit lens) and what it attends to; find known numbers, beside the chance level.
+
+    Tables, figures and a page; what a state says is not what it does, for which there is `codi run`.
+    """
+    from patching.worked import of_pairs, of_problems
+
+    if data is None:
+        from patching.pairs import load_pairs
+
+        worked = of_pairs(load_pairs(pairs)[:limit])
+    else:
+        from traces.gsm8k import read_problems
+
+        worked = of_problems(read_problems(data)[:limit])
+    if question is not None and question not in {each.question_id for each in worked}:
+        raise ValueError(f"--question is {question!r}; the first of {len(worked)} is {worked[0].question_id!r}")
+    from analysis.lens_page import write_lens_report
+    from patching.lens import described_lens, lens_tables, open_folder, save_lens
+    from traces import load_codi
+
+    folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
+    model = load_codi(checkpoint, device, dtype)
+    tables = lens_tables(model, worked, top=top, batch_size=batch, seed=seed, progress=True)
+    save_lens(tables, folder, described_lens(model, data or pairs, worked, top, seed))
+    print_lens(folder, write_lens_report(folder, question))
+
+
+@app.command("score")
+def score_dump(
+    dump: Annotated[Path, typer.Argument(metavar="DUMP", help="Upstream's decoded_latent.txt, or one like it.")],
+    top: Annotated[int, typer.Option(min=1, help="So many of the likeliest tokens count.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+) -> None:
+    """Score a published dump of decoded latents: how many solutions' intermediates it says, beside the chance level.
+
+    The same matching as `codi lens`: a token counts where it equals the number, whatever its blanks.
+    """
+    from patching.dump import dump_tables, read_dump
+
+    says, values = dump_tables(*read_dump(dump), seed=seed)
+    from analysis.lens import decodable, match_tokens
+    from analysis.lens_charts import OWNERS
+
+    if top > (kept := int(says["rank"].max())):
+        raise ValueError(f"{dump}: holds the {kept} likeliest tokens, so --top can be 1 to {kept}, not {top}")
+    shares = decodable(match_tokens(says, values), top)
+    wide = shares.pivot(index=["steps", "owner"], columns="measure", values=["share", "low", "high", "n"])
+    rows = [
+        [
+            str(steps), OWNERS[owner], f"{row['share', 'all of them']:.1%}",
+            f"[{row['low', 'all of them']:.1%}, {row['high', 'all of them']:.1%}]",
+            f"{row['share', 'each of them']:.1%}", f"{row['n', 'all of them']:.0f}",
+        ]
+        for (steps, owner), row in zip(wide.index, wide.to_dict("records"), strict=True)
+    ]  # fmt: skip
+    heads = ["steps", "", "all said", "95 % interval", "each said", "n"]
+    typer.echo(aligned([heads, *rows]))
+    if out is not None:
+        from analysis.export import save_figures
+        from analysis.lens_charts import decodable_bars
+
+        save_figures({"decodable": decodable_bars(shares).to_dict()}, out)
+        shares.to_parquet(out / "decodable.parquet", index=False)
+        typer.echo(f"\nTable and chart: {from_here(out)}")
+
+
+def print_lens(folder: Path, page: Path) -> None:
+    """Where the lens's page is, and what it says."""
+    from analysis.lens_page import lens_sentences, read_lens
+
+    typer.echo(f"\nPage: {from_here(page)}\n")
+    print_paragraphs(lens_sentences(read_lens(folder)))
 
 
 @app.command()

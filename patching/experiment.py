@@ -8,12 +8,9 @@ unrelated donor, noise as long as what is written, and on request the same with 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,9 @@ from patching.pairs import load_pairs, write_prepared
 from patching.recipes import job, run_recipe
 from patching.selection import Selection, select
 from patching.shards import Shards
-from patching.store import digest, file_digest, locked, open_run, write_json
+from patching.store import digest, file_digest, locked, now, open_run, versions, write_json
 from traces.merge import merge_lora
 from traces.model import CodiModel, load_codi, reinitialise
-
-PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
 
 
 class InvariantError(RuntimeError):
@@ -96,7 +91,7 @@ def described(config: RunConfig, model: CodiModel, part: tuple[int, int] | None)
         "identity": digest([settings, model_of["sha256"], pairs]),
         "identity_of": parts,
         "slice": None if part is None else f"{part[0]}/{part[1]}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "experiment": config.experiment,
         "protocol": config.protocol,
         "config": {
@@ -104,7 +99,7 @@ def described(config: RunConfig, model: CodiModel, part: tuple[int, int] | None)
             "checkpoint": config.checkpoint.name,
             "pairs": {"file": config.pairs.file.name, **settings["pairs"]},
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(),
         "model": model_of,
         "data": {"pairs_file": config.pairs.file.name, "sha256": pairs},
         "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},

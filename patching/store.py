@@ -6,13 +6,27 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MANIFEST, TABLE, LOCK = "manifest.json", "cells.parquet", ".lock"
+PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
+
+
+def now() -> str:
+    """The present moment as a manifest has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def write_json(path: Path, value: Any) -> None:

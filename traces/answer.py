@@ -6,7 +6,7 @@ What is forced may branch: the cells read both whole answers of a pair in the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nnsight
 import torch
@@ -65,15 +65,24 @@ class Heard(NamedTuple):
 
 
 Measure = Callable[[Forced], dict[str, Tensor]]
+Visit = Callable[[Any, int], Any]  # called inside a trace with each block and its layer, in forward order
+
+
+def retain(kept: list[Any], found: Any) -> None:
+    """Save what a function returned inside a trace, so that it comes back from wherever the model runs."""
+    if found is not None:
+        kept.append(nnsight.save(found))
 
 
 def force_answer(
-    model: CodiModel, state: State, script: Script, measure: Measure | None = None, decode: bool = False
-) -> tuple[State, Forced | None, Heard | None, dict[str, Tensor]]:
+    model: CodiModel, state: State, script: Script, measure: Measure | None = None, decode: bool = False,
+    visit: Visit | None = None,
+) -> tuple[State, Forced | None, Heard | None, dict[str, Tensor], list[Any]]:  # fmt: skip
     """Trace EoT and the teacher-forced tokens of every cell.
 
     `measure` is called inside the trace with what was forced, and what it returns is saved instead of that. With
-    `decode`, the state that comes back sees EoT and as much of the trunk as greedy decoding says too.
+    `decode`, the state that comes back sees EoT and as much of the trunk as greedy decoding says too. Last comes what
+    `visit` returned at each block.
     """
     rows, cells = state.position.shape
     device, eot = model.device, model.eot
@@ -92,14 +101,17 @@ def force_answer(
     picked = torch.tensor([wanted.index(place) for place in told], device=device)
     keep = (at_eot[:, None] + torch.tensor(wanted, device=device)).flatten()
     measured: dict[str, Tensor] = {}
+    kept: list[Any] = []
     forced, heard = None, None
     with model.lm.trace(
         input_ids=ids, attention_mask=masks[None], position_ids=position,
         past_key_values=state.cache, use_cache=True, logits_to_keep=keep,
     ):  # fmt: skip
         model.embedding.output[:, at_eot] = eot
-        for layer in range(model.n_layers if len(masks) > 1 else 0):
+        for layer in range(model.n_layers if len(masks) > 1 or visit is not None else 0):
             set_masks(model, masks, layer)
+            if visit is not None:
+                retain(kept, visit(model.blocks[layer], layer))
         logits = model.lm.lm_head.output.unflatten(1, (cells, -1))
         if decode:
             heard = nnsight.save(follow(logits[:, :, : trunk - opened + 1].argmax(-1), script.trunk))
@@ -113,7 +125,7 @@ def force_answer(
     if heard is not None:
         fits = torch.arange(length, device=device) < opened + heard.accepted[..., None]
         after = State(state.cache, beside(state.seen, spread(fits)), after.position + heard.accepted, state.latent)
-    return after, forced, heard, measured
+    return after, forced, heard, measured, kept
 
 
 def follow(likeliest: Int[Tensor, "row cell token"], trunk: Int[Tensor, "row token"]) -> Heard:

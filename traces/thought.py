@@ -24,29 +24,41 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from traces.answer import Forced, Measure, Script, decode_greedily, force_answer
+from traces.answer import Forced, Measure, Script, Visit, decode_greedily, force_answer, retain
 from traces.model import CodiModel
 from traces.rows import Rows
 from traces.state import State, as_numbers, beside, seen_by, set_masks
 from traces.text import clean_text, last_number
 from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
 
-Edit = Callable[[Any, int, int], None]
+Edit = Callable[[Any, int, int], Any]
 
 
 @dataclass(frozen=True)
 class Edits:
     """What is rewritten, or read, while a model thinks; each function runs inside the trace.
 
-    `blocks` are called at every block in forward order; `latent(latents, step)` gives the latents that are fed at a
-    step; `cache(cache, step)` may write the entries that a step has just left, which later positions see;
-    `read(hidden, logits, step)` measures a step by its final hidden state (after the final norm) and its lens.
+    `blocks` are called at every block of every latent step in forward order; `latent(latents, step)` gives the latents
+    that are fed at a step; `cache(cache, step)` may write the entries that a step has just left, which later positions
+    see; `read(hidden, logits, step)` measures a step by its final hidden state (after the final norm) and its lens;
+    `question(block, layer)` and `answer(block, layer)` are called at every block where the questions are read and where
+    the answer is forced. What `blocks`, `question` and `answer` return, and is not None, comes back as `Kept`.
     """
 
     blocks: tuple[Edit, ...] = ()
     latent: Callable[[Tensor, int], Tensor] | None = None
     cache: Callable[[Any, int], None] | None = None
     read: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None = None
+    question: Visit | None = None
+    answer: Visit | None = None
+
+
+class Kept(NamedTuple):
+    """What edits returned, in the order in which they were called: wherever the model ran, it comes back."""
+
+    question: tuple[Any, ...] = ()
+    steps: tuple[Any, ...] = ()
+    answer: tuple[Any, ...] = ()
 
 
 class Thought(NamedTuple):
@@ -71,20 +83,25 @@ class Question(NamedTuple):
 
     cache: Any
     latents: Float[Tensor, "row segment d_model"]
+    kept: list[Any]
 
 
-def read_question(model: CodiModel, rows: Rows) -> Question:
+def read_question(model: CodiModel, rows: Rows, visit: Visit | None = None) -> Question:
     """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
     column, bot, project = rows.bot_column, model.bot, model.project
     masks = as_numbers(model, {None: rows.question_mask()})
+    kept: list[Any] = []
     with model.lm.trace(
         input_ids=rows.ids.flatten(1), attention_mask=masks[None], position_ids=rows.positions, use_cache=True,
         logits_to_keep=no_logits(model),
     ):  # fmt: skip
         model.embedding.output[:, column] = bot
+        if visit is not None:
+            for layer, block in enumerate(model.blocks):
+                retain(kept, visit(block, layer))
         latents = project(model.norm.output[:, column])
         cache = model.lm.output.past_key_values
-    return Question(cache, latents)
+    return Question(cache, latents, kept)
 
 
 def no_logits(model: CodiModel) -> Int[Tensor, 0]:
@@ -105,8 +122,8 @@ def begin(rows: Rows, question: Question, edits: Edits) -> State:
 
 def latent_step(
     model: CodiModel, rows: Rows, state: State, step: int, edits: Edits, last: bool
-) -> tuple[State, dict[str, Tensor]]:
-    """Trace one latent step of every cell that has begun, with the edits inside, block by block, and what they measure.
+) -> tuple[State, dict[str, Tensor], list[Any]]:
+    """Trace one latent step of every cell that has begun, with the edits inside; what they measure, and what they keep.
 
     But at the last step, the cells that begin at the next one take their hosts' latents.
     """
@@ -117,6 +134,7 @@ def latent_step(
     joined = None if last or rows.begun(step + 1) == cells else rows.joined(step + 1)
     visited = model.blocks if edits.blocks or len(masks) > 1 else ()
     measured: dict[str, Tensor] = {}
+    kept: list[Any] = []
     with model.lm.trace(
         inputs_embeds=state.latent, attention_mask=masks[None], position_ids=state.position[:, :cells],
         past_key_values=state.cache, use_cache=True, logits_to_keep=no_logits(model) if edits.read is None else 0,
@@ -124,7 +142,7 @@ def latent_step(
         for layer, block in enumerate(visited):
             set_masks(model, masks, layer)
             for edit in edits.blocks:
-                edit(block, layer, step)
+                retain(kept, edit(block, layer, step))
         hidden = model.norm.output
         latent = project(hidden)
         if joined is not None:
@@ -136,7 +154,7 @@ def latent_step(
                 measured[name] = nnsight.save(value)
         if edits.cache is not None:
             edits.cache(model.lm.output.past_key_values, step)
-    return State(state.cache, state.seen, state.position + 1, latent), measured
+    return State(state.cache, state.seen, state.position + 1, latent), measured, kept
 
 
 def see_thought(rows: Rows, state: State, steps: int) -> State:
@@ -152,6 +170,7 @@ class Run(NamedTuple):
     measured: dict[str, Tensor]
     tokens: Int[Tensor, "row cell token"] | None
     at_steps: tuple[dict[str, Tensor], ...]  # what `Edits.read` measured at each step
+    kept: Kept = Kept()
 
 
 class Block(NamedTuple):
@@ -202,7 +221,7 @@ def run_blocks(
             have = f"the model has {model.n_positions}"
             raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
     with torch.set_grad_enabled(gradients), model.lm.session(remote=remote):
-        question = read_question(model, blocks[0].rows)
+        question = read_question(model, blocks[0].rows, blocks[0].edits.question)
         runs = nnsight.save([think_and_answer(model, block, question, steps, max_new_tokens) for block in blocks])
     return runs
 
@@ -210,14 +229,18 @@ def run_blocks(
 def think_and_answer(model: CodiModel, block: Block, question: Question, steps: int, max_new_tokens: int) -> Run:
     """One block of cells: their latent steps, what is forced, and greedy decoding. Call inside a session."""
     rows, edits = block.rows, block.edits
-    state, at_steps = begin(rows, question, edits), []
+    state, at_steps, of_steps = begin(rows, question, edits), [], []
     for step in range(steps):
-        state, found = latent_step(model, rows, state, step, edits, step == steps - 1)
+        state, found, kept = latent_step(model, rows, state, step, edits, step == steps - 1)
         at_steps.append(found)
+        of_steps += kept
     state = see_thought(rows, state, steps)
-    state, forced, heard, measured = force_answer(model, state, block.script, block.measure, max_new_tokens > 0)
+    state, forced, heard, measured, of_answer = force_answer(
+        model, state, block.script, block.measure, max_new_tokens > 0, edits.answer
+    )
     tokens = decode_greedily(model, state, block.script, heard, max_new_tokens) if heard is not None else None
-    return Run(forced if block.measure is None else None, measured, tokens, tuple(at_steps))
+    everything = Kept(tuple(question.kept), tuple(of_steps), tuple(of_answer))
+    return Run(forced if block.measure is None else None, measured, tokens, tuple(at_steps), everything)
 
 
 def record(
@@ -230,23 +253,26 @@ def record(
     answer prefix, `answers` the greedy texts.
     """
     rows = encode(model, [[question] for question in questions])
-    resid: list[Tensor] = []
-    latents: list[Tensor] = []
 
-    def keep_latent(block: Any, layer: int, step: int) -> None:
-        if layer == 0:  # what was fed, before GPT-2 adds its positions
-            latents.append(model.decoder.inputs[1]["inputs_embeds"][:, 0].clone().save())
+    def latent(block: Any, layer: int, step: int) -> Tensor | None:  # what is fed, before GPT-2 adds its positions
+        return model.decoder.inputs[1]["inputs_embeds"][:, 0].clone() if layer == 0 else None
 
-    def keep_resid(block: Any, layer: int, step: int) -> None:
-        resid.append(block.output[:, 0].clone().save())
+    def resid(block: Any, layer: int, step: int) -> Tensor:
+        return block.output[:, 0].clone()
+
+    def unkept(edit: Edit) -> Edit:
+        def alone(block: Any, layer: int, step: int) -> None:
+            edit(block, layer, step)
+
+        return alone
 
     prefix = torch.tensor([answer_ids(model)] * len(questions))
-    order = (keep_latent, *edits, keep_resid)
+    order = (latent, *map(unkept, edits), resid)
     done = run(model, rows, prefix, edits=order, max_new_tokens=max_new_tokens, remote=remote)
-    by_step = torch.stack(resid, 1).unflatten(1, (model.n_latents, model.n_layers))
+    found = torch.stack(done.kept.steps, 1).unflatten(1, (model.n_latents, 1 + model.n_layers))
     answers = texts(model, done.tokens)[0] if done.tokens is not None else []
     assert done.forced is not None
-    return Thought(by_step.transpose(1, 2), torch.stack(latents, 1), done.forced.at_read[:, 0], answers)
+    return Thought(found[:, :, 1:].transpose(1, 2), found[:, :, 0], done.forced.at_read[:, 0], answers)
 
 
 @torch.no_grad()

@@ -1,0 +1,208 @@
+"""The lens: what each latent state says in words and numbers, and what the thought and the answer attend to.
+
+A state is read as the logit lens reads it (nostalgebraist, 2020): through the final norm and the LM head. After the
+last layer that is no approximation, and is what CODI's authors decode, before the projection. What a state *says* is
+not what it *does*: patch it to learn that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from traces.model import CodiModel
+from traces.rows import Rows
+from traces.thought import Edits, run
+from traces.tokens import answer_ids, encode, opening_ids, texts
+
+NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*")
+
+
+class Lens(NamedTuple):
+    """What the states of some questions say.
+
+    Position 0 is BoT and 1 the first latent step; layer 0 is what was fed, and 1 the first block's output.
+    """
+
+    tokens: Int[Tensor, "question position layer top"]
+    probabilities: Float[Tensor, "question position layer top"]
+    entropy: Float[Tensor, "question position layer"]  # nats
+    ranks: Int[Tensor, "question value position layer"]  # 1 is the likeliest token; 0 where no token is that number
+    value_probabilities: Float[Tensor, "question value position layer"]
+    answers: list[str]
+
+
+class Attention(NamedTuple):
+    """How much attention goes where: means over heads, summed over the tokens of each group; a query's sum to 1."""
+
+    queries: tuple[str, ...]
+    groups: tuple[str, ...]
+    weights: Float[Tensor, "question query layer group"]
+    counts: Int[Tensor, "question query group"]  # how many tokens of the group the query sees
+
+
+def number_of(text: str) -> float | None:
+    """The number that a decoded token is, blanks aside; None for anything else, words like `six` among it."""
+    match = NUMBER.fullmatch(text)
+    return None if match is None else float(match[1])
+
+
+def number_tokens(model: CodiModel) -> dict[float, list[int]]:
+    """Every number that is one token, and its tokens: ` 12` and `12` are both 12."""
+    words = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
+    found: dict[float, list[int]] = {}
+    for token, word in enumerate(words):
+        if (number := number_of(word)) is not None:
+            found.setdefault(number, []).append(token)
+    return found
+
+
+@torch.no_grad()
+def logit_lens(
+    model: CodiModel,
+    questions: Sequence[str],
+    values: Sequence[Sequence[float]] = (),
+    *,
+    top: int = 10,
+    numbers: Mapping[float, Sequence[int]] | None = None,
+    max_new_tokens: int = 12,
+    remote: bool | str = False,
+) -> Lens:
+    """Read BoT's and every latent step's states at every layer, and find `values[question]`, as many numbers for each.
+
+    A number's rank is that of its likeliest token, its probability that of all its tokens. All questions share one
+    forward. `numbers`, from `number_tokens`, saves reading the vocabulary again.
+    """
+    values = values or [()] * len(questions)
+    ids = value_ids(number_tokens(model) if numbers is None and any(values) else numbers or {}, values)
+    rows, prefix = encode(model, [[question] for question in questions]), torch.tensor([answer_ids(model)])
+    reader = Reader(model, ids.to(model.device), top, rows.bot_column)
+    edits = Edits(blocks=(reader.step,), question=reader.question)
+    done = run(model, rows, prefix.repeat(len(questions), 1), edits=edits, max_new_tokens=max_new_tokens, remote=remote)
+    found = [torch.cat(parts, 1) for parts in zip(*done.kept.question, *done.kept.steps, strict=True)]
+    tokens, probabilities, entropy, ranks, shares = (
+        part.unflatten(1, (1 + model.n_latents, 1 + model.n_layers)) for part in found
+    )
+    said = [""] * len(questions) if done.tokens is None else texts(model, done.tokens)[0]
+    return Lens(tokens, probabilities, entropy, ranks.movedim(-1, 1), shares.movedim(-1, 1), said)
+
+
+def value_ids(
+    numbers: Mapping[float, Sequence[int]], values: Sequence[Sequence[float]]
+) -> Int[Tensor, "question value token"]:
+    """The tokens of each question's values, filled up with -1; for a number that is no token, nothing but -1."""
+    known = [[numbers.get(value, ()) for value in each] for each in values]
+    width = max((len(tokens) for each in known for tokens in each), default=0) or 1
+    filled = [[[*tokens, *[-1] * (width - len(tokens))] for tokens in each] for each in known]
+    return torch.tensor(filled, dtype=torch.long).view(len(values), len(values[0]) if values else 0, width)
+
+
+class Reader:
+    """Reads states inside the traces: functions of a block and its layer, as `Edits` wants them."""
+
+    def __init__(self, model: CodiModel, ids: Tensor, top: int, bot: Tensor) -> None:
+        self.model, self.ids, self.top, self.bot = model, ids, top, int(bot[0])
+
+    def question(self, block: Any, layer: int) -> tuple[Tensor, ...]:
+        """BoT's states; what is fed there is the vector itself, the same for every question."""
+        fed = [self.model.bot.expand(len(self.ids), -1)] if layer == 0 else []
+        return self.read(torch.stack([*fed, block.output[:, self.bot]], 1))
+
+    def step(self, block: Any, layer: int, step: int) -> tuple[Tensor, ...]:
+        """A latent step's states; what is fed is read before GPT-2 adds its positions."""
+        fed = [self.model.decoder.inputs[1]["inputs_embeds"][:, 0]] if layer == 0 else []
+        return self.read(torch.stack([*fed, block.output[:, 0]], 1))
+
+    def read(self, states: Float[Tensor, "question layer d_model"]) -> tuple[Tensor, ...]:
+        """Likeliest tokens, their probabilities, the entropy, and each value's rank and probability."""
+        logits = self.model.lm.lm_head(self.model.norm(states)).float()
+        log_probs = logits.log_softmax(-1)
+        best = log_probs.topk(self.top)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        ranks, shares = [], []
+        for ids in self.ids.unbind(1):  # one value after the other: the vocabulary is large
+            known = ids >= 0
+            of_tokens = log_probs.gather(-1, ids.clamp(min=0)[:, None].expand(-1, states.shape[1], -1))
+            of_tokens = of_tokens.masked_fill(~known[:, None], float("-inf"))
+            likeliest = of_tokens.amax(-1, keepdim=True)
+            rank = (log_probs > likeliest).sum(-1) + 1
+            ranks.append(rank.where(known.any(-1, keepdim=True), 0))
+            shares.append(of_tokens.exp().sum(-1))
+        none = entropy.new_zeros(*entropy.shape, 0)
+        ranked = torch.stack(ranks, -1) if ranks else none.long()
+        return best.indices, best.values.exp(), entropy, ranked, torch.stack(shares, -1) if shares else none
+
+
+@torch.no_grad()
+def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
+    """What every latent step, EoT and the last token before the answer attend to, in one forward of all questions.
+
+    The groups are the question's numbers (tokens of digits), its special tokens (where attention that is not needed
+    goes), its words, BoT, each latent step, what opens the answer (EoT) and what is forced of it. The model attends in
+    eager mode meanwhile: others give no weights.
+    """
+    rows = encode(model, [[question] for question in questions])
+    opening, forced = len(opening_ids(model)), answer_beginning(model)
+    members = key_groups(model, rows, opening, len(forced))
+    at_eot, at_answer = 0, opening + len(forced) - 1
+
+    def step(block: Any, layer: int, step: int) -> Tensor:
+        return grouped(model.attention(block).output[1], members)
+
+    def answer(block: Any, layer: int) -> Tensor:
+        return grouped(model.attention(block).output[1][:, :, [at_eot, at_answer]], members)
+
+    with eager(model):
+        done = run(model, rows, torch.tensor([forced] * len(questions)), edits=Edits((step,), answer=answer))
+    of_steps = torch.cat(done.kept.steps, 1).unflatten(1, (model.n_latents, model.n_layers))
+    of_answer = torch.stack(done.kept.answer, 2)
+    queries = (*(f"step {step}" for step in range(model.n_latents)), "EoT", "answer")
+    groups = ("special", "numbers", "words", "BoT", *queries[:-1], "answer")
+    seen = members.cumsum(1)[
+        :, [*(rows.ids[0].numel() + step for step in range(model.n_latents)), -1 - len(forced), -1]
+    ]
+    return Attention(queries, groups, torch.cat([of_steps, of_answer], 1), seen.long())
+
+
+def answer_beginning(model: CodiModel) -> list[int]:
+    """The tokens that every answer begins with: the prefix, and the blank where that is a token of its own."""
+    one, two = (answer_ids(model, f" {digit}") for digit in (1, 2))
+    return one[: next(place for place, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)]
+
+
+def grouped(
+    weights: Float[Tensor, "question head query key"], members: Float[Tensor, "question key group"]
+) -> Float[Tensor, "question query group"]:
+    """Attention by group of keys, mean over heads."""
+    return weights.float().mean(1) @ members[:, : weights.shape[-1]]
+
+
+def key_groups(model: CodiModel, rows: Rows, opening: int, forced: int) -> Float[Tensor, "question key group"]:
+    """To which group each entry of the cache belongs, one-hot; padding to none."""
+    ids, special = rows.ids[:, 0], torch.tensor(model.tokenizer.all_special_ids, device=rows.ids.device)
+    digits = torch.tensor(sorted(token for each in number_tokens(model).values() for token in each)).to(ids)
+    of_question = torch.full_like(ids, 2)
+    of_question[torch.isin(ids, digits)] = 1
+    of_question[torch.isin(ids, special)] = 0
+    of_question[:, -1] = 3
+    later = [*range(4, 4 + model.n_latents), *[4 + model.n_latents] * opening, *[5 + model.n_latents] * forced]
+    group = torch.cat([of_question, torch.tensor(later).to(ids).expand(len(ids), -1)], 1)
+    here = torch.cat([rows.valid[:, 0], rows.valid.new_ones(len(ids), len(later))], 1)
+    return torch.nn.functional.one_hot(group, 6 + model.n_latents).float() * here[..., None]
+
+
+@contextmanager
+def eager(model: CodiModel) -> Iterator[None]:
+    """Meanwhile the model computes its attention weights, and gives them."""
+    before = model.lm.config._attn_implementation
+    model.lm._module.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.lm._module.set_attn_implementation(before)
