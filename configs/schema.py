@@ -142,6 +142,20 @@ class Tracking(Record):
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
 
+class Remote(Record):
+    """A deployment of NDIF that runs the model instead of this machine: `true`, or a table.
+
+    Without a host it is nnsight's own, the public one; `"local"` sends nothing and runs here what would be sent. The
+    key is that of the environment variable NDIF_API_KEY, never a config's.
+    """
+
+    host: Annotated[str, Field(pattern=r"^(local|https?://[^\s/]+/?)$")] | None = None
+    timeout: Positive = 3600.0
+    retries: CountFromZero = 5
+    cells_per_job: Count | None = None
+    jobs: Count = 2
+
+
 class RunConfig(Record):
     """A patching experiment: which checkpoint, which pairs, what is written where, what to measure."""
 
@@ -178,6 +192,7 @@ class RunConfig(Record):
     reinitialised: bool = False
     max_failed: Share = 0.5
     deterministic: bool = False
+    remote: Remote | None = None
     tracking: Tracking | None = None
 
     @field_validator("pairs", mode="before")
@@ -185,6 +200,18 @@ class RunConfig(Record):
     def pairs_are_a_table(cls, value: Any) -> Any:
         if isinstance(value, str):
             raise PydanticCustomError("rule", "'pairs' is a text, wanted a table: [pairs] and in it file = …")
+        return value
+
+    @field_validator("remote", mode="before")
+    @classmethod
+    def remote_is_a_switch_or_a_table(cls, value: Any) -> Any:
+        switches = {True: {}, False: None, "local": {"host": "local"}}
+        if isinstance(value, bool | str):
+            if value not in switches:
+                raise PydanticCustomError(
+                    "rule", "'remote' is a text, wanted true, false, \"local\" or a table: [remote]"
+                )
+            return switches[value]
         return value
 
     @model_validator(mode="before")
@@ -200,9 +227,10 @@ class RunConfig(Record):
     def settings(self) -> dict[str, Any]:
         """The keys that bear on the results, as JSON: neither where things are, nor what the experiment settles."""
         closed = {key for key in OF_A_SWEEP if key not in OPEN[self.experiment]}
-        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", "tracking", *closed), True)
+        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", "remote", "tracking", *closed), True)
         excluded: dict[str, Any] = {**elsewhere, "pairs": {"file"}}
-        return self.model_dump(mode="json", exclude=excluded)
+        where = {} if self.remote is None else {"remote": self.remote.host or "nnsight's"}
+        return self.model_dump(mode="json", exclude=excluded) | where
 
     @model_validator(mode="after")
     def an_experiment_brings_its_own_grid(self) -> Self:
@@ -304,6 +332,7 @@ TABLES: dict[str, type[Record]] = {
     "codi": Codi,
     "pairs": Pairs,
     "optimiser": Optimiser,
+    "remote": Remote,
     "tracking": Tracking,
 }
 Config = TypeVar("Config", RunConfig, TrainConfig)
@@ -373,6 +402,7 @@ WANTED = {
 
 
 PATTERNS = {
+    "host": 'a web address with http:// or https:// and no path, or "local"',
     "name": "letters, digits, '.', '_' and '-', the first a letter or a digit",
     "cuts": "an attention edge: answer-question, answer-bot, answer-3, 4-1, or in one layer 4-1@2",
 }
@@ -392,7 +422,7 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
     found = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
     template = WANTED.get(problem["type"])
     if problem["type"] == "string_pattern_mismatch":
-        template = PATTERNS["cuts" if table else str(key)]
+        template = PATTERNS.get(str(key), PATTERNS["cuts"])  # of a list's items, the key is their place
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return f"{found} is {_shown(problem['input'])}, wanted {wanted}"
 

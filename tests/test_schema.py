@@ -205,3 +205,36 @@ def test_tracking_is_off_unless_asked_for_and_is_no_part_of_what_a_run_is(load):
         ConfigError, match="unknown key 'tracking.projekt', the nearest known key is 'tracking.project'"
     ):
         load(RUN + 'tracking.wandb = "offline"\ntracking.projekt = "a"')
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("true", None), ('"local"', "local"), ('{ host = "http://127.0.0.1:8001" }', "http://127.0.0.1:8001")],
+)
+def test_remote_is_a_switch_or_a_table_and_of_it_the_host_alone_bears_on_results(tmp_path, text, host):
+    def read(more: str) -> RunConfig:
+        (tmp_path / "a.toml").write_text(f"name = 'a'\ncheckpoint = 'c'\npairs = {{ file = 'p' }}\n{more}")
+        return load_config(tmp_path / "a.toml", RunConfig)
+
+    here, there = read(""), read(f"remote = {text}")
+    assert here.remote is None
+    assert read("remote = false").settings() == here.settings()
+    assert there.remote.host == host
+    assert there.settings() == {**here.settings(), "remote": host or "nnsight's"}
+    assert read("remote = { retries = 9, jobs = 3 }").settings() == read("remote = true").settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('"x"', "'remote' is a text, wanted true, false, \"local\" or a table"),
+        ("3", "'remote' is 3, wanted a table"),
+        ('{ host = "127.0.0.1" }', "'remote.host' is '127.0.0.1', wanted a web address with http:// or https://"),
+        ('{ hots = "http://a" }', "unknown key 'remote.hots', the nearest known key is 'remote.host'"),
+        ("{ jobs = 0 }", "'remote.jobs' is 0, wanted 1 or more"),
+    ],
+)
+def test_what_remote_cannot_be_is_refused(tmp_path, text, sentence):
+    (tmp_path / "a.toml").write_text(f"name = 'a'\ncheckpoint = 'c'\npairs = {{ file = 'p' }}\nremote = {text}")
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_config(tmp_path / "a.toml", RunConfig)
