@@ -34,15 +34,14 @@ def test_the_readme_lists_exactly_the_keys_of_the_schema():
     tables = [key for name in ("optimiser", "architecture", "codi") for key in TABLES[name].model_fields]
     assert listed[0] == [
         *RunConfig.model_fields,
-        *TABLES["pairs"].model_fields,
-        *TABLES["tracking"].model_fields,
+        *(key for name in ("pairs", "remote", "tracking") for key in TABLES[name].model_fields),
     ]
     assert listed[1] == [key for key in TrainConfig.model_fields if key not in TABLES] + tables
 
 
 def test_the_readme_states_the_defaults_of_the_schema():
     run, train = (CONFIGS / "README.md").read_text(encoding="utf-8").split("## `codi train`")
-    texts = {"pairs": run.split("`[pairs]`,")[-1], "tracking": run.split("`[tracking]`,")[-1]}
+    texts = {name: run.split(f"`[{name}]`,")[-1] for name in ("pairs", "remote", "tracking")}
     tables = [(texts.get(name, train), table) for name, table in TABLES.items()]
     for text, record in ((run, RunConfig), (train, TrainConfig), *tables):
         for key, field in record.model_fields.items():
