@@ -47,14 +47,18 @@ def test_a_saved_notebook_has_its_script_s_cells(script):
 
 
 @every
-def test_a_notebook_runs_and_says_what_its_saved_copy_says(script):
+def test_a_notebook_runs_and_says_what_its_saved_copy_says(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))  # else a published checkpoint that lies there would be converted
     start = time.monotonic()
-    fresh = texts(execute(read(script)))
-    assert time.monotonic() - start < SECONDS
-    was = texts(kept(script))
-    assert [NUMBER.sub("#", text).split() for text in fresh] == [NUMBER.sub("#", text).split() for text in was]
-    numbers = [np.array(NUMBER.findall(" ".join(said)), float) for said in (fresh, was)]
-    np.testing.assert_allclose(*numbers, rtol=0.02, atol=0.02)  # other processors round otherwise
+    fresh, was = texts(execute(read(script))), texts(kept(script))
+    seconds = time.monotonic() - start
+    # Whoever has a published checkpoint, or GSM8K, in the repository reads more than the saved copy could tell.
+    same = [(new, old) for new, old in zip(fresh, was, strict=True) if not old.startswith("SKIPPED")]
+    assert seconds < SECONDS or [old for old in was if old not in fresh and old.startswith("SKIPPED")]
+    for new, old in same:
+        assert NUMBER.sub("#", new).split() == NUMBER.sub("#", old).split()
+        numbers = (np.array(NUMBER.findall(text), float) for text in (new, old))
+        np.testing.assert_allclose(*numbers, rtol=0.02, atol=0.02)  # other processors round otherwise
 
 
 @every
