@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,
 INSTALLED := .venv/installed
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow setup browser
+.PHONY: demo test test-slow notebooks setup browser
 
 demo: $(INSTALLED)
 	.venv/bin/codi run configs/tiny.toml
@@ -20,6 +20,11 @@ test: $(INSTALLED)
 # A checkpoint of Llama-3.2-1B's real size: a minute, 5 GB of disk.
 test-slow: $(INSTALLED)
 	.venv/bin/pytest -q -m slow
+
+# Executes the tutorials anew and rewrites their saved copies.
+notebooks: export OMP_NUM_THREADS := 1
+notebooks: $(INSTALLED)
+	.venv/bin/python analysis/notebooks/execute.py
 
 setup: $(INSTALLED)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "analysis" / "notebooks"  # scripts on top of everything, like the front door, and no part of a floor
 OURS = {"configs", "traces", "patching", "analysis", "codi"}
 HEAVY = {"torch", "nnsight", "transformers", "peft", "pandas", "altair", "scipy"}
 FLOORS = {
@@ -37,7 +38,7 @@ def imports(path: Path, top_level: bool = False) -> set[str]:
 
 
 def files(floor: str) -> list[Path]:
-    found = sorted((ROOT / floor).rglob("*.py"))
+    found = sorted(path for path in (ROOT / floor).rglob("*.py") if NOTEBOOKS not in path.parents)
     assert found, f"{floor} has no files"
     return found
 
@@ -56,6 +57,13 @@ def test_each_floor_imports_only_the_floors_below_it(floor):
 def test_analysis_never_imports_torch():
     for path in files("analysis"):
         assert not {"torch", "nnsight", "transformers", "peft"} & set(map(root, imports(path))), path
+
+
+def test_nothing_imports_the_notebooks_and_they_draw_with_altair_alone():
+    for path in [ROOT / "codi.py", *(path for floor in FLOORS for path in files(floor))]:
+        assert not {name for name in imports(path) if name.startswith("analysis.notebooks")}, path
+    for path in NOTEBOOKS.glob("*.py"):
+        assert not {"matplotlib", "seaborn", "plotly", "tests"} & set(map(root, imports(path))), path
 
 
 def test_patching_takes_the_table_and_its_numbers_from_analysis_and_draws_nothing():

@@ -1,0 +1,326 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Your own intervention
+#
+# Three things of one's own, none of which needs a change of the library:
+#
+# 1. a **function inside the trace**, for whatever can be said in PyTorch at a block of a latent step;
+# 2. a **metric**, a function from logits to a number, which then has its controls, intervals and heatmaps like any
+#    other;
+# 3. a **source**, a function that computes what a sweep writes.
+#
+# Each is checked against something that must hold: a shipped counterpart, or an identity. A new intervention that
+# agrees with nothing known is a bug until proven otherwise.
+
+# %%
+import os
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import torch
+
+import codi
+from analysis import effect, heatmap, pooled, site_effects
+from analysis.style import BLUE, GREY, dress, heading
+from patching import Site, Value, load_pairs, logit_difference, other, sitewise, sweep, unrelated, zero
+from traces import load_codi, record
+from traces.text import last_number
+
+alt.renderers.enable("png")  # pictures that stay in the saved notebook
+os.chdir(Path(codi.__file__).parent)  # paths are relative to the repository, wherever this notebook runs
+
+model = load_codi("traces/embedded/thought", device="cpu")
+pairs = load_pairs("patching/data/arithmetic_pairs.json")
+questions = [pair.clean.question for pair in pairs]
+keys = [pair.clean.answer for pair in pairs]
+
+# %% [markdown]
+# ## 1. A function inside the trace
+#
+# `record(model, questions, edits=[...])` calls your function at every block of every latent step, in forward order, in
+# the nnsight trace of that step. There, `block` is an envoy: its `.output`, and the inputs and outputs of its modules,
+# can be read, saved and written. Questions are rows: `block.output[:, 0]` is `[question, d_model]`. `model.attention`,
+# `model.heads` and `model.mlp` find a block's parts by the family's names, so that the same function runs on Llama and
+# GPT-2.
+#
+# **Reading.** What is saved inside a trace is there after it:
+
+# %%
+norms = {}
+
+
+def size_of_mlp(block, layer, step):
+    """How much the MLP adds to the residual stream, of all questions."""
+    norms[layer, step] = model.mlp(block).output[:, 0].norm(dim=-1).save()
+
+
+record(model, questions, edits=[size_of_mlp])
+sizes = pd.Series({place: float(size.mean()) for place, size in norms.items()})
+sizes.rename_axis(["layer", "step"]).unstack("step").round(1)
+
+# %% [markdown]
+# **Writing.** Silence the MLP at one place, and ask how many of the 66 questions are still answered correctly.
+
+
+# %%
+def silence_mlp(at):
+    """An edit that lets the MLP of one (layer, step) add nothing."""
+
+    def edit(block, layer, step):
+        if (layer, step) == at:
+            model.mlp(block).output[:, 0] = 0.0
+
+    return edit
+
+
+def accuracy(edits=()):
+    """The share of questions whose last number said is the key."""
+    said = record(model, questions, edits=edits).answers
+    return sum(last_number(text) == key for text, key in zip(said, keys, strict=True)) / len(keys)
+
+
+places = [(layer, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
+mine = pd.Series({place: accuracy([silence_mlp(place)]) for place in places}).rename_axis(["layer", "step"])
+print(f"unpatched: {accuracy():.0%}")
+mine.unstack("step").map("{:.0%}".format)
+
+# %% [markdown]
+# The library has that one: source `zero` at the site `mlp`. Writing into the clean run is the direction *noising*.
+
+# %%
+shipped = sweep(
+    model,
+    pairs,
+    sites=sitewise(model, "mlp"),
+    sources=[zero],
+    directions=["noising"],
+    metrics=["answer_is_clean"],
+)
+theirs = shipped.groupby(["layer", "step"])["patched"].mean()
+print(f"the same number at all {len(mine)} places: {(mine - theirs).abs().max() == 0}")
+
+# %% [markdown]
+# **What no option says.** How much noise does a step bear? We add to the residual stream, after all blocks of one step,
+# a random vector so many times as long as what stands there. With none added, nothing may change: that is the identity
+# here. The directions are drawn once, from a seed, so that all sizes push the same way.
+
+# %%
+noise = torch.randn(model.n_layers, len(questions), model.d_model, generator=torch.Generator().manual_seed(0))
+noise = noise / noise.norm(dim=-1, keepdim=True)
+
+
+def push(at, size):
+    """An edit that adds noise at one step, `size` times as long as the residual stream."""
+
+    def edit(block, layer, step):
+        if step == at:
+            stands = block.output[:, 0]
+            block.output[:, 0] = stands + size * stands.norm(dim=-1, keepdim=True) * noise[layer]
+
+    return edit
+
+
+doses = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+borne = pd.DataFrame(
+    [(step, size, accuracy([push(step, size)])) for step in range(model.n_latents) for size in doses],
+    columns=["step", "size", "accuracy"],
+)
+print(f"without noise, all as unpatched: {(borne.query('size == 0')['accuracy'] == accuracy()).all()}")
+
+lines = alt.Chart(borne).encode(
+    x=alt.X("size:Q", title="noise, in lengths of the residual stream"),
+    y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+    color=alt.Color("step:O", title="latent step", scale=alt.Scale(scheme="viridis")),
+)
+dress(
+    (lines.mark_line() + lines.mark_point(filled=True, size=40)).properties(width=330, height=200),
+    heading(
+        "Noise in one latent step, all layers",
+        f"Accuracy on the clean questions, n = {len(questions)}; one draw of directions",
+        width=420,
+    ),
+)
+
+# %% [markdown]
+# That such curves differ by step says as much about how much of the run comes after a step as about the step. A
+# function can also save (`keep.append(block.output[:, 0].clone().save())`; clone what you go on to edit), and several
+# functions can be given at once.
+#
+# Two habits spare most of the trouble with traces: touch modules **in forward order** (a block's attention before its
+# MLP before its output), and keep what is not about the trace, as tables and prints, outside.
+#
+# ## 2. A metric of your own
+#
+# A metric maps a `Reading`, the logits at the answer's first differing token, to one number for each pair and cell; it
+# never averages. The pair's two unpatched runs go through the same function, so every row of the table has its
+# references.
+
+
+# %%
+def log_odds(r):
+    """Log-probability of the clean answer's token minus that of the corrupted answer's, in nats."""
+    clean, corrupted = (
+        r.log_probs.gather(-1, token.expand(*r.patched.shape[:-1], 1))[..., 0]
+        for token in (r.clean_token, r.corrupted_token)
+    )
+    return clean - corrupted
+
+
+def margin(r):
+    """Logit of the clean answer's token minus the largest other: above 0 exactly where the clean token is first."""
+    token = r.clean_token.expand(*r.patched.shape[:-1], 1)
+    rivals = r.patched.scatter(-1, token, -torch.inf)
+    return r.patched.gather(-1, token)[..., 0] - rivals.amax(-1)
+
+
+table = sweep(
+    model,
+    pairs,
+    sites=sitewise(model),
+    sources=[other, unrelated],
+    metrics=[logit_difference, log_odds, margin, "answer_is_clean"],
+)
+runs = [name for name in table.columns if name not in ("metric", "patched", "clean", "corrupted")]
+wide = table.pivot(index=runs, columns="metric", values="patched")
+print(f"log odds are the logit difference: {(wide['log_odds'] - wide['logit_difference']).abs().max() < 1e-3}")
+agree = (wide["margin"] > 0) == (wide["answer_is_clean"] == 1)
+print(f"a margin above 0 and the clean answer decoded go together in {agree.mean():.1%} of {len(wide)} runs")
+
+# %% [markdown]
+# The first is an identity: softmax subtracts the same from both. The second is nearly one, since in this vocabulary an
+# answer is one token; greedy decoding starts earlier, right after EoT, so that a disturbed run may also leave the
+# answer prefix.
+#
+# A metric is a question, and the direction belongs to it. Here are both at one place:
+
+# %%
+rows = effect(table[table["metric"].isin(["logit_difference", "margin"])])
+at = pooled(rows[(rows["layer"] == 3) & (rows["step"] == 4)], ["direction", "metric", "source"])
+at.set_index(["direction", "metric", "source"])[["effect", "low", "high", "n"]].round(2)
+
+# %% [markdown]
+# In *denoising*, a destroyed answer does not help the margin of the clean one, so that the unrelated donor stays near
+# 0, where the logit difference went part of the way. But in *noising*, where the clean run is written into, all that
+# the margin asks for is that the clean answer loses, to whichever: there the unrelated donor does as much as the true
+# one.
+#
+# And it charts itself:
+
+# %%
+heatmap(site_effects(table, "margin"))
+
+# %% [markdown]
+# ## 3. A source of your own
+#
+# A *run* as a source is a function that names the donor, given the host: `other` and `unrelated` are two. A *value* is
+# computed: `Value(name, function)`, where the function gets what stands at the place (`own`, `host`), what the other
+# run has there (`other`), means and seeded noise, each `[pair, width]`.
+#
+# First what must hold: a value that gives back what stands there changes nothing, and one that gives the other run's is
+# the shipped `other`.
+
+# %%
+site = Site("resid", 3, 3)  # layer 3, at all steps
+stay = Value("stay", lambda v: v.own)
+copied = Value("copied", lambda v: v.other)
+found = effect(
+    sweep(
+        model, pairs, sites=[site], sources=[other, stay, copied], directions=["denoising"], metrics=[logit_difference]
+    )
+)
+by_source = found.pivot(index="pair_id", columns="source", values="effect")
+far = (by_source["copied"] - by_source["clean"]).abs().max()
+print(f"what stands there, written: effects within 1e-3 of 0: {by_source['stay'].abs().max() < 1e-3}")
+print(f"the other run's, computed:  as copied within 1e-3: {far < 1e-3}")
+
+# %% [markdown]
+# Now a question: **in how many directions of layer 3 does the difference lie?** We take the principal directions of
+# (clean − corrupted), from one half of the pairs, and write, in the other half, only that part of the difference which
+# lies in the first k of them: `host + (other − host) P`. With k = 64 = d_model this is the other run; with k = 0 the
+# host. The control is k random directions, and it is needed: also of random directions, enough are enough.
+
+# %%
+half = len(pairs) // 2
+seen, unseen = pairs[:half], pairs[half:]
+assert not {pair.cluster_id for pair in seen} & {pair.cluster_id for pair in unseen}
+
+of_clean, of_corrupted = (
+    record(model, [getattr(pair, side).question for pair in seen]).resid[:, site.layer]
+    for side in ("clean", "corrupted")
+)
+differences = (of_clean - of_corrupted).flatten(0, 1)  # [pair × step, d_model]
+principal = torch.linalg.svd(differences, full_matrices=True).Vh.T  # the directions, largest first, as columns
+chance = torch.linalg.qr(torch.randn(model.d_model, model.d_model, generator=torch.Generator().manual_seed(0))).Q
+
+
+def within(directions, name):
+    """The other run's value as far as it lies in these directions, the host's in all others."""
+    projection = directions @ directions.T
+    return Value(name, lambda v: v.host + (v.other - v.host) @ projection)
+
+
+ranks = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64)
+sources = [
+    within(basis[:, :rank], f"{name} {rank}")
+    for name, basis in (("principal", principal), ("random", chance))
+    for rank in ranks
+]
+table = sweep(
+    model,
+    unseen,
+    sites=[site],
+    sources=[*sources, other],
+    metrics=[logit_difference, "answer_is_clean"],
+    directions=["denoising"],
+)
+parts = pooled(effect(table[table["metric"] == "logit_difference"]), ["protocol", "source"])
+parts = parts[parts["source"] != "clean"]
+parts[["directions", "k"]] = parts["source"].str.split(" ", expand=True)
+parts["k"] = parts["k"].astype(int)
+
+base = alt.Chart(parts).encode(
+    x=alt.X("k:Q", title="k, directions exchanged", axis=alt.Axis(values=[0, 8, 16, 32, 48, 64], labelOverlap=False)),
+    color=alt.Color(
+        "directions:N", title="directions", scale=alt.Scale(domain=["principal", "random"], range=[BLUE, GREY])
+    ),
+)
+band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title="effect (0 host, 1 donor)"), y2="high:Q")
+curve = base.mark_line() + base.mark_point(filled=True, size=40)
+dress(
+    (band + curve.encode(y=alt.Y("effect:Q"))).properties(width=330, height=200),
+    heading(
+        "Part of the difference in k directions of layer 3, all steps",
+        "Written: clean values into the corrupted run, only in k directions",
+        "On logit difference, pooled; bands: 95% over clusters",
+        f"n = {parts['n'].max()} pairs, {parts['clusters'].max()} clusters, none of them used to find the directions",
+        width=420,
+    ),
+)
+
+# %%
+whole = parts.set_index(["directions", "k"])["effect"]
+print(f"k = 0 leaves the host: {(whole.xs(0, level='k').abs() < 1e-3).all()}")
+print(f"k = {model.d_model} is the other run: {((whole.xs(model.d_model, level='k') - 1).abs() < 1e-2).all()}")
+
+# %% [markdown]
+# As a linear claim this is weak: principal directions are those in which the runs differ *most*, not those on which
+# the answer depends, and a logit difference on its way from one answer to another says little in between. Directions
+# that are *trained* for their effect, as in distributed alignment search, are another step; how gradients are taken
+# through the loop can be read in `patching/attribution.py`. But this is a complete experiment: a question, a held-out
+# half, a control, two identities, and a chart.
+#
+# A vector of one's own is added by `steer(vector, 2.0)`; a model of one's own is next: [4. A real
+# checkpoint](04_real_checkpoint.ipynb).
