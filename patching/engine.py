@@ -72,8 +72,8 @@ def sweep(
     `sites` defaults to the original experiment's, one layer at all steps; `freeze` holds routes at the host's values
     (R, K_T, K_A), `cuts` are edges knocked out of the patched runs, a drawn source has so many `draws`. Unrelated
     donors and means come from `pairs`, or from a larger `pool`, of which what is no contrast is left out: few pairs
-    have few donors of their length. `options` are those of `sweep_cells`. Raises ValueError for a pair that is no contrast under
-    the model's tokenizer, all of them named.
+    have few donors of their length. `options` are those of `sweep_cells`. Raises ValueError for a pair that is no
+    contrast under the model's tokenizer, all of them named.
     """
     ready, excluded = prepare(model, pairs)
     if excluded:
