@@ -61,8 +61,8 @@ def comparison(first: Path, second: Path, metric: str = "logit_difference") -> I
     largest = compared.assign(cut=compared["site"].isin(CUTS), size=compared["difference"].abs())
     largest = largest.sort_values(["cut", "size"], ascending=False, kind="stable")  # whole cuts first
     for row in largest.head(10).to_dict("records"):
-        values = (f"{row[name]:.2f}" for name in ("first", "second", "difference"))
-        interval, word = f"[{row['low']:.2f}, {row['high']:.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
+        values = (f"{row[name]:z.2f}" for name in ("first", "second", "difference"))
+        interval, word = f"[{row['low']:z.2f}, {row['high']:z.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
         rows.append([row["direction"], place_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
     yield rows
 
@@ -104,4 +104,4 @@ def site_rows(table: pd.DataFrame, low_ceiling: float) -> Rows:
 
 def estimate(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
     """A number and its interval."""
-    return f"{row[name]:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row[name]:z.2f}", f"[{row['low']:z.2f}, {row['high']:z.2f}]"

@@ -77,12 +77,12 @@ def pair_strip(pairs: pd.DataFrame) -> Any:
     bands = line.mark_rect(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     rules = line.mark_rule(strokeWidth=2).encode(y="effect:Q")
     site = pairs.iloc[0].to_dict()
-    said = "; ".join(f"{row.donor} {row.effect:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in whole.itertuples())
+    said = "; ".join(f"{row.donor} {row.effect:z.2f} [{row.low:z.2f}, {row.high:z.2f}]" for row in whole.itertuples())
     averaged = f"; a point is the mean of {each} pairs" if each > 1 else ""
     return dress(
         (bands + rules + dots).properties(width=WIDTH - 50, height=200),
         heading(
-            f"Every pair at {place_name(site, True)}",
+            f"Each pair's effect: {place_name(site, True)}",
             f"Written: {what_where(site['direction'])}",
             f"On {metric_noun(site['metric'])}; lines: pooled, with 95% over clusters: {said}",
             f"Size: gap between the pair's runs{averaged}; beyond the axis: at its end",

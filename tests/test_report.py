@@ -140,7 +140,7 @@ def test_what_a_sweep_did_not_measure_is_named_in_its_place(tmp_path):
     folder = make_run(tmp_path / "small", table, prepared(3), model=None, data=None)
     text = write_report(folder, figures=False).read_text()
     assert "No unrelated donor was swept, so no p-values." in text
-    assert "Largest effects (no unrelated donor" in text
+    assert "Effects, the largest first (no unrelated donor" in text
     assert "Not shown: the corners have no answers" in text
     assert json.loads((folder / "patching_results.json").read_text())[0]["layer_results"][0]["kl_divergence"] is None
 
