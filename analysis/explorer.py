@@ -192,10 +192,11 @@ def places_chart(text: alt.Text) -> Any:
     scale = alt.Scale(
         scheme="blueorange", domain=[alt.ExprRef("-reach"), alt.ExprRef("reach")], domainMid=0, clamp=True
     )
+    legend = alt.Legend(values=alt.ExprRef("[-reach, 0, reach]"), format=".2f")
     tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", "shown:N", "interval:N", "p:N", "n:N", "answer:N")]
     ring = alt.condition("datum.place === chosen", alt.value("#000"), alt.value(None))
     cells = base.mark_rect(strokeWidth=2.5, cursor="pointer").encode(
-        color=alt.Color("effect:Q", title="effect", scale=scale), stroke=ring, tooltip=tooltip
+        color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend), stroke=ring, tooltip=tooltip
     )
     ink = alt.condition("abs(datum.effect) > 0.6 * reach", alt.value("white"), alt.value("#222"))
     words = base.mark_text(fontSize=10, cursor="pointer").encode(text=text, color=ink, tooltip=tooltip)
@@ -261,7 +262,7 @@ def explorer_section(found: Mapping[str, Any]) -> str:
         f'<th><button type="button" data-sort="{name}">{label}</button></th>'
         for name, label in (
             ("pair", "pair"),
-            ("kind", "kind"),
+            *([("kind", "kind")] if any(pair["kind"] for pair in found["pairs"]) else []),
             ("question", "clean question"),
             ("clean", "clean key"),
             ("corrupted", "corrupted key"),

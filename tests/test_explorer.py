@@ -10,7 +10,7 @@ from test_legacy import prepared
 from test_report import make_run
 
 from analysis import by_site, effect, specific, write_report
-from analysis.explorer import explorer
+from analysis.explorer import explorer, explorer_section
 from analysis.table import COLUMNS, check_table
 
 ANSWERS = {"clean": 18.0, "corrupted": 13.0}
@@ -210,9 +210,24 @@ def test_the_table_of_pairs_can_be_searched_and_sorted(report, shown):
     assert page.locator("#found").inner_text() == "1 of 12 pairs"
     page.locator("#search").fill("")
     page.locator('th button[data-sort="effect"]').click()
-    effects = [float(text) for text in page.locator("#pairs tbody td:nth-child(7)").all_inner_texts()]
+    effects = [float(text) for text in page.locator("#pairs tbody td:nth-child(6)").all_inner_texts()]
     assert effects == sorted(effects)
     assert page.locator("th[aria-sort=ascending]").inner_text().startswith("effect")
+
+
+def test_a_column_that_no_pair_fills_is_left_out(table):
+    found = explorer(table.assign(kind=None), prepared(12), 0.5)
+    assert 'data-sort="kind"' not in explorer_section(found)
+    found = explorer(table.assign(kind="later_operand"), prepared(12), 0.5)
+    assert 'data-sort="kind"' in explorer_section(found)
+
+
+def test_the_page_is_no_wider_than_a_narrow_window(report, shown):
+    page = shown(report)
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    heights = page.evaluate("[...document.querySelectorAll('td')].map(td => td.innerText.length / td.clientWidth)")
+    assert max(heights) < 3  # no cell is a column of single letters
 
 
 def test_what_is_saved_is_the_table(report, shown, table, tmp_path):
