@@ -62,6 +62,8 @@ def compare(
     for _, part in per_cluster.groupby(level="place"):
         a_above, a_below, b_above, b_below = (part[name].to_numpy()[None] for name in columns)
         intervals.append(ratio_differences(a_above, a_below, b_above, b_below, seed=seed))
+    if not np.isfinite(found["first"] - found["second"]).any():
+        raise ValueError(f"no place has an effect on {metric_noun(metric)} in both runs, so there is no difference")
     return found.assign(
         difference=found["first"] - found["second"],
         low=[float(low[0]) for low, _ in intervals],

@@ -80,6 +80,8 @@ def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *
     with np.errstate(all="ignore"):
         # Effects that are the same but for rounding are one rank, not an order of their own.
         effects = [np.round((counts @ above) / (counts @ below), TIE) for above, below in sides]
+    if not all(np.isfinite(side[0]).all() for side in effects):
+        return Agreement(np.nan, np.nan, np.nan, np.nan, len(places), len(sums))
     ranked = [stats.rankdata(side, axis=1) for side in effects]
     drawn = _correlations(*ranked)
     tail = (1 - CONFIDENCE) / 2
@@ -94,6 +96,8 @@ def directions_chart(both: pd.DataFrame) -> Any:
     names = [place_name(row, both["site"].nunique() > 1) for row in both.to_dict("records")]
     ends = [f"{name}_{side}" for name in ("low", "high", "effect") for side in ("denoising", "noising")]
     values = both[ends].to_numpy(float)
+    if not np.isfinite(values).any():
+        raise ValueError("no site has an effect in both directions, so there is nothing to draw")
     low, high = min(float(np.nanmin(values)), 0.0), max(float(np.nanmax(values)), 0.0)
     reach = alt.Scale(domain=[low, high], nice=True)
     tested = bool(both["specific"].all())

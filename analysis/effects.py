@@ -81,6 +81,8 @@ def pooled(effects: pd.DataFrame, by: Sequence[str], *, resamples: int = RESAMPL
     if missing := [name for name in ("numerator", "denominator", *by) if name not in effects]:
         raise ValueError(f"nothing to pool: column {missing[0]!r} is missing; pass the table through effect() first")
     known = effects.dropna(subset=["numerator", "denominator"])
+    if known.empty and len(effects):
+        raise ValueError(f"none of {len(effects)} rows has a value in all three runs, so there is nothing to pool")
     sums = ["numerator", "denominator"]
     per_pair = known.groupby([*by, "cluster_id", "pair_id"], dropna=False)[sums].mean().reset_index()
     own = per_pair["numerator"] / per_pair["denominator"].where(per_pair["denominator"] != 0)

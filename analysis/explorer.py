@@ -41,7 +41,7 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
     known = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
     ids = [str(pair["pair_id"]) for pair in known]
     rows = rows[rows["pair_id"].isin(ids)]
-    read = rows[rows["metric"] == METRIC]
+    read = rows[(rows["metric"] == METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
     written = read[from_other_run(read)]
     if written.empty:
         return None
@@ -139,6 +139,7 @@ def tested(table: pd.DataFrame, direction: str, low_ceiling: float) -> pd.DataFr
     """The pooled effects of one direction with their family-wise p; without p where there is no ceiling to test by."""
     rows = main_protocol(table)
     rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["site"].isin(CUTS)]
+    rows = rows.dropna(subset=["patched", "clean", "corrupted"])
     if not from_other_run(rows).any():
         return pd.DataFrame()
     try:

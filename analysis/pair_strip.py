@@ -46,7 +46,10 @@ def site_pairs(
         raise ValueError(f"the table has no effect of the pair's other run at {place_name(place, True)}")
     keys = ["protocol", "direction", "metric", *SITE_KEYS, "donor", "cluster_id", "pair_id"]
     found = rows.groupby(keys, dropna=False)[["numerator", "denominator"]].mean().reset_index()
-    return found.assign(effect=found["numerator"] / found["denominator"].where(found["denominator"] != 0))
+    found = found.assign(effect=found["numerator"] / found["denominator"].where(found["denominator"] != 0))
+    if found["effect"].isna().all():
+        raise ValueError(f"no pair's two runs differ on {metric_noun(metric)}, so none has an effect")
+    return found
 
 
 def pair_strip(pairs: pd.DataFrame) -> Any:

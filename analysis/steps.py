@@ -71,6 +71,8 @@ def step_curve(effects: pd.DataFrame) -> Any:
     windows = [name for name in WINDOWS if (effects["window"] == name).any()]
     banded = effects.loc[effects["trained"], ["low", "high", "ceiling"]].to_numpy(float)
     ends = np.concatenate([effects["effect"].to_numpy(float), banded.ravel()])
+    if not np.isfinite(ends).any():
+        raise ValueError("no step has an effect, so there is nothing to draw")
     scale = alt.Scale(domain=[min(float(np.nanmin(ends)), 0.0), float(np.nanmax(ends))], nice=True)
     rows = []
     sides = effects.assign(order=effects["held"] != "none").groupby(["order", "site", "held"])
