@@ -187,13 +187,11 @@ def dashes_below(columns: int = 1, title_orient: Any = "top") -> alt.Legend:
     return legend
 
 
-def width_of_direction() -> alt.StrokeWidth:
+def width_of_direction() -> Any:
     """Noising's line is thin and drawn over denoising's, so that either is seen where both are equal."""
-    return alt.StrokeWidth(
-        "direction:N", scale=alt.Scale(domain=list(DIRECTION_COLOURS), range=[3.4, 1.3]), legend=None
-    )
+    return alt.condition(alt.datum.direction == "denoising", alt.value(3.4), alt.value(1.3))
 
 
-def size_of_direction() -> alt.Size:
+def size_of_direction() -> Any:
     """The same of the lines' points."""
-    return alt.Size("direction:N", scale=alt.Scale(domain=list(DIRECTION_COLOURS), range=[50, 14]), legend=None)
+    return alt.condition(alt.datum.direction == "denoising", alt.value(50), alt.value(14))

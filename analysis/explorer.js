@@ -168,8 +168,9 @@ async function explore(data, specs, figures) {
 
   function sayPlace() {
     const place = places[chosen.place], where = [place.panel];
-    if (place.layer !== "all") where.push(`layer ${place.layer}`);
-    if (place.step !== "all") where.push(`step ${place.step}`);
+    const named = (noun, label) => `${noun}${/[–,]/.test(label) ? "s" : ""} ${label.replace(".", ", head ")}`;
+    if (place.layer !== "all") where.push(named("layer", place.layer));
+    if (place.step !== "all") where.push(named("step", place.step));
     byId("chosen").textContent = `${where.join(", ")}, ${data.directions[place.direction]}: ` +
       `${data.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
       `[${round(place.low)}, ${round(place.high)}], n = ${place.n} pairs in ${place.clusters} clusters` +

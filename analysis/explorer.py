@@ -170,7 +170,7 @@ def order(place: Mapping[Any, Any], what: str) -> float:
 def overview_chart() -> Any:
     """Pooled effects by layer and step, the chosen place outlined; colours centred on 0."""
     return dress(
-        places_chart(alt.Text("effect:Q", format=".2f")),
+        places_chart(alt.Text("effect:Q", format=".2f"), ["shown:N", "interval:N", "p:N", "n:N"]),
         heading("Pooled over pairs", "Choose a cell: the pairs follow"),
     )
 
@@ -178,13 +178,16 @@ def overview_chart() -> Any:
 def own_chart() -> Any:
     """One pair's effects by layer and step; the number is the answer that is decoded under the patch."""
     return dress(
-        places_chart(alt.Text("answer:N")),
+        places_chart(alt.Text("answer:N"), ["shown:N", "answer:N"]),
         heading("This pair alone", "Colour: its effect; number: the answer decoded under the patch", width=480),
     )
 
 
-def places_chart(text: alt.Text) -> Any:
-    """A heatmap of places, to be filled: rows of the data `places`, signals `reach` and `chosen`."""
+def places_chart(text: alt.Text, says: Sequence[str]) -> Any:
+    """A heatmap of places, to be filled: rows of the data `places`, signals `reach` and `chosen`.
+
+    `says` are fields of the tooltip.
+    """
     reach, chosen = alt.param(name="reach", value=1.0), alt.param(name="chosen", value=-1)
     base = alt.Chart(alt.NamedData("places")).encode(
         x=alt.X("step:O", sort=alt.EncodingSortField("step_order"), title="latent step", axis=alt.Axis(labelAngle=0)),
@@ -194,7 +197,7 @@ def places_chart(text: alt.Text) -> Any:
         scheme="blueorange", domain=[alt.ExprRef("-reach"), alt.ExprRef("reach")], domainMid=0, clamp=True
     )
     legend = alt.Legend(values=alt.ExprRef("[-reach, 0, reach]"), format=".2f")
-    tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", "shown:N", "interval:N", "p:N", "n:N", "answer:N")]
+    tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", *says)]
     ring = alt.condition("datum.place === chosen", alt.value("#000"), alt.value(None))
     cells = base.mark_rect(strokeWidth=2.5, cursor="pointer").encode(
         color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend), stroke=ring, tooltip=tooltip

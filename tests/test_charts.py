@@ -203,7 +203,9 @@ def test_curves_of_both_directions_are_seen_where_they_are_equal(table):
     for name in ("layer_curve", "pair_chart"):
         widths = [part for part in parts(drawn(all_charts(table)[name]), "strokeWidth") if isinstance(part, dict)]
         assert widths
-        assert all(part["scale"]["range"] == [3.4, 1.3] and part["field"] == "direction" for part in widths)
+        for width in widths:
+            assert width["condition"]["test"] == "(datum.direction === 'denoising')"
+            assert width["condition"]["value"] > width["value"]
 
 
 def test_the_lines_of_a_legend_are_longer_than_their_dashes(table):
