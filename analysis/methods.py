@@ -154,7 +154,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     return [
         f"Model. {model.get('checkpoint', 'unknown')} ({size}; {model.get('dtype', 'unknown')} on "
         f"{model.get('device', 'unknown')}), a CODI model; protocol {manifest.get('protocol', 'unknown')}.",
-        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table)]),
+        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table, config.get("fresh"))]),
         f"Interventions. {experiment} Written: {sites}; values from {sources}; into {hosts}."
         + (f" Held at the run's own values, in part of the runs: {held}." if held else "")
         + (f" Attention edges cut, in part of the runs: {cut}." if cut else ""),
@@ -173,9 +173,11 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _about_data(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[str]:
+def _about_data(data: Mapping[str, Any], table: pd.DataFrame, fresh: Any) -> Iterator[str]:
     """How many pairs there were, how many are left and why."""
     yield f"{data.get('read', 'An unknown number of')} pairs were read from {data.get('pairs_file', 'a file')}."
+    if fresh:
+        yield f"{fresh} fresh word problems joined their questions; hosts and donors were matched among all of these."
     for key, what in (("excluded", "left out before the run"), ("failed", "failed in it")):
         entries = data.get(key) or []
         alike = _alike(entries)
