@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.charts import below
-from analysis.effects import effect, from_other_run, has_unrelated, main_protocol, pooled
+from analysis.effects import effect, from_other_run, main_protocol, places_have_unrelated, pooled
 from analysis.effects import specific as specific_effect
 from analysis.folder import read_manifest, read_prepared
 from analysis.inference import ratio_differences, step_down
@@ -44,7 +44,7 @@ def compare(
             raise ValueError(f"the {word} run has no rows of metric {metric!r}; sweep it too, or compare another")
     if not set(tables[0]["pair_id"]) & set(tables[1]["pair_id"]):
         raise ValueError("the two runs have no pair in common; run both on one file of pairs")
-    specific = all(has_unrelated(table[~table["site"].isin(CUTS)]) for table in tables)
+    specific = all(map(places_have_unrelated, tables))
     a, b = (_effects(table, specific) for table in tables)
     both = a.merge(b.drop(columns="cluster_id"), on=[*PLACE, "pair_id"], suffixes=("_first", "_second"))
     if both.empty:

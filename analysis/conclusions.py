@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import compare_runs, run_names
-from analysis.effects import has_unrelated
+from analysis.effects import places_have_unrelated
 from analysis.figures import fitting
 from analysis.folder import read_checks, read_manifest
 from analysis.ranking import rank_differences, winner
@@ -38,7 +38,9 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
         if figure.says is not None:
             yield f"\n{said_or_why(figure.says, figure.rows(table))}"
     if experiment == "sweep":
-        kind = "specific effect" if has_unrelated(table) else "effect (no unrelated donor was swept: no p-values)"
+        kind = (
+            "specific effect" if places_have_unrelated(table) else "effect (no unrelated donor was swept: no p-values)"
+        )
         yield f"\nThe five largest sites, by {kind} on the logit difference, denoising"
         yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)
         yield said_or_why(lambda rows: winner(rank_differences(rows)), table)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference import RESAMPLES, ratio_intervals
-from analysis.table import SITE_KEYS
+from analysis.table import CUTS, SITE_KEYS
 
 OTHER_RUN = {"denoising": "clean", "noising": "corrupted"}  # denoising writes clean values into the corrupted run
 SERIES = ("protocol", "direction", "source", "metric")
@@ -66,6 +66,11 @@ def specific(table: pd.DataFrame) -> pd.DataFrame:
 def has_unrelated(table: pd.DataFrame) -> bool:
     """Whether the table has unrelated donors, without which an effect has no zero line and no p."""
     return bool((table["source"] == "unrelated").any())
+
+
+def places_have_unrelated(table: pd.DataFrame) -> bool:
+    """The same of layers and steps alone: the whole thought has an unrelated donor in every run."""
+    return has_unrelated(table[~table["site"].isin(CUTS)])
 
 
 def specific_or_plain(table: pd.DataFrame) -> pd.DataFrame:

@@ -172,7 +172,7 @@ async function explore(data, specs, figures) {
     if (place.layer !== "all") where.push(named("layer", place.layer));
     if (place.step !== "all") where.push(named("step", place.step));
     byId("chosen").textContent = `${where.join(", ")}, ${data.directions[place.direction]}: ` +
-      `${data.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
+      `${place.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
       `[${round(place.low)}, ${round(place.high)}], n = ${place.n} pairs in ${place.clusters} clusters` +
       (place.p_fwer === null ? "" : `, family-wise p ${place.p_fwer.toPrecision(2)}`) +
       (place.critical ? ", critical" : "") + ".";
@@ -205,7 +205,7 @@ async function explore(data, specs, figures) {
 
   const saved = {
     "save-places": () => {
-      const names = [...fields, "effect", "low", "high", "p_fwer", "n", "clusters", "critical"];
+      const names = [...fields, "effect", "low", "high", "p_fwer", "n", "clusters", "specific", "critical"];
       download("places.csv", "text/csv", csv([names, ...places.map(place => names.map(name => place[name]))]));
     },
     "save-values": () => {

@@ -58,7 +58,6 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
         "pairs": [pair_of(pair, read, rows) for pair in known],
         "places": places_of(places, table, low_ceiling),
         "directions": {name: what_where(name) for name in places["direction"].unique()},
-        "specific": has_unrelated(read),
         "other": encoded(at_places(written, places, ids)),
         "unrelated": encoded(at_places(read[read["source"] == "unrelated"], places, ids)),
         "answers": answers,
@@ -115,11 +114,11 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
     cuts = main_protocol(table)
     cuts = cuts[(cuts["metric"] == METRIC) & cuts["site"].isin(CUTS) & cuts[list(ELSEWHERE)].isna().all(axis=1)]
     if not cuts.empty:
-        found.append(pooled(specific_or_plain(cuts), PLACE))
-    pooled_places = pd.concat([part for part in found if len(part)], ignore_index=True)
-    if "p_fwer" not in pooled_places:
-        pooled_places = pooled_places.assign(p_fwer=np.nan, critical=False)
-    known = places.merge(pooled_places, on=PLACE, how="left")
+        found.append(pooled_places(cuts))
+    effects = pd.concat([part for part in found if len(part)], ignore_index=True)
+    if "p_fwer" not in effects:
+        effects = effects.assign(p_fwer=np.nan, critical=False)
+    known = places.merge(effects, on=PLACE, how="left")
     layers, steps = span(known, "layer"), span(known, "step")
     return [
         {
@@ -129,7 +128,7 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
             "step": steps[i] if pd.isna(row["step_set"]) else str(row["step_set"]).replace("+", ", "),
             "order": [order(row, "layer"), order(row, "step")],
             **{name: number(float(row[name])) for name in ("effect", "low", "high", "p_fwer", "n", "clusters")},
-            "critical": bool(row["critical"]) and not pd.isna(row["critical"]),
+            **{name: bool(row[name]) and not pd.isna(row[name]) for name in ("critical", "specific")},
         }
         for i, row in enumerate(known.to_dict("records"))
     ]
@@ -145,7 +144,12 @@ def tested(table: pd.DataFrame, direction: str, low_ceiling: float) -> pd.DataFr
     try:
         return critical(table, METRIC, direction, low_ceiling=low_ceiling)
     except ValueError:
-        return pooled(specific_or_plain(rows), PLACE)
+        return pooled_places(rows)
+
+
+def pooled_places(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pooled effects, and whether they are specific, which those of places without an unrelated donor are not."""
+    return pooled(specific_or_plain(rows), PLACE).assign(specific=has_unrelated(rows))
 
 
 def panel_name(place: Mapping[Any, Any]) -> str:

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from analysis.charts import tips
-from analysis.effects import by_site, effect, from_other_run, has_unrelated, main_protocol, plain
+from analysis.effects import by_site, effect, from_other_run, main_protocol, places_have_unrelated, plain
 from analysis.style import NOUNS, WIDTH, about_pooled, dress, heading, metric_noun, what_where
 from analysis.summary import ALPHA, site_statistics
 from analysis.table import CUTS
@@ -35,7 +35,7 @@ def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Da
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)
     return sites.assign(
-        inert=sites["moved"] <= max(NOTHING, 0.0 if pd.isna(own) else own), specific=has_unrelated(rows)
+        inert=sites["moved"] <= max(NOTHING, 0.0 if pd.isna(own) else own), specific=places_have_unrelated(rows)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.effects import has_unrelated
+from analysis.effects import places_have_unrelated
 from analysis.inference import RESAMPLES
 from analysis.markup import html_table, paragraph
 from analysis.style import NOUNS, metric_noun
@@ -166,7 +166,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         + (
             "Specific effects subtract an unrelated donor's at the same place, paired; their family-wise p-values are "
             "from sign flips of whole clusters with max-|t| step-down over all sites."
-            if has_unrelated(table)
+            if places_have_unrelated(table)
             else "No unrelated donor was run, so no specific effects and no p-values."
         ),
         f"Software. {made or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
@@ -210,7 +210,7 @@ def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[st
         ("patching, metrics", PATCHING),
         *([OF_EXPERIMENTS[experiment]] if experiment in OF_EXPERIMENTS else []),
         ("intervals", "Efron 1987, Better bootstrap confidence intervals"),
-        *(tested if has_unrelated(table) else []),
+        *(tested if places_have_unrelated(table) else []),
         ("runs inside traces", NNSIGHT),
     ]
 

@@ -92,11 +92,23 @@ def test_pooled_effects_are_those_of_the_heatmap(table, found):
 def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
     table = swept(6, 2, 3, unrelated=False)
     found = explorer(table, prepared(6), 0.5)
-    assert not found["specific"]
+    assert not any(place["specific"] for place in found["places"])
     assert all(place["p_fwer"] is None and not place["critical"] for place in found["places"])
     plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
     place = found["places"][place_of(found, direction="denoising", layer="1", step="2")]
     assert place["effect"] == pytest.approx(plain["resid", 1, 2])
+
+
+def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_has_one(table):
+    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    places = explorer(without, prepared(12), 0.5)["places"]
+    assert {(place["panel"], place["specific"]) for place in places} == {
+        ("residual stream", False),
+        ("whole thought", True),
+    }
+    plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
+    own = places[place_of({"places": places}, direction="denoising", layer="1", step="2")]
+    assert own["effect"] == pytest.approx(plain["resid", 1, 2])
 
 
 def test_a_table_that_exchanges_nothing_has_no_linked_view(table):

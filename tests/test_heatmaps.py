@@ -8,6 +8,7 @@ from test_summary import cell, experiment
 
 from analysis import by_site, critical, effect, heatmap, site_effects
 from analysis.heatmaps import MARK
+from analysis.methods import methods
 from analysis.table import check_table
 
 
@@ -115,3 +116,14 @@ def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
     assert tall["height"] <= 1000
     assert [layer["mark"]["type"] for layer in few["layer"]] == ["rect", "text"]
     assert [layer["mark"]["type"] for layer in tall["layer"]] == ["rect"]
+
+
+def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor():
+    table = experiment(layers=(0.9, 0.5), pairs=12)
+    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    assert (without["source"] == "unrelated").any()
+    said = words(drawn(heatmap(site_effects(without))))
+    assert said.startswith("Effect by layer and step: residual stream")
+    assert "(0 host, 1 donor)" in said
+    text = " ".join(methods({}, without))
+    assert "no specific effects and no p-values" in text
