@@ -31,6 +31,7 @@ from traces.checkpoint import (
     read_thought,
     reason,
 )
+from traces.ledger import Ledger
 from traces.sizes import check_base, check_lora
 
 
@@ -90,10 +91,11 @@ class CodiModel:
     folder: Path
     loaded: LoadReport | None  # None where the weights are a deployment's
     deployment: Remote | None = None
+    ledger: Ledger | None = None  # where jobs are submitted and collected later
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent where a session runs elsewhere: nothing of this machine."""
-        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None}
+        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
 
     @property
     def decoder(self) -> Any:
