@@ -155,7 +155,7 @@ def sweep_cells(
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
     due = [Due(place, len(divided), len(ready), len(cells), sizes) for place in range(len(divided))]
     place, begun, found = place_of(model, remote), dict[int, Running](), list[Batch]()
-    ahead = 0 if place is None or place.host == LOCAL else place.jobs
+    ahead = 0 if place is None or place.host == LOCAL or model.ledger is not None else place.jobs
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for now, (batch, drawn) in enumerate(divided):
             for later in range(now, min(now + ahead, len(divided))):

@@ -30,6 +30,8 @@ LOST = (
     websocket.WebSocketTimeoutException, websocket.WebSocketBadStatusException,
 )  # fmt: skip
 
+RESTARTING = ("Replica was evicted", "Critical server error", "Error submitting request")  # ndif's, of jobs it lost
+
 
 class DeploymentError(ValueError):
     """A deployment that cannot be reached, refuses, or fails; the message says which and what to do."""
@@ -130,8 +132,7 @@ class Job:
         if self.sent is not None:
             self.sent.close()
             self.sent = None
-        cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
-        if not isinstance(cause, LOST) or self.tries >= self.place.retries:
+        if not is_passing(error) or self.tries >= self.place.retries:
             raise told(error, self.host) from error
         self.tries += 1
         self.again = time.monotonic() + self.wait
@@ -230,9 +231,22 @@ def host_of(place: Remote) -> str:
     return (place.host or nnsight.CONFIG.API.HOST).rstrip("/")
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether a failure may be over in a moment: a lost connection, a server that restarts."""
+    cause = cause_of(error)
+    if isinstance(cause, httpx.HTTPStatusError):
+        return cause.response.status_code in (502, 503, 504)
+    return isinstance(cause, LOST) or any(sign in str(error) for sign in RESTARTING)
+
+
+def cause_of(error: Exception) -> BaseException:
+    """What a failure to send was caused by, and any other failure itself."""
+    return error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+
+
 def told(error: Exception, host: str) -> Exception:
     """What a failure is, in a sentence."""
-    cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+    cause = cause_of(error)
     text = str(error).removeprefix("Failed to send request: ").strip()
     if isinstance(error, DeploymentError):
         return error
