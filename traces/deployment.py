@@ -19,6 +19,7 @@ from nnsight.intervention.backends.remote import AsyncRemoteBackend, RemoteBacke
 from nnsight.schema.response import ResponseModel, Status
 
 from configs.schema import Remote
+from traces import attention
 from traces.ledger import NotYet
 from traces.model import CodiModel
 
@@ -30,6 +31,7 @@ LOST = (
     websocket.WebSocketTimeoutException, websocket.WebSocketBadStatusException,
 )  # fmt: skip
 
+REACHED: set[str] = set()  # hosts that took a job of this process: any other is not waited for
 RESTARTING = ("Replica was evicted", "Critical server error", "Error submitting request")  # ndif's, of jobs it lost
 
 
@@ -132,7 +134,7 @@ class Job:
         if self.sent is not None:
             self.sent.close()
             self.sent = None
-        if not is_passing(error) or self.tries >= self.place.retries:
+        if not is_passing(error) or self.tries >= self.place.retries or self.host not in REACHED:
             raise told(error, self.host) from error
         self.tries += 1
         self.again = time.monotonic() + self.wait
@@ -188,14 +190,19 @@ def not_too_quick(body: Callable[[], Any]) -> Any:
 def submit(model: CodiModel, body: Callable[[], Any], host: str) -> str:
     """Submit a session, and come back with its id."""
     lm = model.lm
-    sent = RemoteBackend(
-        lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=lm._remoteable_get_env(), blocking=False
-    )
+    sent = RemoteBackend(lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=env_of(model), blocking=False)
     sent.display.enabled = False
     with lm.session(backend=sent):
         value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
     assert sent.job_id is not None
     return sent.job_id
+
+
+def env_of(model: CodiModel) -> dict[str, Any]:
+    """What a request asks of the deployment's model: the adapter, and an attention that it has."""
+    env = model.lm._remoteable_get_env()
+    ours = env["attn_implementation"] == attention.NAME
+    return {**env, "attn_implementation": "sdpa"} if ours else env
 
 
 def greet(place: Remote) -> dict[str, Any]:
@@ -206,13 +213,10 @@ def greet(place: Remote) -> dict[str, Any]:
         answer.raise_for_status()
         return answer.json()
     except httpx.HTTPStatusError as error:
-        raise DeploymentError(
-            f"{host}: answers {error.response.status_code} to /status; is it an NDIF deployment?"
-        ) from None
+        found = f"answers {error.response.status_code} to /status"
+        raise DeploymentError(f"{host}: {found}; is it an NDIF deployment?") from None
     except ValueError:
-        raise DeploymentError(
-            f"{host}: answers /status with something else than JSON; is it an NDIF deployment?"
-        ) from None
+        raise DeploymentError(f"{host}: /status is no JSON; is it an NDIF deployment?") from None
     except Exception as error:
         raise told(error, host) from error
 
@@ -220,9 +224,10 @@ def greet(place: Remote) -> dict[str, Any]:
 def send(model: CodiModel, body: Callable[[], Any], host: str) -> Sent:
     """Send a session and come back at once."""
     lm = model.lm
-    sent = Sent(lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=lm._remoteable_get_env())
+    sent = Sent(lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=env_of(model))
     with lm.session(backend=sent):
         value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
+    REACHED.add(host)
     return sent
 
 
@@ -252,14 +257,14 @@ def told(error: Exception, host: str) -> Exception:
         return error
     if isinstance(cause, ConnectionRefusedError) or "onnection refused" in text:
         return DeploymentError(f"{host}: the connection is refused; is a deployment running there?")
-    if isinstance(cause, websocket.WebSocketAddressException) or "ame or service not known" in text:
+    if isinstance(cause, websocket.WebSocketAddressException) or any(
+        sign in text for sign in ("ame or service not known", "name resolution")
+    ):
         return DeploymentError(f"{host}: this address is not known; look at remote.host")
     if "API key" in text:
         return DeploymentError(f"{host}: {text.split(':')[0].rstrip('.')}; set {KEY} to a key of this deployment")
     if "deploy this model" in text:
-        return DeploymentError(
-            f"{host}: does not serve the base: {last_line(text)}; name one that it can load in remote.base"
-        )
+        return DeploymentError(f"{host}: {last_line(text)}; name a base that it can load in remote.base")
     if "adapter_config.json" in text:
         return DeploymentError(f"{host}: {last_line(text)}; name an adapter that it can load in remote.adapter")
     if "out of memory" in text:

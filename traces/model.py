@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,8 +95,9 @@ class CodiModel:
     ledger: Ledger | None = None  # where jobs are submitted and collected later
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent where a session runs elsewhere: nothing of this machine."""
-        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
+        """What is sent where a session runs elsewhere: nothing of this machine, and tensors that any can read."""
+        parts = {"project": deepcopy(self.project).cpu(), "bot": self.bot.cpu(), "eot": self.eot.cpu()}
+        return {**self.__dict__, **parts, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
 
     @property
     def decoder(self) -> Any:
@@ -272,7 +274,6 @@ def _load_base(
     adapted: bool = True,
 ):  # fmt: skip
     """The base under nnsight with the adapter attached, its tokenizer and its family; without weights `elsewhere`."""
-    from nnsight.modeling import huggingface
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
@@ -287,20 +288,30 @@ def _load_base(
         check_base(base, config, card.revision)
         check_lora(folder / ADAPTER)
         tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
+        own = str((folder / ADAPTER).resolve())
+        known_as_it_is(base)
         if elsewhere is None:
             lm = TransformersModel(
-                base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,
-                device_map=device, dispatch=True, **pinned,
+                base, task="text-generation", tokenizer=tokenizer, peft=own, dtype=dtype, device_map=device,
+                dispatch=True, **pinned,
             )  # fmt: skip
-        else:
-            named, adapter = elsewhere.base or base, elsewhere.adapter or str((folder / ADAPTER).resolve())
-            if os.path.isabs(named):
-                huggingface._ID_CACHE[named] = named  # else nnsight asks the Hub how a folder's name is spelled
-            lm = TransformersModel(
-                named, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
-                **pinned,
-            )  # fmt: skip
+            return lm, tokenizer, family
+    named, adapter = elsewhere.base or base, elsewhere.adapter or own
+    known_as_it_is(named)
+    with refusing(f"{folder}: for a deployment,", f"{named} with the adapter {adapter}"):  # of both, the configs alone
+        lm = TransformersModel(
+            named, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
+            **pinned,
+        )  # fmt: skip
     return lm, tokenizer, family
+
+
+def known_as_it_is(base: str) -> None:
+    """Tell nnsight that a folder is known to a deployment by its path: else it asks the Hub how the name is spelled."""
+    from nnsight.modeling import huggingface
+
+    if os.path.isabs(base):
+        huggingface._ID_CACHE[base] = base
 
 
 def family_of(config: Any, base: str) -> Family:

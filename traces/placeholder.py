@@ -23,7 +23,7 @@ from traces.model import CodiModel
 from traces.rows import Rows, chosen
 from traces.session import Started, start
 from traces.state import State, as_numbers
-from traces.thought import Block, Edits, Maker, Question, Run, begin, plain, read_question
+from traces.thought import CPU, Block, Edits, Maker, Question, Run, begin, plain, read_question
 from traces.tokens import opening_ids
 
 
@@ -40,7 +40,7 @@ def start_single_passes(
     `runs_of` reads the result. `rows.after` says whose pads a cell's answer reads. Whole answers are not
     scored: a script's branches are ignored.
     """
-    return start(model, partial(pass_blocks, model, rows, tuple(makers), max_new_tokens), remote=remote)
+    return start(model, partial(pass_blocks, model, rows.to(CPU), tuple(makers), max_new_tokens), remote=remote)
 
 
 def pass_blocks(model: CodiModel, rows: Rows, makers: Sequence[Maker], max_new_tokens: int) -> list[tuple[Any, ...]]:

@@ -58,9 +58,7 @@ def start(
             from traces.deployment import Job, LaterJob
 
             if gradients:
-                raise ValueError(
-                    "gradients are not computed on a deployment (its sandbox has none); load the model here"
-                )
+                raise ValueError("a deployment's sandbox computes no gradients; load the model here for them")
             return LaterJob(model, body, place) if model.ledger and model.ledger.batch else Job(model, body, place)
     with torch.set_grad_enabled(gradients), model.lm.session(remote=False if place is None else LOCAL):
         value = nnsight.save(body())

@@ -33,6 +33,7 @@ from traces.state import State, as_numbers, beside, seen_by, set_masks
 from traces.tokens import answer_ids, encode, positions_needed, texts
 
 Edit = Callable[[Any, int, int], Any]
+CPU = torch.device("cpu")  # what is sent to where a session runs is read on any machine
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def start_blocks(
     edits made require one.
     """
     steps = model.n_latents if n_latents is None else n_latents
-    body = partial(think_blocks, model, rows, tuple(makers), steps, max_new_tokens)
+    body = partial(think_blocks, model, rows.to(CPU), tuple(makers), steps, max_new_tokens)
     return start(model, body, gradients=gradients, remote=remote)
 
 
