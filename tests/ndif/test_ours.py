@@ -1,0 +1,303 @@
+"""What this project computes on a real server, without and with its sandbox, is what it computes here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from codi import app
+from configs.schema import Remote, RunConfig
+from patching import Site, edge, headwise, load_pairs, mean, other, sitewise, stepwise, sweep, unrelated, zero
+from patching.contrast import split_usable
+from patching.engine import prepare
+from patching.experiment import run_experiment
+from patching.preflight import preflight
+from patching.sites import BOT, QUESTION, THOUGHT
+from tests.ndif.conftest import EMBEDDED, TRUSTED
+from tests.ndif.server import Server
+from traces.deployment import DeploymentError
+from traces.evaluate import answers
+from traces.lens import attention_of, logit_lens
+from traces.model import load_codi
+from traces.thought import record
+
+ROOT = Path(__file__).parents[2]
+PAIRS = ROOT / "patching" / "data" / "arithmetic_pairs.json"
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return load_pairs(PAIRS)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The shipped thought with its weights, attending as a server's does."""
+    model = load_codi(EMBEDDED / "thought", device="cpu")
+    model.lm._module.set_attn_implementation("sdpa")
+    return model
+
+
+def there(server: Server, **options):
+    """The same without weights, on the server."""
+    return load_codi(EMBEDDED / "thought", remote=Remote(host=server.url, **options))
+
+
+def alike(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Equal to rounding, of which the largest number decides."""
+    torch.testing.assert_close(a, b, atol=EXACT * max(1.0, float(a.abs().max())), rtol=0)
+
+
+def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(a, b, atol=EXACT, rtol=EXACT)
+
+
+def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Server, here, pairs) -> None:
+    questions = [pair.clean.question for pair in pairs[:3]]
+    remote = there(server)
+    for a, b in zip(record(here, questions)[:3], record(remote, questions)[:3], strict=True):
+        alike(a, b)
+    values = [[pair.clean.answer] for pair in pairs[:3]]
+    (tokens, probabilities, entropy, ranks, _), lens = (
+        logit_lens(here, questions, values)[:5],
+        logit_lens(remote, questions, values),
+    )
+    assert (tokens[..., 0] == lens.tokens[..., 0]).float().mean() > 0.99  # ties may fall otherwise
+    alike(probabilities, lens.probabilities)
+    alike(entropy, lens.entropy)
+    assert (ranks == lens.ranks).float().mean() > 0.99
+    alike(attention_of(here, questions).weights, attention_of(remote, questions).weights)
+    assert answers(here, questions) == answers(remote, questions)
+
+
+@pytest.mark.parametrize(
+    ("sites", "options"),
+    [
+        (lambda m: [*sitewise(m), *headwise(m)[:4], *sitewise(m, "kv")[:4], *sitewise(m, "attn")[:2],
+                    *sitewise(m, "mlp")[:2], Site("latent", step=2, step_last=2), THOUGHT, QUESTION, BOT],
+         {"sources": [other, unrelated], "metrics": ["logit_difference", "answer", "logprob_clean", "edit_norm"]}),
+        (stepwise, {"sources": [zero, mean], "metrics": ["kl_to_clean", "prediction_change"]}),
+        (stepwise, {"sources": [other], "freeze": ["R", "K_T"], "metrics": ["logit_difference"]}),
+        (lambda m: [THOUGHT], {"cuts": [edge("answer-question"), edge("4-1@2")], "metrics": ["logit_difference"]}),
+        (None, {"sources": [other], "protocol": "placeholder", "metrics": ["kl_from_corrupted_at_eot"]}),
+    ],
+    ids=["sites", "values", "routes", "cuts", "placeholder"],
+)  # fmt: skip
+def test_a_sweep_is_that_of_here_at_every_site_source_route_and_cut(
+    server: Server, here, pairs, sites, options
+) -> None:
+    chosen = None if sites is None else sites(here)
+    same(
+        sweep(here, pairs[:4], chosen, pool=pairs, pairs_per_batch=2, **options),
+        sweep(there(server, jobs=2, cells_per_job=10), pairs[:4], chosen, pool=pairs, pairs_per_batch=2, **options),
+    )
+
+
+def config_of(server: Server | None, **options) -> RunConfig:
+    remote = None if server is None else Remote(host=server.url, **options)
+    return RunConfig(
+        name="ours", checkpoint=EMBEDDED / "thought", pairs={"file": PAIRS, "limit": 12}, merge=False, device="cpu",
+        pairs_per_batch=3, remote=remote,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pd.DataFrame:
+    """The layer-wise experiment on twelve pairs, as this machine runs it."""
+    out = run_experiment(config_of(None), tmp_path_factory.mktemp("here") / "run", progress=False)
+    return pd.read_parquet(out / "cells.parquet")
+
+
+def test_the_whole_experiment_is_that_of_here(server: Server, whole, tmp_path: Path) -> None:
+    out = run_experiment(config_of(server), tmp_path / "run", progress=False)
+    same(whole, pd.read_parquet(out / "cells.parquet"))
+
+
+def test_the_preflight_finds_the_server_in_order(server: Server, pairs) -> None:
+    usable, _ = split_usable(pairs)
+    found = {check.name: check for check in preflight(EMBEDDED / "thought", Remote(host=server.url), usable)}
+    assert list(found) == ["host", "versions", "model", "job", "adapter", "weights", "self_patch"]
+    assert not [check for check in found.values() if check.passed is False]
+    assert found["weights"].value < 1e-3
+
+
+def test_the_preflight_notices_another_models_adapter(plain_server: Server, pairs) -> None:
+    usable, _ = split_usable(pairs)
+    place = Remote(host=plain_server.url, adapter=str(EMBEDDED / "bypass" / "adapter"))
+    found = {check.name: check for check in preflight(EMBEDDED / "thought", place, usable)}
+    assert found["adapter"].passed
+    assert not found["weights"].passed
+
+
+def test_a_model_loaded_here_can_run_there_too(plain_server: Server, pairs) -> None:
+    model = load_codi(EMBEDDED / "thought", device="cpu")
+    options = {"sites": stepwise(model)[:2], "metrics": ["logit_difference"], "pool": pairs}
+    same(sweep(model, pairs[:2], **options), sweep(model, pairs[:2], remote=plain_server.url, **options))
+
+
+def test_a_server_killed_in_mid_sweep_costs_the_jobs_in_flight_and_the_run_goes_on(
+    plain_server: Server, whole, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def kill_once_a_batch_is_saved() -> None:
+        end = time.monotonic() + 60
+        while not list((out / "shards").glob("00-*.shard")) and time.monotonic() < end:
+            time.sleep(0.02)
+        plain_server.restart_api()
+
+    killer = threading.Thread(target=kill_once_a_batch_is_saved)
+    killer.start()
+    run_experiment(config_of(plain_server, retries=9), out, progress=False)
+    killer.join()
+    same(whole, pd.read_parquet(out / "cells.parquet"))
+
+
+def test_a_run_that_gave_up_is_gone_on_with_by_the_same_command(plain_server: Server, whole, tmp_path: Path) -> None:
+    out, killed = tmp_path / "run", []
+
+    def kill(*_: object) -> None:
+        killed.append(len(list((out / "shards").glob("*.shard"))))
+        plain_server.kill_api()
+
+    with pytest.MonkeyPatch.context() as patch:
+        from patching import shards
+
+        written = shards.write_shard
+
+        def write_and_kill(*arguments) -> None:
+            written(*arguments)
+            if not killed:
+                kill()
+
+        patch.setattr(shards, "write_shard", write_and_kill)
+        with pytest.raises(DeploymentError, match="the connection"):
+            run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
+    plain_server.start_api()
+    assert killed == [1]
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "shards").glob("*.shard")}
+    assert before
+    run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
+    same(whole, pd.read_parquet(out / "cells.parquet"))
+
+
+@pytest.fixture
+def written(plain_server: Server, tmp_path: Path) -> Path:
+    """A config for the server, as a user writes it."""
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        f'name = "ours"\ncheckpoint = "{EMBEDDED / "thought"}"\nmerge = false\npairs_per_batch = 3\n'
+        f'pairs = {{ file = "{PAIRS}", limit = 12 }}\nremote = {{ host = "{plain_server.url}" }}\n'
+    )
+    return path
+
+
+def codi(*arguments: object):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_jobs_are_submitted_now_and_collected_later(plain_server: Server, written: Path, whole, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sent = codi("remote", "submit", written, "--out", out)
+    assert sent.exit_code == 0, sent.output
+    assert "jobs are not finished" in sent.output
+    assert not (out / "cells.parquet").exists()
+    for _ in range(60):
+        got = codi("remote", "collect", written, "--out", out)
+        assert got.exit_code == 0, got.output
+        if "Report:" in got.output:
+            break
+        time.sleep(1)
+    same(whole, pd.read_parquet(out / "cells.parquet"))
+
+
+def test_the_command_line_runs_a_config_on_the_server_that_the_environment_names(
+    plain_server: Server, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "codi",
+        "run",
+        "configs/tiny.toml",
+        "--limit",
+        "4",
+        "--remote",
+        "--out",
+        tmp_path / "run",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**environment(), "NDIF_HOST": plain_server.url}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The answer passes through the thought" in done.stdout
+    checked = codi("remote", "check", ROOT / "configs" / "tiny.toml")
+    assert checked.exit_code == 0, checked.output
+    assert "self_patch" in checked.output
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {key: value for key, value in os.environ.items() if not key.startswith("NDIF")}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"host": "http://127.0.0.1:9"}, "the connection is refused; is a deployment running there?"),
+        ({"host": "http://nobody.invalid"}, "this address is not known; look at remote.host"),
+    ],
+)
+def test_an_address_where_nobody_is_ends_a_run_before_it_begins(
+    plain_server: Server, tmp_path: Path, options, sentence
+):
+    config = config_of(plain_server).model_copy(update={"remote": Remote(**options)})
+    with pytest.raises(DeploymentError, match=sentence):
+        run_experiment(config, tmp_path / "run", progress=False)
+
+
+def test_a_base_that_the_server_cannot_load_is_named(plain_server: Server, pairs) -> None:
+    from nnsight.modeling import huggingface
+
+    model = there(plain_server)
+    model.lm.repo_id = huggingface._ID_CACHE["/nowhere/base"] = "/nowhere/base"
+    with pytest.raises(DeploymentError, match="name a base that it can load in remote.base"):
+        record(model, [pairs[0].clean.question])
+
+
+def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pairs, monkeypatch) -> None:
+    from traces import deployment
+
+    monkeypatch.setattr(deployment, "LARGEST", 1000)
+    with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
+        record(there(plain_server), [pairs[0].clean.question])
+
+
+def test_a_key_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
+    server_with_keys: Server, pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = [pairs[0].clean.question]
+    monkeypatch.setenv("NDIF_API_KEY", TRUSTED)
+    assert record(there(server_with_keys), question).answers
+    monkeypatch.setenv("NDIF_API_KEY", "secret-of-mine")
+    with pytest.raises(DeploymentError, match="set NDIF_API_KEY to a key of this deployment") as refusal:
+        record(there(server_with_keys), question)
+    assert "secret-of-mine" not in str(refusal.value)
+
+
+def test_gradients_are_refused_before_anything_is_sent(plain_server: Server, pairs) -> None:
+    from patching.attribution import attribute
+
+    model = there(plain_server)
+    with pytest.raises(ValueError, match="load the model here"):
+        attribute(model, prepare(model, pairs[:1])[0], ["resid"], ["denoising"])
