@@ -36,7 +36,8 @@ from analysis.table import empty_table
 from patching.batch import Batch
 from patching.budget import Sizes
 from patching.cells import Cell, Prepared, grid
-from patching.engine import Due, Keep, batches, nothing_kept
+from patching.division import batches
+from patching.engine import Due, Keep, nothing_kept
 from patching.metrics import Reading, logit_difference
 from patching.sites import INSIDE, Site, expand, stepwise
 from patching.sources import HOSTS, RUNS, other

@@ -11,14 +11,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from patching.cells import Cell, Prepared
+from patching.cells import Cell, Prepared, readable
+from patching.division import blocks_of, steps_of
 from patching.edges import Edge
 from patching.means import Means
-from patching.metrics import ANSWER_METRICS, EDIT_METRICS, EOT_METRICS, LOGIT_METRICS, WHOLE_ANSWER
+from patching.metrics import EOT_METRICS, LOGIT_METRICS
+from patching.readings import ANSWER_METRICS, EDIT_METRICS, WHOLE_ANSWER
 from patching.readout import FINITE, Readout, read_answer, read_step
 from patching.sources import RUNS, Donor, Value
-from patching.tabulate import placed, read_answers, readable, rows_of
-from patching.writing import Given, Write, beginning, edits_of, first_step, no_sizes, single_pass_edits, with_sight
+from patching.tabulate import placed, read_answers, rows_of
+from patching.writing import Given, Write, beginning, edits_of, no_sizes, single_pass_edits, with_sight
 from traces.answer import Forced, Script
 from traces.model import CodiModel
 from traces.placeholder import run_single_pass, single_pass_length
@@ -149,8 +151,7 @@ def run_cells(
     at_once: int,
 ) -> Batch:
     """All cells of a batch of pairs in one session, block after block, those that begin at like steps together."""
-    order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].cuts))
-    parts = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+    parts = blocks_of(model, cells, at_once)
     read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
     blocks = [block_of(model, batch, read, [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
@@ -252,8 +253,3 @@ def readout_of(model: CodiModel, batch: Sequence[Prepared], hosts: Tensor, plan:
         at_steps=plan.step_metrics,
         of_edits=tuple(name for name in plan.metrics if name in EDIT_METRICS),
     )
-
-
-def steps_of(model: CodiModel, cells: Sequence[Cell]) -> int:
-    """How many latent steps the cells take: as many as the longest of them."""
-    return max(model.n_latents, *(cell.n_latents or 0 for cell in cells))
