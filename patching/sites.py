@@ -168,6 +168,12 @@ def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Sit
     return list(dict.fromkeys(sites))
 
 
+def single_places(model: Sized, kinds: Sequence[str]) -> list[Site]:
+    """Each latent, and each layer × step of the other kinds, heads one by one."""
+    latents = stepwise(model, "latent") if "latent" in kinds else []
+    return [*latents, *expand(model, ["sitewise"], [kind for kind in dict.fromkeys(kinds) if kind != "latent"])]
+
+
 def subsets(model: Sized, kind: str = "kv") -> list[Site]:
     """Every set of steps but none and all: the coalitions of a Shapley value, all layers."""
     steps = range(model.n_latents)
