@@ -1,6 +1,7 @@
 """From the table of cells to numbers, charts and a report. Imports nothing else of the project, and never torch."""
 
 from analysis.ablation import ablation_curve, ablations, flips
+from analysis.attention_charts import attention_by_layer, attention_map
 from analysis.attribution import agreement, attribution_scatter, attributions
 from analysis.charts import corner_bars, layer_curve, layer_effects
 from analysis.compare import compare, compare_runs, comparison_chart
@@ -13,6 +14,9 @@ from analysis.influence import influence_matrix, influences
 from analysis.iterative import iteration_curve, iterations
 from analysis.knockout import knockout_bars, knockouts
 from analysis.legacy import aggregate_statistics, patching_results
+from analysis.lens import attended, decodable, match_tokens, said_where, uncertainty
+from analysis.lens_charts import decodable_bars, entropy_heatmap, lens_grid, said_heatmaps
+from analysis.lens_page import read_lens, write_lens_report
 from analysis.matched import matched_chart, matched_sentence, matched_shares
 from analysis.null import null_contrast
 from analysis.original import critical_layers, kl_by_layer, layer_similarity, mean_kl, pairs_by_layer
@@ -31,6 +35,9 @@ __all__ = [
     "ablations",
     "aggregate_statistics",
     "agreement",
+    "attended",
+    "attention_by_layer",
+    "attention_map",
     "attribution_scatter",
     "attributions",
     "both_directions",
@@ -44,12 +51,15 @@ __all__ = [
     "corners",
     "critical",
     "critical_layers",
+    "decodable",
+    "decodable_bars",
     "decomposition",
     "direction_agreement",
     "directions_chart",
     "early_stop_curve",
     "early_stops",
     "effect",
+    "entropy_heatmap",
     "flips",
     "heatmap",
     "influence_matrix",
@@ -62,6 +72,8 @@ __all__ = [
     "layer_curve",
     "layer_effects",
     "layer_similarity",
+    "lens_grid",
+    "match_tokens",
     "matched_chart",
     "matched_sentence",
     "matched_shares",
@@ -76,8 +88,11 @@ __all__ = [
     "protocol_rows",
     "protocols",
     "rank_differences",
+    "read_lens",
     "read_table",
     "recovery",
+    "said_heatmaps",
+    "said_where",
     "save_figures",
     "shapley_bars",
     "shapley_interactions",
@@ -88,8 +103,10 @@ __all__ = [
     "step_curve",
     "step_effects",
     "top_sites",
+    "uncertainty",
     "verdict",
     "winner",
+    "write_lens_report",
     "write_report",
     "write_table",
 ]

@@ -83,6 +83,8 @@ def rank_differences(
 
 def winner(differences: pd.DataFrame) -> str:
     """Who is largest, from `rank_differences`: named only where it differs from every other, family-wise."""
+    if not {"p_fwer", "clusters", "rank"} <= set(differences):
+        raise ValueError("these are no differences of a ranking; pass the table through rank_differences() first")
     names = [_name(row) for row in differences.to_dict("records")]
     leader, rest = differences.iloc[0], differences.iloc[1:]
     clusters = f"{leader['clusters']} clusters"

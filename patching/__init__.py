@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from patching.edges import Edge as Edge
     from patching.edges import edge as edge
     from patching.engine import sweep as sweep
+    from patching.lens import lens_tables as lens_tables
     from patching.metrics import kl_from_corrupted as kl_from_corrupted
     from patching.metrics import kl_to_clean as kl_to_clean
     from patching.metrics import logit_difference as logit_difference
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from patching.sources import step_mean as step_mean
     from patching.sources import unrelated as unrelated
     from patching.sources import zero as zero
+    from patching.worked import of_pairs as of_pairs
+    from patching.worked import of_problems as of_problems
 
 _NAMES = {
     "attribution": ("attribute",),
     "edges": ("Edge", "edge"),
     "engine": ("sweep",),
+    "lens": ("lens_tables",),
     "metrics": ("kl_from_corrupted", "kl_to_clean", "logit_difference", "prediction_change", "rms_logit_difference"),
     "pairs": ("load_pairs",),
     "sites": (
@@ -59,6 +63,7 @@ _NAMES = {
         "windows",
     ),
     "sources": ("Value", "itself", "mean", "moments", "noise", "other", "steer", "step_mean", "unrelated", "zero"),
+    "worked": ("of_pairs", "of_problems"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
@@ -75,11 +80,14 @@ __all__ = [
     "kl_from_corrupted",
     "kl_to_clean",
     "layerwise",
+    "lens_tables",
     "load_pairs",
     "logit_difference",
     "mean",
     "moments",
     "noise",
+    "of_pairs",
+    "of_problems",
     "other",
     "prediction_change",
     "prefixes",

@@ -66,20 +66,23 @@ def sweep(
     freeze: Sequence[str] = (),
     draws: int = 1,
     cuts: Sequence[Edge] = (),
+    pool: Sequence[Pair] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Patch every site from every source in every direction: one row per pair × cell × metric.
 
     `sites` defaults to the original experiment's, one layer at all steps; `freeze` holds routes at the host's values
-    (R, K_T, K_A), `cuts` are edges knocked out of the patched runs, a drawn source has so many `draws`. `options` are
-    those of `sweep_cells`. Raises ValueError for a pair that is no contrast under the model's tokenizer, all of them
-    named.
+    (R, K_T, K_A), `cuts` are edges knocked out of the patched runs, a drawn source has so many `draws`. Unrelated
+    donors and means come from `pairs`, or from a larger `pool`, of which what is no contrast is left out: few pairs
+    have few donors of their length. `options` are those of `sweep_cells`. Raises ValueError for a pair that is no
+    contrast under the model's tokenizer, all of them named.
     """
     ready, excluded = prepare(model, pairs)
     if excluded:
         raise ValueError("; ".join(reason for _, reason in excluded))
     cells = grid(layerwise(model) if sites is None else sites, sources, directions, freeze, draws, cuts)
-    return sweep_cells(model, ready, cells, metrics=metrics, **options)
+    everyone = None if pool is None else prepare(model, pool)[0]
+    return sweep_cells(model, ready, cells, metrics=metrics, everyone=everyone, **options)
 
 
 def sweep_cells(
@@ -105,7 +108,8 @@ def sweep_cells(
     """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.
 
     `step_metrics` are read at every latent step after the last one that a cell writes, and stand in rows with a
-    `read_step`. Means are taken over `everyone`, which may be more pairs than those patched. `always` are edges cut in
+    `read_step`. Means are taken over `everyone`, which may be more pairs than those patched, and unrelated donors drawn
+    from them where `donors` are not given. `always` are edges cut in
     every run, the unpatched ones too. `protocol` `placeholder` is the original experiment's single pass. `keep` saves
     batch after batch, so that a sweep that was cut short goes on where it stopped. How many cells run at once, and how
     many pairs make a batch, is chosen so that a forward is estimated to take at most `memory` GiB beside the weights;
@@ -124,7 +128,8 @@ def sweep_cells(
         check_edge(model, cut)
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
-    averaged = [p.pair for p in everyone or ready]
+    everyone = everyone or ready
+    averaged = [p.pair for p in everyone]
     draws = draws_of(cells)
     plan = Plan(
         metrics=known_metrics(metrics),
@@ -141,7 +146,8 @@ def sweep_cells(
         model, ready, cells, plan, memory, cells_per_forward=cells_per_forward, pairs_per_batch=pairs_per_batch
     )
     pace = Pace(sizes.cells_per_forward)
-    donors = donors or draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed, max(1, draws))
+    lengths, among = [p.tokens for p in ready], (averaged, [p.tokens for p in everyone])
+    donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, draws), among)
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
     found: list[Batch] = []
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:

@@ -95,13 +95,17 @@ class Donor(NamedTuple):
     answer: float
 
 
-def draw_unrelated(pairs: Sequence[Pair], tokens: Sequence[int], seed: int, draws: int = 1) -> list[tuple[Donor, ...]]:
+def draw_unrelated(
+    pairs: Sequence[Pair], tokens: Sequence[int], seed: int, draws: int = 1,
+    among: tuple[Sequence[Pair], Sequence[int]] | None = None,
+) -> list[tuple[Donor, ...]]:  # fmt: skip
     """For each pair seeded donors of equal token count, another cluster and another answer; fewer where too few fit.
 
-    Several draws are different questions; the first does not depend on how many there are.
+    Several draws are different questions; the first does not depend on how many there are. Donors come from the pairs
+    themselves, or from those `among`, with their token counts.
     """
     same_length = defaultdict(list)
-    for pair, count in zip(pairs, tokens, strict=True):
+    for pair, count in zip(*(among or (pairs, tokens)), strict=True):
         same_length[count].append(pair)
     donors: list[tuple[Donor, ...]] = []
     for pair, count in zip(pairs, tokens, strict=True):

@@ -143,3 +143,13 @@ def test_draws_can_be_run_one_by_one(both, many):
     last = sweep_cells(both, ready, cells[2:], metrics=["logit_difference"])
     kept = together[together["draw"] == 2].reset_index(drop=True)
     pd.testing.assert_frame_equal(last, kept, atol=EXACT, rtol=0)
+
+
+def test_a_few_pairs_have_their_unrelated_donors_from_a_larger_pool(model, pairs):
+    alone = sweep(model, pairs[:1], [THOUGHT], metrics=["logit_difference"])
+    pooled = sweep(model, pairs[:1], [THOUGHT], metrics=["logit_difference"], pool=pairs)
+    everyone = sweep(model, pairs, [THOUGHT], metrics=["logit_difference"])
+    assert "unrelated" not in set(alone["source"])
+    of_the_pair = everyone[everyone["pair_id"] == str(pairs[0].pair_id)].reset_index(drop=True)
+    assert "unrelated" in set(pooled["source"])
+    pd.testing.assert_frame_equal(pooled, of_the_pair, atol=1e-5)

@@ -133,3 +133,8 @@ def test_directions_that_have_nothing_in_common_are_refused():
         both_directions(table)
     with pytest.raises(ValueError, match="no site was written in both directions"):
         direction_agreement(table)
+
+
+def test_a_winner_is_told_from_differences_and_from_nothing_else():
+    with pytest.raises(ValueError, match="pass the table through rank_differences"):
+        winner(pd.DataFrame({"layer": [0], "effect": [1.0]}))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from traces.checkpoint import CheckpointError as CheckpointError
+    from traces.lens import attention_of as attention_of
+    from traces.lens import logit_lens as logit_lens
     from traces.model import CodiModel as CodiModel
     from traces.model import load_codi as load_codi
     from traces.thought import ask as ask
@@ -16,9 +18,11 @@ _HOME = {
     "CodiModel": "model",
     "load_codi": "model",
     "ask": "thought",
+    "attention_of": "lens",
+    "logit_lens": "lens",
     "record": "thought",
 }
-__all__ = ["CheckpointError", "CodiModel", "ask", "load_codi", "record"]
+__all__ = ["CheckpointError", "CodiModel", "ask", "attention_of", "load_codi", "logit_lens", "record"]
 
 
 def __getattr__(name: str):
