@@ -150,6 +150,8 @@ class Remote(Record):
     """
 
     host: Annotated[str, Field(pattern=r"^(local|https?://[^\s/]+/?)$")] | None = None
+    base: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    adapter: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     timeout: Positive = 3600.0
     retries: CountFromZero = 5
     cells_per_job: Count | None = None

@@ -60,7 +60,7 @@ def attribute(
     directions: Sequence[str] = tuple(HOSTS),
     *,
     pairs_per_batch: int = 8,
-    remote: bool | str = False,
+    remote: bool | str | None = None,
     keep: Keep = nothing_kept,
 ) -> pd.DataFrame:
     """Estimate each single place of `kinds`: one row per pair × direction × place, in the table's columns.
@@ -84,7 +84,7 @@ def attribute(
 
 
 def estimated_batch(
-    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], cells: Sequence[Cell], remote: bool | str
+    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], cells: Sequence[Cell], remote: bool | str | None
 ) -> Batch:
     """The estimates of a batch of pairs as rows."""
     reference, changes = estimate(model, batch, kinds, remote)
@@ -106,7 +106,7 @@ def estimated_batch(
 
 
 def estimate(
-    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], remote: bool | str = False
+    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], remote: bool | str | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The logit differences `[pair, run]`, and their estimated changes by kind, `[layer, step, head, pair, host]`.
 

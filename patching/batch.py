@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -23,9 +24,9 @@ from patching.tabulate import placed, read_answers, rows_of
 from patching.writing import Given, Write, beginning, edits_of, no_sizes, single_pass_edits, with_sight
 from traces.answer import Forced, Script
 from traces.model import CodiModel
-from traces.placeholder import run_single_pass, single_pass_length
+from traces.placeholder import single_pass_length, start_single_passes
 from traces.rows import Rows
-from traces.thought import Block, Run, run_blocks
+from traces.thought import Block, Run, runs_of, start_blocks
 from traces.tokens import encode, texts
 
 
@@ -41,7 +42,7 @@ class Plan:
     max_new_tokens: int
     always: tuple[Edge, ...]
     protocol: str
-    remote: bool | str
+    remote: bool | str | None
 
     @property
     def on_answers(self) -> list[str]:
@@ -153,17 +154,13 @@ def run_cells(
     """All cells of a batch of pairs in one session, block after block, those that begin at like steps together."""
     parts = blocks_of(model, cells, at_once)
     read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
-    blocks = [block_of(model, batch, read, [cells[i] for i in part], plan, steps) for part in parts]
+    makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
     if plan.protocol == "placeholder":
-        runs = [
-            run_single_pass(
-                model, b.rows, b.script, edits=b.edits, measure=b.measure, max_new_tokens=new, remote=plan.remote
-            )
-            for b in blocks
-        ]
+        started = start_single_passes(model, read, makers, max_new_tokens=new, remote=plan.remote)
     else:
-        runs = run_blocks(model, blocks, max_new_tokens=new, n_latents=steps, remote=plan.remote)
+        started = start_blocks(model, read, makers, max_new_tokens=new, n_latents=steps, remote=plan.remote)
+    runs = runs_of(started.result())
     frames = []
     for part, done in zip(parts, runs, strict=True):
         for frame in frames_of(model, batch, donors, [cells[i] for i in part], done, plan):
@@ -186,9 +183,12 @@ def not_finite(batch: Sequence[Prepared], finite: Tensor, dtype: str) -> tuple[t
 
 
 def block_of(
-    model: CodiModel, batch: Sequence[Prepared], read: Rows, cells: Sequence[Cell], plan: Plan, steps: int
+    model: CodiModel, batch: Sequence[Prepared], cells: Sequence[Cell], plan: Plan, steps: int, read: Rows
 ) -> Block:
-    """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured."""
+    """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured.
+
+    Called inside the session, where the model is: what is sent there is the cells, and not their tensors.
+    """
     first = plan.unpatched
     writes = [
         Write(
@@ -200,7 +200,7 @@ def block_of(
     hosts = torch.tensor([write.host for write in writes], device=model.device)
     rows = replace(read, reads=torch.cat([read.reads, hosts]))
     given = Given(plan.means, tuple(f"{plan.seed}:{p.pair.pair_id}" for p in batch))
-    about, script = readout_of(model, batch, hosts, plan), script_of(batch, plan)
+    about, script = readout_of(model, batch, hosts, plan), script_of(batch, plan).to(model.device)
     sizes = no_sizes(rows) if about.of_edits else None
 
     def measure(forced: Forced) -> dict[str, Tensor]:

@@ -71,10 +71,13 @@ def invariants(
     unchanged = float(own["patched"].max())
     unfed = float(change.loc[at_last & (change["source"] != "self"), "patched"].max())
     kl = float(table.loc[table["metric"].str.startswith("kl_"), ["patched", "clean", "corrupted"]].min().min())
-    landed, expected = model.loaded.landed, model.loaded.expected
+    loaded = []
+    if model.loaded is not None:  # a deployment's is compared by `codi remote check`
+        landed, expected = model.loaded.landed, model.loaded.expected
+        sentence = f"LoRA landed on {landed} of {expected} linear layers; projection, BoT and EoT are complete."
+        loaded = [Check("load_report", "invariant", landed == expected, landed / expected, sentence)]
     return [
-        Check("load_report", "invariant", landed == expected, landed / expected,
-              f"LoRA landed on {landed} of {expected} linear layers; projection, BoT and EoT are complete."),
+        *loaded,
         Check("unpatched_spread", "invariant", spread <= max(EXACT, rounding), spread,
               f"The same unpatched run in different cells of a forward differs by at most {spread:.1e} in any logit "
               f"(allowed {max(EXACT, rounding):.1e})."),

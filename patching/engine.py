@@ -102,7 +102,7 @@ def sweep_cells(
     memory: float = MEMORY,
     max_new_tokens: int = 12,
     progress: bool = False,
-    remote: bool | str = False,
+    remote: bool | str | None = None,
     keep: Keep = nothing_kept,
 ) -> pd.DataFrame:
     """Run `cells` on prepared pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from patching.edges import Edge
 from patching.pairs import Pair
 from patching.writing import with_sight
 from traces.model import CodiModel
-from traces.thought import Edits, run
+from traces.thought import run
 from traces.tokens import encode
 
 Means = dict[str, Tensor]  # kind of site -> [layer, step, width]; `latent` has one layer
@@ -39,27 +37,20 @@ def _sums(model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], always:
     """Sums over the runs of some pairs, in fp32."""
     rows = encode(model, [[pair.clean.question, pair.corrupted.question] for pair in pairs], [0, 1])
     rows = with_sight(model, rows, (), always=always)
-    kept: dict[str, list[Tensor]] = defaultdict(list)
 
-    def keep(kind: str, values: Tensor) -> None:
-        if kind in kinds:
-            kept[kind].append(nnsight.save(values.float().sum((0, 1))))
-
-    def block(block: Any, layer: int, step: int) -> None:
+    def block(block: Any, layer: int, step: int) -> dict[str, Tensor]:
+        found = {"latent": model.decoder.inputs[1]["inputs_embeds"]} if layer == 0 and "latent" in kinds else {}
         if "head" in kinds:
-            keep("head", model.heads(block).input)
+            found["head"] = model.heads(block).input
         if "attn" in kinds:
-            keep("attn", model.attention(block).output[0])
+            found["attn"] = model.attention(block).output[0]
         if "mlp" in kinds:
-            keep("mlp", model.mlp(block).output)
+            found["mlp"] = model.mlp(block).output
         if "resid" in kinds:
-            keep("resid", block.output)
+            found["resid"] = block.output
+        return {kind: values.float().sum((0, 1)) for kind, values in found.items()}
 
-    def latent(values: Tensor, step: int) -> Tensor:
-        if step < model.n_latents:
-            keep("latent", values)
-        return values
-
-    run(model, rows, torch.zeros(len(pairs), 0, dtype=torch.long), edits=Edits((block,), latent))
-    by_place = {kind: torch.stack(list(values)) for kind, values in kept.items()}  # step after step, layer by layer
+    done = run(model, rows, torch.zeros(len(pairs), 0, dtype=torch.long), edits=(block,))
+    sums = {kind: [found[kind] for found in done.kept.steps if kind in found] for kind in kinds}
+    by_place = {kind: torch.stack(values) for kind, values in sums.items() if values}  # step after step, layer by layer
     return {kind: values.unflatten(0, (model.n_latents, -1)).transpose(0, 1) for kind, values in by_place.items()}

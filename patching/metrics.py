@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -36,6 +35,7 @@ class Reading:
     said: Float[Tensor, "pair cell answer"] | None = None
     clean_said: Float[Tensor, "pair 1 answer"] | None = None
     corrupted_said: Float[Tensor, "pair 1 answer"] | None = None
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_host(self, read: Callable[[Tensor], Tensor]) -> Tensor:
         """What `read` makes of the logits of each cell's host, computed once for each of the two."""
@@ -46,18 +46,23 @@ class Reading:
         """The logits of each cell's host, copied: as large as `patched`."""
         return self.of_host(lambda logits: logits)
 
-    # Each is computed once, however many metrics want it.
-    @cached_property
+    # Each is computed once, however many metrics want it. (A cached_property holds a lock, which cannot be sent.)
+    @property
     def log_probs(self) -> Float[Tensor, "pair cell vocab"]:
-        return F.log_softmax(self.patched, -1)
+        return self._once("patched")
 
-    @cached_property
+    @property
     def clean_log_probs(self) -> Float[Tensor, "pair 1 vocab"]:
-        return F.log_softmax(self.clean, -1)
+        return self._once("clean")
 
-    @cached_property
+    @property
     def corrupted_log_probs(self) -> Float[Tensor, "pair 1 vocab"]:
-        return F.log_softmax(self.corrupted, -1)
+        return self._once("corrupted")
+
+    def _once(self, run: str) -> Tensor:
+        if run not in self._known:
+            self._known[run] = F.log_softmax(getattr(self, run), -1)
+        return self._known[run]
 
 
 class StepReading(NamedTuple):

@@ -121,10 +121,11 @@ def force_answer(
         else:
             for name, value in measure(read).items():
                 measured[name] = nnsight.save(value)
-    after = State(state.cache, state.seen, state.position + opened, state.latent)
+        cache = model.lm.output.past_key_values
+    after = State(cache, state.seen, state.position + opened, state.latent)
     if heard is not None:
         fits = torch.arange(length, device=device) < opened + heard.accepted[..., None]
-        after = State(state.cache, beside(state.seen, spread(fits)), after.position + heard.accepted, state.latent)
+        after = State(cache, beside(state.seen, spread(fits)), after.position + heard.accepted, state.latent)
     return after, forced, heard, measured, kept
 
 
@@ -181,7 +182,7 @@ def decode_greedily(
     said[:, :, :trunk] = script.trunk[:, None].where(
         torch.arange(trunk, device=model.device) < accepted[..., None], eos
     )
-    token, seen, done = heard.token, state.seen, accepted >= max_new_tokens
+    token, seen, cache, done = heard.token, state.seen, state.cache, accepted >= max_new_tokens
     for index in range(max_new_tokens):
         place, position = accepted + index, state.position + index
         said.scatter_(-1, place.clamp(max=said.shape[-1] - 1)[..., None], token.where(~done, eos)[..., None])
@@ -192,9 +193,10 @@ def decode_greedily(
         masks = as_numbers(model, seen)
         with model.lm.trace(
             input_ids=token, attention_mask=masks[None],
-            position_ids=position.clamp(max=model.n_positions - 1), past_key_values=state.cache, use_cache=True,
+            position_ids=position.clamp(max=model.n_positions - 1), past_key_values=cache, use_cache=True,
         ):  # fmt: skip
             for layer in range(model.n_layers if len(masks) > 1 else 0):
                 set_masks(model, masks, layer)
             token = model.lm.lm_head.output.argmax(-1)
+            cache = model.lm.output.past_key_values
     return said[:, :, :max_new_tokens]

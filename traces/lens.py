@@ -72,7 +72,7 @@ def logit_lens(
     top: int = 10,
     numbers: Mapping[float, Sequence[int]] | None = None,
     max_new_tokens: int = 12,
-    remote: bool | str = False,
+    remote: bool | str | None = None,
 ) -> Lens:
     """Read BoT's and every latent step's states at every layer, and find `values[question]`, as many numbers for each.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from configs.schema import Remote
 from traces import attention
 from traces.checkpoint import (
     ADAPTER,
@@ -55,8 +56,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class LoadReport:
+class LoadReport(NamedTuple):
     """LoRA-carrying modules: how many the adapter's config asks for, and how many hold the values of its file."""
 
     expected: int
@@ -88,7 +88,12 @@ class CodiModel:
     eot: Tensor
     card: Card
     folder: Path
-    loaded: LoadReport
+    loaded: LoadReport | None  # None where the weights are a deployment's
+    deployment: Remote | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent where a session runs elsewhere: nothing of this machine."""
+        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None}
 
     @property
     def decoder(self) -> Any:
@@ -152,11 +157,19 @@ class CodiModel:
 
     @property
     def device(self) -> torch.device:
-        return self.bot.device
+        """Where the weights are, and tensors are made; the CPU where this process has none."""
+        place = self.lm._module.device
+        return torch.device("cpu") if place.type == "meta" else place
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.bot.dtype
+        """Of the weights, wherever they are: a deployment's may be another than was asked for."""
+        return self.lm._module.dtype
+
+    def latent_after(self, hidden: Tensor) -> Tensor:
+        """The next latent, from the final hidden state (after the final norm): projected where that state is."""
+        project = self.project.to(hidden.device)
+        return project(hidden.to(next(project.parameters()).dtype)).to(hidden.dtype)
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records of the model; sizes are read off the model."""
@@ -169,7 +182,7 @@ class CodiModel:
             "d_model": self.d_model,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "lora_modules": {"expected": self.loaded.expected, "landed": self.loaded.landed},
+            "lora_modules": None if self.loaded is None else self.loaded._asdict(),
             "provenance": self.card.provenance,
         }
 
@@ -186,11 +199,16 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> CodiModel:
+def load_codi(
+    folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None
+) -> CodiModel:
     """Load a checkpoint folder: base, adapter, projection, special vectors; all of it or a `CheckpointError`.
 
-    `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`.
+    `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`. With `remote` (True, an address, or a config's
+    record) a deployment of NDIF runs the model: no weights are loaded here, projection, BoT and EoT are sent with each
+    job, and `device` has no meaning. `"local"` loads as ever and serialises each session as it would be sent.
     """
+    place = as_remote(remote)
     folder = Path(folder)
     card = read_card(folder)
     base = base_location(folder, card)
@@ -199,23 +217,31 @@ def load_codi(folder: str | Path, device: str = "auto", dtype: str = "auto") -> 
     name = card.dtype if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
-    place, kind = pick_device(device), getattr(torch, name)
-    lm, tokenizer, family = _load_base(base, folder, card, place, kind)
-    if getattr(lm.config, "num_key_value_heads", None) is not None:
+    elsewhere = place is not None and place.host != "local"
+    here, kind = pick_device("cpu" if elsewhere else device), getattr(torch, name)
+    lm, tokenizer, family = _load_base(base, folder, card, here, kind, place if elsewhere else None)
+    if not elsewhere and getattr(lm.config, "num_key_value_heads", None) is not None:
         lm._module.set_attn_implementation(attention.NAME)
     project, bot, eot = read_thought(folder, lm.config.hidden_size)
-    report = _compare_adapter(lm._module, folder / ADAPTER)
     return CodiModel(
         lm=lm,
         tokenizer=tokenizer,
         family=family,
-        project=project.to(place, kind),
-        bot=bot.to(place, kind),
-        eot=eot.to(place, kind),
+        project=project.to(here, kind).requires_grad_(False),
+        bot=bot.to(here, kind),
+        eot=eot.to(here, kind),
         card=card,
         folder=folder,
-        loaded=report,
+        loaded=None if elsewhere else _compare_adapter(lm._module, folder / ADAPTER),
+        deployment=place,
     )
+
+
+def as_remote(remote: Remote | str | bool | None) -> Remote | None:
+    """The record of what `load_codi` was told of a deployment."""
+    if isinstance(remote, str):
+        return Remote(host=remote)
+    return Remote() if remote is True else (remote or None)
 
 
 def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
@@ -237,8 +263,11 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     return blank
 
 
-def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype):
-    """The base under nnsight with the adapter attached, its tokenizer and its family."""
+def _load_base(
+    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None
+):
+    """The base under nnsight with the adapter attached, its tokenizer and its family; without weights `elsewhere`."""
+    from nnsight.modeling import huggingface
     from nnsight.modeling.transformers import TransformersModel
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
@@ -253,10 +282,18 @@ def _load_base(base: str, folder: Path, card: Card, device: torch.device, dtype:
         check_base(base, config, card.revision)
         check_lora(folder / ADAPTER)
         tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
-        lm = TransformersModel(
-            base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,
-            device_map=device, dispatch=True, **pinned,
-        )  # fmt: skip
+        if elsewhere is None:
+            lm = TransformersModel(
+                base, task="text-generation", tokenizer=tokenizer, peft=str(folder / ADAPTER), dtype=dtype,
+                device_map=device, dispatch=True, **pinned,
+            )  # fmt: skip
+        else:
+            named, adapter = elsewhere.base or base, elsewhere.adapter or str((folder / ADAPTER).resolve())
+            if os.path.isabs(named):
+                huggingface._ID_CACHE[named] = named  # else nnsight asks the Hub how a folder's name is spelled
+            lm = TransformersModel(
+                named, task="text-generation", tokenizer=tokenizer, peft=adapter, dtype=dtype, **pinned
+            )  # fmt: skip
     return lm, tokenizer, family
 
 

@@ -9,6 +9,8 @@ learn about a thought.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import nnsight
@@ -19,9 +21,10 @@ from torch import Tensor
 from traces.answer import Forced, Heard, Measure, Script, decode_greedily, forced_of
 from traces.model import CodiModel
 from traces.rows import Rows, chosen
+from traces.session import Started, start
 from traces.state import State, as_numbers
-from traces.thought import Edits, Run, begin, read_question
-from traces.tokens import opening_ids, positions_needed
+from traces.thought import Block, Edits, Maker, Question, Run, begin, plain, read_question
+from traces.tokens import opening_ids
 
 
 def single_pass_length(model: CodiModel, script: Script) -> int:
@@ -29,34 +32,33 @@ def single_pass_length(model: CodiModel, script: Script) -> int:
     return model.n_latents + len(opening_ids(model)) + script.trunk.shape[1]
 
 
-@torch.no_grad()
-def run_single_pass(
-    model: CodiModel,
-    rows: Rows,
-    script: Script,
-    *,
-    edits: Edits,
-    measure: Measure | None = None,
-    max_new_tokens: int = 0,
-    remote: bool | str = False,
-) -> Run:
+def start_single_passes(
+    model: CodiModel, rows: Rows, makers: Sequence[Maker], *, max_new_tokens: int = 0, remote: bool | str | None = None
+) -> Started:
     """Read the questions, then pads, EoT and forced tokens of every cell in one forward, blocks edited inside.
 
-    `rows.after` says whose pads a cell's answer reads. Whole answers are not scored: the script's branches are ignored.
+    `runs_of` reads the result. `rows.after` says whose pads a cell's answer reads. Whole answers are not
+    scored: a script's branches are ignored.
     """
-    script = script.to(model.device)
-    longest = positions_needed(model, int(rows.bot_position.max()), script.trunk.shape[1])
-    if longest > model.n_positions:
-        have = f"the model has {model.n_positions}"
-        raise ValueError(f"question, placeholders and answer need {longest} positions, {have}; shorten them")
-    with model.lm.session(remote=remote):
-        state = begin(rows, read_question(model, rows), Edits())
-        state, forced, measured = pass_over_pads(model, rows, state, script, edits, measure)
-        tokens, token = None, forced.at_start.argmax(-1)
-        if max_new_tokens:
-            tokens = decode_greedily(model, state, script.nothing, Heard(0 * token, token), max_new_tokens)
-        result = nnsight.save(Run(forced if measure is None else None, measured, tokens, ()))
-    return result
+    return start(model, partial(pass_blocks, model, rows, tuple(makers), max_new_tokens), remote=remote)
+
+
+def pass_blocks(model: CodiModel, rows: Rows, makers: Sequence[Maker], max_new_tokens: int) -> list[tuple[Any, ...]]:
+    """The single passes of all blocks. Call inside a session."""
+    rows = rows.to(model.device)
+    question = read_question(model, rows)
+    return [plain(single_pass(model, make(rows), question, max_new_tokens)) for make in makers]
+
+
+def single_pass(model: CodiModel, block: Block, question: Question, max_new_tokens: int) -> Run:
+    """The single pass of one block, and greedy decoding after it. Call inside a session."""
+    rows, script = block.rows, block.script
+    state = begin(rows, question, Edits())
+    state, forced, measured = pass_over_pads(model, rows, state, script, block.edits, block.measure)
+    tokens, token = None, forced.at_start.argmax(-1)
+    if max_new_tokens:
+        tokens = decode_greedily(model, state, script.nothing, Heard(0 * token, token), max_new_tokens)
+    return Run(forced if block.measure is None else None, measured, tokens, ())
 
 
 def pass_over_pads(
@@ -88,10 +90,11 @@ def pass_over_pads(
         if measure is not None:
             for name, value in measure(forced).items():
                 measured[name] = nnsight.save(value)
+        cache = model.lm.output.past_key_values
     opened = n + len(opening)
     at_opening = own[opened - 1 :: length] & (torch.arange(length, device=device) < opened).repeat(cells)
     visible = torch.cat([seen, at_opening.expand(count, -1, -1)], -1)
-    return State(state.cache, {None: visible}, state.position + opened, state.latent), forced, measured
+    return State(cache, {None: visible}, state.position + opened, state.latent), forced, measured
 
 
 def single_pass_mask(rows: Rows, steps: int, length: int) -> Bool[Tensor, "query key"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,11 @@ class Sight(NamedTuple):
 Sights = dict[int | None, Sight]  # by layer; that of `None` holds for all layers without one of their own
 
 
+def moved(sights: Sights, device: torch.device) -> Sights:
+    """The same sights on a device."""
+    return {layer: Sight(*(tensor.to(device) for tensor in sight)) for layer, sight in sights.items()}
+
+
 @dataclass(frozen=True)
 class Rows:
     """Questions side by side in rows, and the cells that read them.
@@ -51,6 +56,19 @@ class Rows:
     stops: Int[Tensor, " cell"] | None = None
     first: tuple[int, ...] = ()  # none: all at 0
     hosts: Int[Tensor, " cell"] | None = None
+
+    def to(self, device: torch.device) -> Rows:
+        """The same, with every tensor on a device."""
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            valid=self.valid.to(device),
+            reads=self.reads.to(device),
+            during=tuple(moved(sights, device) for sights in self.during),
+            after=None if self.after is None else moved(self.after, device),
+            stops=None if self.stops is None else self.stops.to(device),
+            hosts=None if self.hosts is None else self.hosts.to(device),
+        )
 
     @property
     def n_cells(self) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import nnsight
@@ -27,6 +28,7 @@ from torch import Tensor
 from traces.answer import Forced, Measure, Script, Visit, decode_greedily, force_answer, retain
 from traces.model import CodiModel
 from traces.rows import Rows
+from traces.session import Started, start
 from traces.state import State, as_numbers, beside, seen_by, set_masks
 from traces.text import clean_text, last_number
 from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
@@ -88,7 +90,7 @@ class Question(NamedTuple):
 
 def read_question(model: CodiModel, rows: Rows, visit: Visit | None = None) -> Question:
     """Trace the questions; BoT is a vector written over its placeholder. Call inside a session."""
-    column, bot, project = rows.bot_column, model.bot, model.project
+    column, bot, project = rows.bot_column, model.bot, model.latent_after
     masks = as_numbers(model, {None: rows.question_mask()})
     kept: list[Any] = []
     with model.lm.trace(
@@ -130,7 +132,7 @@ def latent_step(
     cells = rows.begun(step)
     own = torch.eye(cells, dtype=torch.bool, device=model.device).expand(len(rows.ids), cells, cells)
     seen = {layer: mask[:, :cells] for layer, mask in seen_by(rows, rows.at_step(step), step).items()}
-    masks, project = as_numbers(model, beside(seen, own)), model.project
+    masks, project = as_numbers(model, beside(seen, own)), model.latent_after
     joined = None if last or rows.begun(step + 1) == cells else rows.joined(step + 1)
     visited = model.blocks if edits.blocks or len(masks) > 1 else ()
     measured: dict[str, Tensor] = {}
@@ -152,9 +154,10 @@ def latent_step(
         if edits.read is not None:
             for name, value in edits.read(hidden.float(), model.lm.lm_head.output.float(), step).items():
                 measured[name] = nnsight.save(value)
+        cache = model.lm.output.past_key_values  # the one that went in, or where that was sent, a copy that has grown
         if edits.cache is not None:
-            edits.cache(model.lm.output.past_key_values, step)
-    return State(state.cache, state.seen, state.position + 1, latent), measured, kept
+            edits.cache(cache, step)
+    return State(cache, state.seen, state.position + 1, latent), measured, kept
 
 
 def see_thought(rows: Rows, state: State, steps: int) -> State:
@@ -182,6 +185,9 @@ class Block(NamedTuple):
     measure: Measure | None = None
 
 
+Maker = Callable[[Rows], Block]  # makes a block of the rows' questions, where the model is and with its tensors there
+
+
 def run(
     model: CodiModel,
     rows: Rows,
@@ -191,39 +197,69 @@ def run(
     measure: Measure | None = None,
     **options: Any,
 ) -> Run:
-    """Read the questions, think, answer: every cell of every row. `options` are those of `run_blocks`."""
+    """Read the questions, think, answer: every cell of every row. `options` are those of `start_blocks`.
+
+    Raises ValueError where even the forced tokens have no room.
+    """
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
     script = forced if isinstance(forced, Script) else Script(forced)
-    return run_blocks(model, [Block(rows, script, edits, measure)], **options)[0]
+    steps = options.get("n_latents") or model.n_latents
+    longest = positions_needed(model, int((rows.bot_position.cpu().amax(1) + script.lengths.cpu()).max()), 0, steps)
+    if longest > model.n_positions:
+        have = f"the model has {model.n_positions}"
+        raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
+    (done,) = runs_of(start_blocks(model, rows, [partial(as_block, script, edits, measure)], **options).result())
+    return done
 
 
-def run_blocks(
+def as_block(script: Script, edits: Edits, measure: Measure | None, rows: Rows) -> Block:
+    """A block of what is known before its rows are where the model is."""
+    return Block(rows, script.to(rows.ids.device), edits, measure)
+
+
+def start_blocks(
     model: CodiModel,
-    blocks: Sequence[Block],
+    rows: Rows,
+    makers: Sequence[Maker],
     *,
     max_new_tokens: int = 0,
     n_latents: int | None = None,
     gradients: bool = False,
-    remote: bool | str = False,
-) -> list[Run]:
-    """Run blocks of cells over the same questions, which are read once, in one session.
+    remote: bool | str | None = None,
+) -> Started:
+    """Run blocks of cells over the same questions, which are read once, in one session; `runs_of` reads its result.
 
-    `n_latents` stops early or goes on; a cell's decoding ends with the model's last position. With `gradients`,
-    `measure` may differentiate by what the edits made require one. Raises ValueError where even the forced tokens have
-    no room.
+    Blocks are made inside the session, so that little is sent where that is elsewhere. `n_latents` stops early or goes
+    on; a cell's decoding ends with the model's last position. With `gradients`, `measure` may differentiate by what the
+    edits made require one.
     """
     steps = model.n_latents if n_latents is None else n_latents
-    blocks = [block._replace(script=block.script.to(model.device)) for block in blocks]
-    for block in blocks:
-        bots = block.rows.bot_position.amax(1)
-        longest = positions_needed(model, int((bots + block.script.lengths).max()), 0, steps)
-        if longest > model.n_positions:
-            have = f"the model has {model.n_positions}"
-            raise ValueError(f"question, thought and answer need {longest} positions, {have}; shorten them")
-    with torch.set_grad_enabled(gradients), model.lm.session(remote=remote):
-        question = read_question(model, blocks[0].rows, blocks[0].edits.question)
-        runs = nnsight.save([think_and_answer(model, block, question, steps, max_new_tokens) for block in blocks])
-    return runs
+    body = partial(think_blocks, model, rows, tuple(makers), steps, max_new_tokens)
+    return start(model, body, gradients=gradients, remote=remote)
+
+
+def think_blocks(
+    model: CodiModel, rows: Rows, makers: Sequence[Maker], steps: int, max_new_tokens: int
+) -> list[tuple[Any, ...]]:
+    """Read the questions, and run block after block over them. Call inside a session."""
+    rows = rows.to(model.device)
+    blocks = [make(rows) for make in makers]
+    question = read_question(model, rows, blocks[0].edits.question)
+    return [plain(think_and_answer(model, block, question, steps, max_new_tokens)) for block in blocks]
+
+
+def plain(done: Run) -> tuple[Any, ...]:
+    """A run without a class of ours in it, which could not come back from where our code is not installed."""
+    forced = None if done.forced is None else tuple(done.forced)
+    return (forced, done.measured, done.tokens, done.at_steps, tuple(done.kept))
+
+
+def runs_of(plain_runs: Sequence[tuple[Any, ...]]) -> list[Run]:
+    """The runs that a session of blocks brought back."""
+    return [
+        Run(None if forced is None else Forced(*forced), measured, tokens, at_steps, Kept(*kept))
+        for forced, measured, tokens, at_steps, kept in plain_runs
+    ]
 
 
 def think_and_answer(model: CodiModel, block: Block, question: Question, steps: int, max_new_tokens: int) -> Run:
@@ -245,7 +281,7 @@ def think_and_answer(model: CodiModel, block: Block, question: Question, steps: 
 
 def record(
     model: CodiModel, questions: Sequence[str], *, edits: Sequence[Edit] = (), max_new_tokens: int = 12,
-    remote: bool | str = False,
+    remote: bool | str | None = None,
 ) -> Thought:  # fmt: skip
     """Run each question once, under the user's edits if any, and keep its thought.
 

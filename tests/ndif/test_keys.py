@@ -1,0 +1,56 @@
+"""What a client sees of API keys: four answers before a job is taken, one for each way in which a key is wrong."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.ndif.conftest import KNOWN, TRUSTED
+from tests.ndif.server import Server
+from tests.ndif.test_failures import refused
+from tests.ndif.test_server import logits, text_model
+
+
+def use(patch: pytest.MonkeyPatch, key: str | None) -> None:
+    from nnsight import CONFIG
+
+    patch.setattr(CONFIG.API, "APIKEY", key)
+
+
+@pytest.mark.parametrize("key", [TRUSTED, KNOWN])
+def test_a_known_key_is_served(server_with_keys: Server, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    use(monkeypatch, key)
+    assert logits(text_model(), remote=True).equal(logits(text_model(dispatch=True)))
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        (None, "Failed to send request: Missing or invalid API key"),
+        ("secret", "Failed to send request: Invalid API key format: 'secret'"),
+        (str(uuid.UUID(int=3)), "Failed to send request: Invalid API key.$"),
+    ],
+    ids=["missing", "malformed", "unknown"],
+)
+def test_any_other_key_is_refused(
+    server_with_keys: Server, monkeypatch: pytest.MonkeyPatch, key: str | None, answer: str
+) -> None:
+    use(monkeypatch, key)
+    with refused(answer):
+        logits(text_model(), remote=True)
+
+
+def test_the_server_tells_whose_a_key_is(server_with_keys: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnsight import ndif
+
+    use(monkeypatch, TRUSTED)
+    assert ndif.whoami() == {"email": "someone@example.org", "tags": ["trusted"]}
+    use(monkeypatch, str(uuid.UUID(int=3)))
+    assert ndif.whoami() == {"email": None, "tags": []}
+
+
+def test_which_models_are_served_is_told_without_a_key(server_with_keys: Server) -> None:
+    import nnsight
+
+    assert [model["state"] for model in nnsight.status().deployments.values()] == ["RUNNING"]

@@ -1,0 +1,183 @@
+"""A deployment of NDIF: jobs are sent there, waited for, sent again where a connection is lost; failures in sentences.
+
+A job is one session. It is waited for on a websocket of its own, so that several can be in flight from one thread, and
+what a killed server costs is the jobs in flight. The key is that of NDIF_API_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import nnsight
+import websocket
+from nnsight.intervention.backends.remote import AsyncRemoteBackend, RemoteError
+from nnsight.schema.response import ResponseModel, Status
+
+from configs.schema import Remote
+from traces.model import CodiModel
+
+LARGEST = 256 * 2**20  # bytes of a request: so many arrived, twice as many did not
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a job is sent again, doubled each time
+KEY = "NDIF_API_KEY"
+LOST = (
+    ConnectionError, TimeoutError, httpx.TransportError, websocket.WebSocketConnectionClosedException,
+    websocket.WebSocketTimeoutException, websocket.WebSocketBadStatusException,
+)  # fmt: skip
+
+
+class DeploymentError(ValueError):
+    """A deployment that cannot be reached, refuses, or fails; the message says which and what to do."""
+
+
+class Sent(AsyncRemoteBackend):
+    """A request that was sent, and the websocket on which it is heard of."""
+
+    state = "SENT"
+
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """Wait so long for news; the saved values once they are there."""
+        assert isinstance(self.connection, websocket.WebSocket)
+        self.connection.settimeout(seconds)
+        try:
+            message = self.connection.recv()
+        except websocket.WebSocketTimeoutException:
+            return None
+        response = self.parse(message)
+        return self.download_result(response.data) if self.note(response) else None
+
+    def note(self, response: ResponseModel) -> bool:
+        """Keep the state, and raise what failed there."""
+        self.state = response.status.value
+        if response.status == Status.ERROR:
+            raise RemoteError(response.description)
+        return response.status == Status.COMPLETED
+
+    def _serialize(self, tracer: Any) -> bytes:
+        blob = super()._serialize(tracer)
+        if len(blob) > LARGEST:
+            raise DeploymentError(
+                f"a job's request is {len(blob) / 2**20:.0f} MiB, and more than {LARGEST / 2**20:.0f} are not known to "
+                "arrive; use fewer pairs_per_batch, or remote.cells_per_job"
+            )
+        return blob
+
+
+class Job:
+    """A session that a deployment runs."""
+
+    def __init__(self, model: CodiModel, body: Callable[[], Any], place: Remote) -> None:
+        self.place, self.host = place, host_of(place)
+        self.send = lambda: send(model, body, self.host)
+        self.tries, self.wait, self.again = 0, FIRST_WAIT, 0.0  # `again`: when to send it, where it was lost
+        self.value: Any = None
+        self.done = False
+        self.sent: Sent | None = None
+        self.sent = self._sent()
+
+    @property
+    def state(self) -> str:
+        """RECEIVED, QUEUED, DISPATCHED, RUNNING, COMPLETED; LOST while it waits to be sent again."""
+        return "COMPLETED" if self.done else "LOST" if self.sent is None else self.sent.state
+
+    def ready(self, seconds: float = 0.1) -> bool:
+        """Whether the result is there; waits at most so long for news."""
+        if self.done:
+            return True
+        if self.sent is None:
+            time.sleep(min(seconds, max(0.0, self.again - time.monotonic())))
+            if time.monotonic() >= self.again:
+                self.sent = self._sent()
+            return False
+        try:
+            found = self.sent.hear(seconds)
+        except Exception as error:
+            self._lost(error)
+            return False
+        if found is not None:
+            self.value, self.done = found["value"], True
+            self.sent.close()
+        elif time.monotonic() > self.began + self.place.timeout:
+            self.sent.close()
+            raise DeploymentError(
+                f"{self.host}: a job is still {self.state} after {self.place.timeout:g} seconds; try later, or raise "
+                "remote.timeout"
+            )
+        return self.done
+
+    def result(self) -> Any:
+        """What the session's body returned; waits for it."""
+        while not self.ready(1.0):
+            pass
+        return self.value
+
+    def _sent(self) -> Sent | None:
+        """Send it; None where that could not be, and it is to be tried again."""
+        self.began = time.monotonic()
+        try:
+            return self.send()
+        except Exception as error:
+            self._lost(error)
+            return None
+
+    def _lost(self, error: Exception) -> None:
+        """Try again later what a lost connection cost; raise, in a sentence, what another try would not mend."""
+        if self.sent is not None:
+            self.sent.close()
+            self.sent = None
+        cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+        if not isinstance(cause, LOST) or self.tries >= self.place.retries:
+            raise told(error, self.host) from error
+        self.tries += 1
+        self.again = time.monotonic() + self.wait
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
+
+
+def send(model: CodiModel, body: Callable[[], Any], host: str) -> Sent:
+    """Send a session and come back at once."""
+    lm = model.lm
+    sent = Sent(lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=lm._remoteable_get_env())
+    with lm.session(backend=sent):
+        value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
+    return sent
+
+
+def host_of(place: Remote) -> str:
+    """The deployment's address; nnsight's own, the public one, where none is given."""
+    return (place.host or nnsight.CONFIG.API.HOST).rstrip("/")
+
+
+def told(error: Exception, host: str) -> Exception:
+    """What a failure is, in a sentence."""
+    cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+    text = str(error).removeprefix("Failed to send request: ").strip()
+    if isinstance(error, DeploymentError):
+        return error
+    if isinstance(cause, ConnectionRefusedError) or "onnection refused" in text:
+        return DeploymentError(f"{host}: the connection is refused; is a deployment running there?")
+    if isinstance(cause, websocket.WebSocketAddressException) or "ame or service not known" in text:
+        return DeploymentError(f"{host}: this address is not known; look at remote.host")
+    if "API key" in text:
+        return DeploymentError(f"{host}: {text.split(':')[0].rstrip('.')}; set {KEY} to a key of this deployment")
+    if "deploy this model" in text:
+        return DeploymentError(
+            f"{host}: does not serve the base: {last_line(text)}; name one that it can load in remote.base"
+        )
+    if "adapter_config.json" in text:
+        return DeploymentError(f"{host}: {last_line(text)}; name an adapter that it can load in remote.adapter")
+    if "out of memory" in text:
+        return MemoryError(f"{host}: memory ran out there: {last_line(text)}")
+    if isinstance(cause, LOST):
+        return DeploymentError(
+            f"{host}: the connection was lost ({last_line(text) or type(cause).__name__}); run it again, it goes on"
+        )
+    return DeploymentError(f"{host}: the job failed there: {last_line(text) or type(error).__name__}")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: of a traceback, the error itself."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500].rstrip(".") if lines else ""
