@@ -19,11 +19,10 @@ from patching.contrast import split_usable
 from patching.pairs import Pair, Side, load_pairs
 from patching.sources import Donor, draw_unrelated
 
-PAIRS, TOKENS, FORCED = (
-    66,
-    70,
-    5,
-)  # of stand-ins: the original experiment's pairs, as long as GSM8K's, "The answer is: "
+# Stand-ins: as many pairs as the original experiment's, of a word problem's length, "The answer is:" and a blank.
+PAIRS, TOKENS, FORCED = 66, 70, 5
+MOST = 10_000  # of what makes cells or pairs
+NOBODY = Pair(0, "", Side("", 0.0), Side("", 1.0))
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ def at_hand(config: RunConfig, pairs: int | None = None, tokens: int | None = No
 
     Raises ValueError for a shape that is unknown, or cannot be guessed.
     """
+    for key in ("draws", "beyond", "matches", "fresh"):
+        if (value := getattr(config, key)) > MOST:
+            raise ValueError(f"'{key}' is {value}, and more than {MOST} are not planned")
     said: list[str] = []
     model, named, files = known_model(config, shape, said)
     asked = pairs is not None or tokens is not None
@@ -69,7 +71,7 @@ def at_hand(config: RunConfig, pairs: int | None = None, tokens: int | None = No
     filtered(config, said)
     everyone = [stand_in(rank, length) for rank in range(count)]
     ready = everyone[: config.pairs.limit]
-    donors = [tuple(Donor("", "", 0.0) for _ in range(config.draws)) for _ in ready]
+    donors = [(Donor("", "", 0.0),) * config.draws] * len(ready)
     return AtHand(model, named, ready, donors, everyone, None, said)
 
 
@@ -141,13 +143,13 @@ def base_files(base: str, card: Any, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     from traces.model import refusing
+    from traces.sizes import check_base
 
     pinned: dict[str, Any] = {"revision": card.revision} if card.revision else {}
     with refusing(f"{folder}: its base", base):
-        return (
-            AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned),
-            AutoTokenizer.from_pretrained(base, trust_remote_code=False, **pinned),
-        )
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned)
+        check_base(base, config, card.revision)
+        return config, AutoTokenizer.from_pretrained(base, trust_remote_code=False, **pinned)
 
 
 def read_pairs(config: RunConfig, model: Anatomy, named: str, files: Files, said: list[str]) -> AtHand:
@@ -165,5 +167,4 @@ def read_pairs(config: RunConfig, model: Anatomy, named: str, files: Files, said
 
 def stand_in(rank: int, tokens: int, forced: int = FORCED, answer: Sequence[int] = (0, 0)) -> Prepared:
     """A pair of which only the lengths are meant."""
-    pair = Pair(rank, str(rank), Side("", 0.0), Side("", 1.0))
-    return Prepared(rank, pair, tokens, (0,) * forced, (tuple(answer), tuple(answer)))
+    return Prepared(rank, NOBODY, tokens, (0,) * forced, (tuple(answer), tuple(answer)))

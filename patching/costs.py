@@ -13,10 +13,11 @@ from typing import NamedTuple
 from patching.anatomy import Anatomy
 from patching.layout import Block, Layout, Reads
 
-# Bytes of a request beside its tensors, fitted to nnsight 0.8.1's serialisation (within a tenth; tests/test_plan.py).
-OF_A_REQUEST, OF_A_LAYER, OF_A_BLOCK, OF_A_CELL, OF_A_PLACE = 5_000, 18_000, 8_600, 100, 700
+# Bytes of a request beside its tensors, fitted to nnsight 0.8.1's serialisation (within a tenth; tests/test_plan.py):
+# our own source, the tree of modules, cells, and pairs with their texts.
+OF_A_REQUEST, OF_A_LAYER, OF_A_CELL, OF_A_PAIR, OF_A_TOKEN = 185_000, 18_000, 55, 500, 10
 OF_A_RESULT, OF_A_TENSOR = 1_000, 250  # of what comes back, beside its numbers
-WORKED, FAILED, INLINE = 256_000_000, 520_000_000, 8 * 2**20  # bytes measured on ndif 0.1.2: requests, a result inline
+LARGEST, FAILED, INLINE = 256 * 2**20, 520_000_000, 8 * 2**20  # bytes measured on ndif 0.1.2: requests, a result inline
 INTEGER, NUMBER, FLAG = 8, 4, 1  # bytes of a token or an index, a measurement, a truth value
 
 
@@ -40,7 +41,7 @@ class Products(NamedTuple):
         return Products(*(factor * value for value in self))
 
 
-class Counter:
+class Multiplications:
     """Multiplications of a model, LoRA merged into its linear layers or apart."""
 
     def __init__(self, model: Anatomy, apart: bool) -> None:
@@ -65,11 +66,8 @@ class Counter:
             attended = self.attention(thinking, entries)
             thought += thinking * (self.per_token + self.project + bool(reads.step_metrics) * self.head) + attended
             seen += attended
-        return (
-            self.answered(layout, block, reads, entries, layout.told.fed)
-            ._replace(thought=thought)
-            .plus(Products(attention=seen))
-        )
+        answered = self.answered(layout, block, reads, entries, layout.told.fed)
+        return answered.plus(Products(thought=thought, attention=seen))
 
     def single_pass(self, layout: Layout, block: Block, reads: Reads) -> Products:
         """The same of the single pass over placeholders, all of which is called answer."""
@@ -90,7 +88,7 @@ class Counter:
 
 def products_of(model: Anatomy, layout: Layout, blocks: Sequence[Block], reads: Reads, apart: bool) -> Products:
     """Floating-point operations of a batch whose blocks share one reading of the questions."""
-    counter = Counter(model, apart)
+    counter = Multiplications(model, apart)
     question, seen = counter.question(layout.asked, layout.segments)
     found = Products(question=question, attention=seen)
     for block in blocks:
@@ -105,7 +103,7 @@ def gradient_products(model: Anatomy, layout: Layout, steps: int) -> Products:
     LoRA is merged and no parameter wants a gradient, so that the backward pass has as many products as the forward one,
     and attention's twice.
     """
-    counter, both = Counter(model, apart=False), Block(0, (layout.segments,) * steps, 0)
+    counter, both = Multiplications(model, apart=False), Block(0, (layout.segments,) * steps)
     question, seen = counter.question(layout.asked, layout.segments)
     forward = counter.loop(layout, both, Reads((), (), "latent_loop", 0))
     backward = forward.thought + forward.answer + forward.attention
@@ -120,19 +118,15 @@ def forwards_of(blocks: Sequence[Block], reads: Reads) -> tuple[int, int]:
 
 
 def bytes_sent(model: Anatomy, layout: Layout, blocks: Sequence[Block], mean_kinds: Sequence[str]) -> int:
-    """What a request holds, uncompressed: projection, BoT and EoT, tokens, what each cell sees, means, and the rest.
+    """What a request holds, uncompressed: projection, BoT and EoT, tokens, means, pairs and cells, and our source.
 
-    Masks and noise are made where the model runs, and nothing of the base or of LoRA is sent.
+    Masks, noise and what each cell sees are made where the model runs; nothing of the base or of LoRA is sent.
     """
     d, each = model.d_model, model.bytes_each
     held = (model.project_numbers + 2 * d) * each
     held += sum((1 if kind == "latent" else model.n_layers) * model.n_latents * d * each for kind in mean_kinds)
-    held += layout.rows * layout.asked * (INTEGER + FLAG)
-    for block in blocks:
-        runs, steps = layout.segments + block.cells, len(block.begun)
-        held += INTEGER * runs * (sum(2 + step for step in range(steps)) + 2 + steps)  # what each cell sees
-        held += OF_A_BLOCK + OF_A_CELL * block.cells + OF_A_PLACE * block.places
-    return held + OF_A_REQUEST + OF_A_LAYER * model.n_layers
+    held += layout.rows * (layout.asked * (INTEGER + FLAG) + OF_A_PAIR + OF_A_TOKEN * layout.width)
+    return held + OF_A_REQUEST + OF_A_LAYER * model.n_layers + OF_A_CELL * sum(block.cells for block in blocks)
 
 
 def bytes_returned(layout: Layout, blocks: Sequence[Block], reads: Reads) -> int:

@@ -58,9 +58,10 @@ def batches(
         return len(prepared.forced), prepared.shared
 
     paired = sorted(zip(ready, donors, strict=True), key=lambda item: (forced(item[0]), item[0].tokens, item[0].rank))
-    while paired:
-        same = [item for item in paired[:size] if forced(item[0]) == forced(paired[0][0])]
-        paired = paired[len(same) :]
+    start = 0
+    while start < len(paired):
+        same = [item for item in paired[start : start + size] if forced(item[0]) == forced(paired[start][0])]
+        start += len(same)
         yield [item[0] for item in same], [item[1] for item in same]
 
 

@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 from patching.cells import Cell, Prepared
 from patching.readings import ANSWER_METRICS, WHOLE_ANSWER
-from patching.sites import CUTS, Sized, first_step
+from patching.sites import Sized, first_step
 
 
 class Block(NamedTuple):
-    """Cells that run together beside the unpatched runs: how many think at each step, and places written inside."""
+    """Cells that run together beside the unpatched runs, and how many think at each latent step, those among them."""
 
     cells: int
-    begun: tuple[int, ...]  # at each latent step, unpatched runs among them
-    places: int  # of kind, layer, step and head
+    begun: tuple[int, ...]
 
 
 class Reads(NamedTuple):
@@ -75,13 +74,7 @@ class Layout(NamedTuple):
 def block_of(model: Sized, cells: Sequence[Cell], unpatched: int, steps: int) -> Block:
     """How a block of cells runs through so many steps."""
     firsts = sorted(first_step(model, cell.site, cell.cuts) for cell in cells)
-    written = {
-        (cell.site.kind, 0 if cell.site.kind == "latent" else layer, step, cell.site.head)
-        for cell in cells
-        if cell.site.kind not in CUTS and not (cell.site.kind == "kv" and cell.site.layer is None)
-        for layer, step in cell.site.places(model)
-    }
-    return Block(len(cells), tuple(unpatched + bisect_right(firsts, step) for step in range(steps)), len(written))
+    return Block(len(cells), tuple(unpatched + bisect_right(firsts, step) for step in range(steps)))
 
 
 def layout_of(batch: Sequence[Prepared], segments: int, reads: Reads, opening: int) -> Layout:

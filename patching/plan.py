@@ -6,7 +6,9 @@ which pairs pass the filter `both_correct`, and when decoding ends.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 from configs.schema import RunConfig
@@ -14,7 +16,7 @@ from patching.anatomy import Anatomy
 from patching.at_hand import AtHand, stand_in
 from patching.budget import Sizes, choose
 from patching.cells import Cell, Prepared, check_cells, check_single_pass, grid, readable
-from patching.costs import Products, bytes_returned, bytes_sent, forwards_of, gradient_products, products_of
+from patching.costs import NUMBER, Products, bytes_returned, bytes_sent, forwards_of, gradient_products, products_of
 from patching.division import batches, blocks_of, draws_of, steps_of, work_of
 from patching.layout import Block, Reads, block_of, layout_of
 from patching.recipes import RECIPES, check_slices, estimated_at_once, most_matches
@@ -22,6 +24,16 @@ from patching.sites import Site, first_step, single_places
 from patching.sources import RUNS, Donor, Value, other
 
 INTERMEDIATES, CORNERS = 3, 4  # of stand-in questions: chains of four steps; matched donors' 2×2
+
+
+class Bytes(NamedTuple):
+    """Of requests or results: the largest, and all."""
+
+    largest: int = 0
+    all: int = 0
+
+    def plus(self, size: int, count: int) -> Bytes:
+        return Bytes(max(self.largest, size), self.all + count * size)
 
 
 class Planned(NamedTuple):
@@ -38,10 +50,8 @@ class Planned(NamedTuple):
     products: Products
     rows: int  # of the table
     jobs: int  # on NDIF
-    largest_request: int  # bytes
-    sent: int  # bytes, all jobs
-    largest_result: int
-    returned: int
+    sent: Bytes
+    returned: Bytes
 
 
 class Candidates(NamedTuple):
@@ -87,20 +97,21 @@ class Counting(NamedTuple):
         means = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
         divided = list(batches(ready, donors, sizes.pairs_per_batch))
         mine = divided[self.part[0] - 1 :: self.part[1]]
-        products, forwards, decoding, rows, requests, results = Products(), 0, 0, 0, [0], [0]
-        for batch, drawn in mine:
-            layout = layout_of(batch, unpatched, reads, model.opening)
-            rows += rows_of(model, cells, drawn, reads)
-            for blocks in jobs:
-                products = products.plus(products_of(model, layout, blocks, reads, self.lora_apart))
-                once, more = forwards_of(blocks, reads)
-                forwards, decoding = forwards + once, decoding + more
-                requests.append(bytes_sent(model, layout, blocks, means))
-                results.append(bytes_returned(layout, blocks, reads))
-        name = protocol if found is None else "matched donors"
-        sizes_and_all = len(ready), len(cells), len(mine), len(divided), sizes
-        sent = max(requests), sum(requests), max(results), sum(results)
-        return Planned(name, *sizes_and_all, forwards, decoding, products, rows, len(mine) * len(jobs), *sent)
+        alike = Counter(layout_of(batch, unpatched, reads, model.opening) for batch, _ in mine)
+        found_donors = Counter(len(drawn) for _, of_batch in mine for drawn in of_batch)
+        rows = sum(count * rows_of(model, cells, had, reads) for had, count in found_donors.items())
+        products, forwards, decoding = Products(), 0, 0
+        sent, returned = Bytes(), Bytes()
+        for (layout, count), blocks in product(alike.items(), jobs):
+            products = products.plus(products_of(model, layout, blocks, reads, self.lora_apart).times(count))
+            once, more = forwards_of(blocks, reads)
+            forwards, decoding = forwards + count * once, decoding + count * more
+            sent = sent.plus(bytes_sent(model, layout, blocks, means), count)
+            returned = returned.plus(bytes_returned(layout, blocks, reads), count)
+        return Planned(
+            protocol if found is None else "matched donors", len(ready), len(cells), len(mine), len(divided), sizes,
+            forwards, decoding, products, rows, len(mine) * len(jobs), sent, returned,
+        )  # fmt: skip
 
     def jobs(self, cells: Sequence[Cell], sizes: Sizes, unpatched: int) -> list[list[Block]]:
         """The jobs of a batch, each the blocks of cells that it runs; locally the whole batch is one."""
@@ -138,14 +149,14 @@ class Counting(NamedTuple):
         model, config, known = self.model, self.config, self.known
         cells = grid(single_places(model, config.kinds), [other], config.directions)
         divided = list(batches(known.ready, [()] * len(known.ready), estimated_at_once(config)))
-        reads, both, products = Reads((), (), "latent_loop", 0), Block(0, (2,) * model.n_latents, 0), Products()
-        sent = returned = 0
+        reads, both, products = Reads((), (), "latent_loop", 0), Block(0, (2,) * model.n_latents), Products()
+        sent, returned = Bytes(), Bytes()
         for batch, _ in divided:
             layout = layout_of(batch, 2, reads, model.opening)
             layout = layout._replace(told=layout.told._replace(read=2))
             products = products.plus(gradient_products(model, layout, model.n_latents))
-            sent = max(sent, bytes_sent(model, layout, [both], ()))
-            returned = max(returned, 4 * len(batch) * (2 * len(cells) + 2))
+            sent = sent.plus(bytes_sent(model, layout, [both], ()), 1)
+            returned = returned.plus(NUMBER * len(batch) * (2 * len(cells) + 2), 1)
         self.said.append(
             "gradients need the graph of a whole thought, whose memory is not estimated; see pairs_per_batch"
         )
@@ -153,7 +164,7 @@ class Counting(NamedTuple):
         count, forwards, rows = len(divided), len(divided) * (2 + model.n_latents), len(known.ready) * len(cells)
         return Planned(
             "gradients", len(known.ready), len(cells), count, count, sizes, forwards, 0, products, rows, count, sent,
-            sent * count, returned, returned * count,
+            returned,
         )  # fmt: skip
 
     def largest(self, estimates: Planned) -> list[Site]:
@@ -192,7 +203,7 @@ def plan_run(config: RunConfig, known: AtHand, part: tuple[int, int] | None = No
     """Count the sweeps of a config's experiment, or of one slice (i, n) of it."""
     check_slices(config, part)
     said = [*known.said]
-    counting = Counting(known, config, part or (1, 1), not config.merge, said)
+    counting = Counting(known, config, part or (1, 1), not config.merge or elsewhere(config), said)
     sweeps = RECIPES[config.experiment](counting)
     if config.reinitialised:
         blank = counting._replace(lora_apart=True, said=[])
@@ -200,14 +211,17 @@ def plan_run(config: RunConfig, known: AtHand, part: tuple[int, int] | None = No
     return Plan(config, known, part or (1, 1), sweeps, said)
 
 
-def rows_of(model: Anatomy, cells: Sequence[Cell], donors: Sequence[Sequence[Donor]], reads: Reads) -> int:
-    """Rows of the table that a batch gives; cells of an unrelated donor that a pair has not give none."""
-    rows = 0
-    for drawn in donors:
-        had = [cell.donor != "unrelated" or isinstance(cell.source, Value) or cell.draw < len(drawn) for cell in cells]
-        rows += len(reads.metrics) * sum(had)
-        for step in range(model.n_latents if reads.step_metrics else 0):
-            rows += len(reads.step_metrics) * sum(had[i] for i in readable(model, cells, step))
+def elsewhere(config: RunConfig) -> bool:
+    """Whether a deployment runs the model, with LoRA apart: its base is everybody's."""
+    return config.remote is not None and config.remote.host != "local"
+
+
+def rows_of(model: Anatomy, cells: Sequence[Cell], donors: int, reads: Reads) -> int:
+    """Rows of the table that a pair gives; cells of an unrelated donor that it has not give none."""
+    had = [cell.donor != "unrelated" or isinstance(cell.source, Value) or cell.draw < donors for cell in cells]
+    rows = len(reads.metrics) * sum(had)
+    for step in range(model.n_latents if reads.step_metrics else 0):
+        rows += len(reads.step_metrics) * sum(had[i] for i in readable(model, cells, step))
     return rows
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from patching.budget import GIB
-from patching.costs import FAILED, INLINE, WORKED
-from patching.plan import Plan, Planned
+from patching.costs import FAILED, INLINE, LARGEST
+from patching.plan import Plan, Planned, elsewhere
 
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -56,11 +56,9 @@ def product_rows(plan: Plan) -> list[list[str]]:
 def memory_rows(plan: Plan) -> list[list[str]]:
     """Bytes of weights, of a forward and of the table."""
     model, allowed = plan.known.model, plan.config.memory
+    weights, base = plan.weight_bytes / GIB, f"{model.base_numbers:,} parameters in the base"
     return [
-        [
-            "weights",
-            f"{plan.weight_bytes / GIB:.3g} GiB ({model.base_numbers:,} parameters in the base, {model.dtype})",
-        ],
+        ["weights", f"{weights:.3g} GiB ({base}, {model.dtype})"],
         ["beside them", f"{plan.peak_gib:g} GiB by an estimate, {allowed:g} allowed (memory)"],
         ["rows of the table", f"{sum(sweep.rows for sweep in plan.sweeps):,}"],
     ]
@@ -69,8 +67,8 @@ def memory_rows(plan: Plan) -> list[list[str]]:
 def remote_rows(plan: Plan) -> list[list[str]]:
     """What NDIF would be sent and would send back."""
     sweeps = plan.sweeps
-    request, result = max(s.largest_request for s in sweeps), max(s.largest_result for s in sweeps)
-    sent, returned = sum(s.sent for s in sweeps), sum(s.returned for s in sweeps)
+    request, result = max(s.sent.largest for s in sweeps), max(s.returned.largest for s in sweeps)
+    sent, returned = sum(s.sent.all for s in sweeps), sum(s.returned.all for s in sweeps)
     return [
         ["jobs on NDIF", f"{sum(s.jobs for s in sweeps):,}"],
         ["· sent a job", f"{size(request)} at most, {size(sent)} in all; {judged_request(request)}"],
@@ -79,12 +77,8 @@ def remote_rows(plan: Plan) -> list[list[str]]:
 
 
 def judged_request(count: int) -> str:
-    """A request beside the measured limits."""
-    if count <= WORKED:
-        return f"requests of {size(WORKED)} worked"
-    if count < FAILED:
-        return f"more than the {size(WORKED)} that worked, less than the {size(FAILED)} that failed"
-    return f"too large: {size(FAILED)} failed"
+    """A request beside the largest that is known to arrive; a larger one is not sent."""
+    return "up to 256 MiB are sent" if count <= LARGEST else "not sent, unless compression brings it below 256 MiB"
 
 
 def judged_result(count: int) -> str:
@@ -109,7 +103,8 @@ def seconds(count: int, tflops: float) -> float:
 def assumptions(plan: Plan) -> list[str]:
     """Everything that was assumed, a sentence each."""
     config, model = plan.config, plan.known.model
-    whose = "LoRA is merged, unless that changes too much" if config.merge else "LoRA is apart"
+    apart = not config.merge or elsewhere(config)
+    whose = "LoRA is apart" if apart else "LoRA is merged, unless that changes too much"
     said = [
         *plan.said,
         f"a FLOP is an addition or a multiplication of a matrix product, those of padding and masks too; {whose}",
@@ -125,11 +120,10 @@ def assumptions(plan: Plan) -> list[str]:
     held = size(model.project_numbers * model.bytes_each)
     return [
         *said,
-        f"on NDIF {jobs}; it holds the projection ({held}), BoT and EoT, tokens, what each cell sees, and means where "
-        "they are written; base, LoRA, masks and noise are the server's",
-        "bytes are those before compression, without this package's source, which a server may lack; measured on ndif "
-        f"0.1.2 over loopback, requests of {size(WORKED)} worked and of {size(FAILED)} failed, and results up to 8 MiB "
-        "travel inline",
+        f"on NDIF {jobs}; it holds the projection ({held}), BoT and EoT, tokens, pairs, cells, means where they are "
+        "written, and this package's source; base, LoRA, masks and noise are the server's",
+        "bytes are those before compression; measured on ndif 0.1.2 over loopback, requests of 256 MB worked and of "
+        f"{size(FAILED)} failed, and results up to 8 MiB travel inline",
     ]
 
 
@@ -140,7 +134,14 @@ def as_record(plan: Plan, tflops: float | None) -> dict[str, Any]:
         return {**products._asdict(), "total": products.total}
 
     sweeps = [
-        {**sweep._asdict(), "sizes": sweep.sizes._asdict(), "products": total(sweep.products)} for sweep in plan.sweeps
+        {
+            **sweep._asdict(),
+            "sizes": sweep.sizes._asdict(),
+            "products": total(sweep.products),
+            "sent": sweep.sent._asdict(),
+            "returned": sweep.returned._asdict(),
+        }
+        for sweep in plan.sweeps
     ]
     return {
         "name": plan.config.name,

@@ -3,6 +3,7 @@
 import doctest
 import io
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from analysis.table import read_table
 from codi import app
 from configs import RunConfig
 from configs.shapes import SIZES, known_shapes, read_shape
+from patching import costs
 from patching.anatomy import anatomy_of, differences
 from patching.at_hand import at_hand
 from patching.experiment import run_experiment
@@ -32,7 +34,7 @@ from patching.plan import plan_run
 from patching.recipes import RECIPES, job, run_recipe
 from patching.selection import select
 from tests.conftest import write_random_checkpoint
-from traces import load_codi
+from traces import deployment, load_codi
 from traces.merge import merge_lora
 
 ROOT = Path(__file__).parents[1]
@@ -233,7 +235,7 @@ def test_gradients_take_at_most_what_is_planned(folder, pairs_file):
 )
 def test_requests_and_results_are_as_large_as_planned(others, shipped, monkeypatch):
     settings, sent, returned = config(**others), [], []
-    serialize, run_blocks = RequestModel.serialize.__func__, patching.batch.run_blocks
+    serialize, start_blocks = RequestModel.serialize.__func__, patching.batch.start_blocks
 
     def measured(cls, tracer, compress=False):
         blob = serialize(cls, tracer, compress)
@@ -241,25 +243,28 @@ def test_requests_and_results_are_as_large_as_planned(others, shipped, monkeypat
         return blob
 
     def remotely(*args, **kwargs):
-        runs = run_blocks(*args, **{**kwargs, "remote": "local"})
-        buffer = io.BytesIO()
-        torch.save([run._asdict() for run in runs], buffer)
+        started, buffer = start_blocks(*args, **{**kwargs, "remote": "local"}), io.BytesIO()
+        torch.save(started.result(), buffer)
         returned.append(buffer.tell())
-        return runs
+        return started
 
     monkeypatch.setattr(RequestModel, "serialize", classmethod(measured))
-    monkeypatch.setattr(patching.batch, "run_blocks", remotely)
+    monkeypatch.setattr(patching.batch, "start_blocks", remotely)
     run_recipe(job(shipped, select(shipped, load_pairs(PAIRS), settings), settings))
     (plan,) = planned(settings).sweeps
     assert plan.jobs == len(sent)
-    assert plan.sent == pytest.approx(sum(sent), rel=0.1)
-    assert plan.returned == pytest.approx(sum(returned), rel=0.1)
+    assert plan.sent.all == pytest.approx(sum(sent), rel=0.1)
+    assert plan.returned.all == pytest.approx(sum(returned), rel=0.1)
+
+
+def test_the_largest_request_is_what_is_sent_at_most():
+    assert costs.LARGEST == deployment.LARGEST
 
 
 def test_slices_add_up_to_the_run():
     settings = config(limit=None, pairs_per_batch=7)
     whole, parts = planned(settings), [planned(settings, (i, 3)) for i in (1, 2, 3)]
-    for number in ("batches", "forwards", "rows", "jobs", "sent"):
+    for number in ("batches", "forwards", "rows", "jobs"):
         assert sum(getattr(part.sweeps[0], number) for part in parts) == getattr(whole.sweeps[0], number)
     assert sum(part.products.total for part in parts) == whole.products.total
 
@@ -267,8 +272,13 @@ def test_slices_add_up_to_the_run():
 def test_fewer_cells_a_job_make_more_jobs_and_smaller_requests():
     whole, divided = (planned(config(sites=("sitewise",), remote=remote)) for remote in (None, {"cells_per_job": 10}))
     assert divided.sweeps[0].jobs == -(-whole.sweeps[0].cells_per_pair // 10) * whole.sweeps[0].jobs
-    assert divided.sweeps[0].largest_request < whole.sweeps[0].largest_request
+    assert divided.sweeps[0].sent.largest < whole.sweeps[0].sent.largest
     assert divided.products.question > whole.products.question
+
+
+def test_lora_is_apart_on_a_deployment():
+    merged, apart, remote = (planned(config(**others)) for others in ({}, {"merge": False}, {"remote": {}}))
+    assert merged.products.total < apart.products.total == remote.products.total
 
 
 def test_a_run_is_planned_where_neither_weights_nor_pairs_are(tmp_path):
@@ -292,6 +302,18 @@ def test_a_run_is_planned_where_neither_weights_nor_pairs_are(tmp_path):
         assert "70 tokens" in text
 
 
+def test_a_base_that_is_not_at_hand_is_stood_in_for_by_its_shape(folder, tmp_path, codi):
+    shutil.copytree(folder, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("base"))
+    card = json.loads((folder / "codi.json").read_text())
+    (tmp_path / "checkpoint/codi.json").write_text(json.dumps({**card, "base": "gpt2"}))
+    done = codi(ROOT / "configs/tiny.toml", "--checkpoint", "checkpoint")
+    assert "base gpt2 is not at hand: the shape gpt2, which names it, stands in" in done.stdout
+    assert "66 pairs of arithmetic_pairs.json are a contrast as texts; no tokenizer has read them" in done.stdout
+    (tmp_path / "checkpoint/codi.json").write_text(json.dumps({**card, "base": "base"}))
+    done = codi(ROOT / "configs/tiny.toml", "--checkpoint", "checkpoint")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
 def test_a_plan_in_json_says_everything_and_takes_a_rate(codi):
     large = (ROOT / "configs/gsm8k_llama1b.toml", "--shape", "llama-3.3-70b")
     done = codi(*large, "--pairs", 1000, "--json", "--tflops", 2)
@@ -301,7 +323,7 @@ def test_a_plan_in_json_says_everything_and_takes_a_rate(codi):
     assert found["seconds_at_most"] == found["products"]["total"] / 2e12
     assert any("no CODI checkpoint over it is published" in sentence for sentence in found["assumptions"])
     spoken = codi(*large).stdout
-    assert "more than the 256 MB that worked" in spoken
+    assert "not sent, unless compression brings it below 256 MiB" in spoken
     assert "seconds" not in spoken
 
 
