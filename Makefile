@@ -44,7 +44,7 @@ ndif: $(INSTALLED)
 		echo "found no redis-server, and could not install it: the tests against a server will be skipped" >&2
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends postgresql >/dev/null; } || \
 		echo "found no PostgreSQL, and could not install it: the tests of API keys will be skipped" >&2
-	@$(MAKE) --no-print-directory $(NDIF_INSTALLED) || \
+	@$(MAKE) -s --no-print-directory $(NDIF_INSTALLED) || \
 		echo "could not install ndif: the tests against a server will be skipped" >&2
 
 # The server sees .venv's packages behind its own, so that both sides of a remote run have the same torch and nnsight.

@@ -91,12 +91,20 @@ pairs_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check a file of clean/corrupted pairs, or make one."
 )
 app.add_typer(pairs_app, name="pairs")
+remote_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None,
+    help="A deployment of NDIF: check it, or submit a run's jobs and collect them later. Its key is NDIF_API_KEY's.",
+)  # fmt: skip
+app.add_typer(remote_app, name="remote")
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; configs/README.md lists every key.")]
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A CODI checkpoint folder, with codi.json.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write, instead of the config's `out`.")]
+OnNdif = Annotated[
+    bool, typer.Option("--remote", help="On a deployment of NDIF: the config's, else NDIF_HOST's, else the public one.")
+]
 
 
 @app.command()
@@ -108,6 +116,7 @@ def run(
     limit: Annotated[int | None, typer.Option(help="Patch only the first so many usable pairs.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    remote: OnNdif = False,
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
     shard: Annotated[
@@ -122,7 +131,9 @@ def run(
     from configs import RunConfig, load_config
 
     paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs__file": here(pairs)}
-    settings = load_config(config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype)
+    settings = load_config(
+        config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
+    )
     part = None if shard is None else slice_of(shard)
     from analysis import write_report
     from patching.experiment import InvariantError, run_experiment
@@ -267,6 +278,7 @@ def check(
     pairs: Annotated[Path, typer.Option(help="Pairs to check with.", show_default="the shipped ones")] = SHIPPED_PAIRS,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    remote: OnNdif = False,
 ) -> None:
     """Check a model: what must hold, and what it turns out to be.
 
@@ -280,12 +292,79 @@ def check(
     from patching.checks import check_checkpoint
     from traces import load_codi
 
-    checks = [item._asdict() for item in check_checkpoint(load_codi(checkpoint, device, dtype), usable)]
+    checks = [item._asdict() for item in check_checkpoint(load_codi(checkpoint, device, dtype, remote), usable)]
     for _, reason in excluded:
         typer.echo(f"excluded: {reason}")
     typer.echo(aligned([mark(item), item["name"], item["sentence"]] for item in checks))
     if failed := [item["name"] for item in checks if mark(item) == "FAILED"]:
         stop(f"{', '.join(failed)}: must hold in every model, so no number from this one can be trusted", FAILED)
+
+
+@remote_app.command("check")
+def check_remote(config: Config) -> None:
+    """Ask whether the config's deployment would run it as it would run here: a job or two, before the sweep.
+
+    The exit code is 1 where something fails that must hold: the adapter is not applied there, weights are others, a
+    run patched with itself changes.
+    """
+    from configs import RunConfig, load_config
+
+    settings = load_config(config, RunConfig, remote=True)
+    assert settings.remote is not None
+    if settings.remote.host == "local":
+        raise ValueError(f'{config}: remote is "local", which is this machine; name a deployment\'s host')
+    from analysis.conclusions import mark
+    from patching.contrast import split_usable
+    from patching.pairs import load_pairs
+    from patching.preflight import preflight
+
+    usable, _ = split_usable(load_pairs(settings.pairs.file))
+    failed = []
+    for check in preflight(settings.checkpoint, settings.remote, usable, settings.dtype):
+        item = check._asdict()
+        typer.echo(f"{mark(item):<7} {item['name']:<11} {printable(item['sentence'])}")
+        failed += [item["name"]] if mark(item) == "FAILED" else []
+    if failed:
+        stop(f"{', '.join(failed)}: so no number from there can be trusted", FAILED)
+
+
+@remote_app.command("submit")
+def submit_remote(config: Config, out: Out = None) -> None:
+    """Submit a run's jobs and come back; `codi remote collect` fetches what is there.
+
+    The checks before the sweep are waited for. Once more, it submits what failed or was lost.
+    """
+    later(config, out, "submit")
+
+
+@remote_app.command("collect")
+def collect_remote(config: Config, out: Out = None) -> None:
+    """Fetch the jobs of a submitted run that are finished; when all are, the run is too, and is reported."""
+    later(config, out, "collect")
+
+
+def later(config: Path, out: Path | None, what: Any) -> None:
+    """Submit or collect a run's jobs, and report on the run once it is finished."""
+    from configs import RunConfig, load_config
+
+    settings = load_config(config, RunConfig, out=here(out), remote=True)
+    if settings.remote is None or settings.remote.host == "local":
+        raise ValueError(f"{config}: remote is not a deployment; set remote = true, or the table [remote]")
+    from analysis import write_report
+    from patching.experiment import InvariantError, run_experiment
+    from traces.ledger import NotYet
+
+    folder = settings.out or Path("runs", settings.name)
+    if what == "collect" and not (folder / "jobs.json").is_file():
+        raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {from_here(config)}")
+    try:
+        run_experiment(settings, folder, later=what)
+    except InvariantError as error:
+        stop(str(error), FAILED)
+    except NotYet as state:
+        typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
+        return
+    print_conclusions(folder, write_report(folder, progress=pair_bar))
 
 
 @pairs_app.command("check")
@@ -408,6 +487,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSONL.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    remote: OnNdif = False,
 ) -> None:
     """Measure greedy accuracy, with the whole thought and with 0, 1, … of its steps.
 
@@ -422,7 +502,7 @@ def evaluate(
     from traces import load_codi
     from traces.evaluate import score
 
-    model = load_codi(checkpoint, device, dtype)
+    model = load_codi(checkpoint, device, dtype, remote)
     chosen = [*range(model.n_latents + 1)] if steps is None else sorted(set(steps))
     rows: list[list[str]] = []
     scored: list[Any] = []
@@ -521,6 +601,7 @@ def lens(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    remote: OnNdif = False,
 ) -> None:
     """Read what each latent says (logit lens) and what it attends to; find known numbers, beside the chance level.
 
@@ -543,7 +624,7 @@ def lens(
     from traces import load_codi
 
     folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
-    model = load_codi(checkpoint, device, dtype)
+    model = load_codi(checkpoint, device, dtype, remote)
     tables = lens_tables(model, worked, top=top, batch_size=batch, seed=seed, progress=True)
     save_lens(tables, folder, described_lens(model, data or pairs, worked, top, seed))
     print_lens(folder, write_lens_report(folder, question))
@@ -603,15 +684,16 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
     device: Device = "auto",
     dtype: Dtype = "auto",
+    remote: OnNdif = False,
 ) -> None:
     """Answer a question, and show each latent step's nearest tokens."""
     if not question.strip():
         raise ValueError("the question is empty; put one in quotes")
     from patching.pairs import format_number
     from traces import load_codi
-    from traces.thought import ask
+    from traces.lens import ask
 
-    asked = ask(load_codi(checkpoint, device, dtype), question)
+    asked = ask(load_codi(checkpoint, device, dtype, remote), question)
     number = "none" if isnan(asked.answer) else format_number(asked.answer)
     typer.echo(f"answer  {number}  (the model said: {asked.answer_text.strip()!r})\n")
     typer.echo(

@@ -21,6 +21,7 @@ REPLACED = {
 }
 NAMES = {"step_mean": "mean of the step", "noise": "noise as long", "moments": "noise, same moments",
          "unrelated": "unrelated run (resampled)"}  # fmt: skip
+PANEL = 260  # pixels, so that two stand side by side on a printed page
 OWN_KEY = {"denoising": "answer_is_corrupted", "noising": "answer_is_clean"}  # the host's
 KEYS = ["protocol", "site", "by", "place", "source"]
 REPLACED_WHERE = {"step": "latent step replaced, all layers", "layer": "layer replaced, all steps"}
@@ -82,7 +83,7 @@ def ablation_curve(ablated: pd.DataFrame, flipped: pd.DataFrame | None = None) -
         heading(
             f"{title} with one step, or one layer, of the thought replaced",
             *lines,
-            width=WIDTH * len(rows[0]),
+            width=max((PANEL + 50) * len(rows[0]), WIDTH),
         ),
     )
 
@@ -116,7 +117,7 @@ def _panels(shares: pd.DataFrame, axis: str, written: dict[str, str]) -> list[An
         base = alt.Chart(panel).encode(x=x, xOffset=alt.XOffset("written:N", sort=list(written)), color=colour)
         points = base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tips)
         whiskers = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-        panels.append((whiskers + points).properties(width=WIDTH, height=200, title=NOUNS[str(site)]))
+        panels.append((whiskers + points).properties(width=PANEL, height=170, title=NOUNS[str(site)]))
     return panels
 
 

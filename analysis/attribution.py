@@ -36,12 +36,12 @@ class Agreement(NamedTuple):
     bar: float  # median |exact effect| of the top; NaN where the first rank is not verified, and nothing is missed
 
     def __str__(self) -> str:
-        rho = f"Spearman's rho {self.rank_correlation:.2f} over n = {self.n} places"
+        rho = f"Spearman's rho {self.rank_correlation:z.2f} over n = {self.n} places"
         agree = f"{rho}, {self.same_sign:.0%} of the same sign"
         if np.isnan(self.bar):
             return f"{agree}; the place of largest estimate is not verified, so misses cannot be counted"
         missed = f"{len(self.misses)} of {self.checks} random checks missed"
-        return f"{agree}; {missed} (stronger than the top's median, {self.bar:.2f})"
+        return f"{agree}; {missed} (stronger than the top's median, {self.bar:z.2f})"
 
 
 def attributions(table: pd.DataFrame) -> pd.DataFrame:
@@ -104,11 +104,12 @@ def attribution_scatter(found: pd.DataFrame) -> Any:
     """Exact effect by its estimate, from `attributions`: one point per verified place, and a line where they agree."""
     shown = found[found["exact"].notna()]
     shown = shown.assign(place=_names(shown), kind=shown["site"].map(NOUNS), how=shown["chosen"].map(CHOSEN))
-    ends = [float(np.nanmin(shown[["estimate", "exact", "exact_low"]])), 0.0,
-            float(np.nanmax(shown[["estimate", "exact", "exact_high"]]))]  # fmt: skip
-    scale = alt.Scale(domain=[min(ends), max(ends)], nice=True)
-    x = alt.X("estimate:Q", title="estimated effect (0 host, 1 donor)", scale=scale)
-    y = alt.Y("exact:Q", title="exact effect (0 host, 1 donor)", scale=scale)
+    # An estimate may be a tenth of the effect: each axis has its own range, or the points were one upright line.
+    wide, tall = (_range(shown, names) for names in (["estimate"], ["exact", "exact_low", "exact_high"]))
+    axis = alt.Axis(tickCount=4)
+    x = alt.X("estimate:Q", title="estimated effect (0 host, 1 donor)", axis=axis, scale=alt.Scale(domain=wide))
+    y = alt.Y("exact:Q", title="exact effect (0 host, 1 donor)", axis=axis, scale=alt.Scale(domain=tall))
+    equal = pd.DataFrame({"at": [max(wide[0], tall[0]), min(wide[1], tall[1])]})
     colours = {NOUNS[site]: colour for site, colour in COLOURS.items() if site in set(shown["site"])}
     shapes = alt.Scale(domain=list(CHOSEN.values()), range=["circle", "diamond"])
     base = alt.Chart(shown).encode(x=x, color=alt.Color("kind:N", title=None, scale=scale_of(colours), legend=below(2)))
@@ -118,7 +119,7 @@ def attribution_scatter(found: pd.DataFrame) -> Any:
         y=y, shape=alt.Shape("how:N", title=None, scale=shapes, legend=below(1)), tooltip=tips
     )
     whiskers = base.mark_rule(strokeWidth=1, opacity=0.5).encode(y="exact_low:Q", y2="exact_high:Q")
-    line = alt.Chart(pd.DataFrame({"at": [min(ends), max(ends)]})).mark_line(color=GREY, strokeDash=[4, 3])
+    line = alt.Chart(equal).mark_line(color=GREY, strokeDash=[4, 3])
     chart = line.encode(x="at:Q", y="at:Q") + whiskers + points
     agree = agreement(found)
     named = "; ".join(agree.misses[:3]) + ("; …" if len(agree.misses) > 3 else "")
@@ -128,11 +129,18 @@ def attribution_scatter(found: pd.DataFrame) -> Any:
             "Gradient estimates against exact effects, place by place",
             "Written: the pair's other run, at one place; on the logit difference, pooled over the directions swept",
             f"{agree}{f': {named}' if named else ''}",
-            "Dashed: estimate = exact; whiskers: 95% over clusters",
+            "Dashed: estimate = exact (the axes differ); whiskers: 95% over clusters",
             f"{len(shown)} of {len(found)} estimated places verified; {about_pooled(shown)}",
             width=WIDTH + 60,
         ),
     )
+
+
+def _range(shown: pd.DataFrame, names: list[str]) -> list[float]:
+    """An axis that holds these columns and 0, with a little room."""
+    ends = [float(np.nanmin(shown[names])), 0.0, float(np.nanmax(shown[names]))]
+    room = max(0.04 * (max(ends) - min(ends)), 0.01)
+    return [min(ends) - room, max(ends) + room]
 
 
 def _single_places(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.effects import SERIES, effect, from_other_run, known_split, layerwise, main_protocol, plain, pooled
 from analysis.style import (
     BLUE,
+    BOTH_WAYS,
     DIRECTION_COLOURS,
     ORANGE,
     WIDTH,
@@ -25,6 +26,8 @@ WRITTEN = (
     "one layer, re-initialised model",
 )  # fmt: skip
 DASHES = ([1, 0], [4, 2], [1, 2], [8, 2, 1, 2], [12, 4])
+DASH_LENGTH = 26  # pixels of a legend's line
+READ = ["logit_difference", "low", "high"]  # a corner's mean, with its interval
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
@@ -69,6 +72,7 @@ def layer_curve(effects: pd.DataFrame) -> Any:
         chart,
         heading(
             "Effect of one layer's residual stream, at all latent steps",
+            BOTH_WAYS,
             f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters",
             about_pooled(effects) + ("; counted in each panel" if len(panels) > 1 else ""),
             width=WIDTH * len(panels),
@@ -83,16 +87,17 @@ def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(effects).encode(x=x, color=colour)
     drawn = [(name, dash) for name, dash in zip(WRITTEN, DASHES, strict=True) if (effects["written"] == name).any()]
     names, dashes = (list(part) for part in zip(*drawn, strict=True))
-    dash = alt.StrokeDash("written:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=below(1))
+    dash = alt.StrokeDash("written:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=dashes_below())
     y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
     band = base.transform_filter(alt.datum.written == WRITTEN[0]).mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
     faint = (
         base.transform_filter(alt.datum.written == WRITTEN[1]).mark_area(opacity=0.08).encode(y="low:Q", y2="high:Q")
     )
-    lines = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, tooltip=tips("direction", "written", "layer"))
-    points = (
-        base.transform_filter(alt.datum.written != WRITTEN[2]).mark_point(filled=True, size=28, opacity=1).encode(y=y)
+    lines = base.mark_line().encode(
+        y=y, strokeDash=dash, strokeWidth=width_of_direction(), tooltip=tips("direction", "written", "layer")
     )
+    points = base.transform_filter(alt.datum.written != WRITTEN[2]).mark_point(filled=True, opacity=1)
+    points = points.encode(y=y, size=size_of_direction())
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
     return (zero + faint + band + lines + points).properties(width=WIDTH, height=230)
 
@@ -105,7 +110,10 @@ def corner_bars(corners: pd.DataFrame) -> alt.Chart:
     names = {corner: [f"{question} question,", f"{thought} thought"] for corner, (question, thought) in CORNERS.items()}
     order = [" ".join(names[corner]) for corner in CORNERS]
     long = models.assign(corner=models["corner"].map(lambda corner: " ".join(names[corner]))).melt(
-        ["model", "corner", "n"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
+        ["model", "corner", "n", *READ],
+        [f"answer_{answer}" for answer in ANSWERS],
+        var_name="answer",
+        value_name="share",
     )
     long["answer"] = long["answer"].str.removeprefix("answer_")
     long["from"] = long.groupby(["model", "corner"])["share"].cumsum() - long["share"]
@@ -119,7 +127,14 @@ def corner_bars(corners: pd.DataFrame) -> alt.Chart:
         ),
         x2="to:Q",
         color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
-        tooltip=["model", "corner", "answer", alt.Tooltip("share:Q", format=".1%"), "n"],
+        tooltip=[
+            *(["model"] if "model" in corners else []),
+            "corner",
+            "answer",
+            alt.Tooltip("share:Q", format=".1%"),
+            "n",
+            *(alt.Tooltip(f"{name}:Q", format=".2f") for name in READ),
+        ],
     )
     text = base.mark_text(fontSize=10).encode(
         x="middle:Q",
@@ -162,3 +177,21 @@ def below(columns: int, title_orient: Any = "top") -> alt.Legend:
     return alt.Legend(
         orient="bottom", columns=columns, titleOrient=title_orient, symbolStrokeWidth=2, symbolSize=90, symbolOpacity=1
     )
+
+
+def dashes_below(columns: int = 1, title_orient: Any = "top") -> alt.Legend:
+    """A legend of dashes under its chart, its lines long enough to tell the dashes apart."""
+    legend = below(columns, title_orient)
+    legend["symbolSize"] = DASH_LENGTH**2
+    legend["rowPadding"] = 16 - DASH_LENGTH  # a symbol is as high as it is long, and a line needs no height
+    return legend
+
+
+def width_of_direction() -> Any:
+    """Noising's line is thin and drawn over denoising's, so that either is seen where both are equal."""
+    return alt.condition(alt.datum.direction == "denoising", alt.value(3.4), alt.value(1.3))
+
+
+def size_of_direction() -> Any:
+    """The same of the lines' points."""
+    return alt.condition(alt.datum.direction == "denoising", alt.value(50), alt.value(14))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.charts import below
-from analysis.effects import effect, from_other_run, has_unrelated, main_protocol, pooled
+from analysis.effects import effect, from_other_run, main_protocol, places_have_unrelated, pooled
 from analysis.effects import specific as specific_effect
 from analysis.folder import read_manifest, read_prepared
 from analysis.inference import ratio_differences, step_down
@@ -44,7 +44,7 @@ def compare(
             raise ValueError(f"the {word} run has no rows of metric {metric!r}; sweep it too, or compare another")
     if not set(tables[0]["pair_id"]) & set(tables[1]["pair_id"]):
         raise ValueError("the two runs have no pair in common; run both on one file of pairs")
-    specific = all(has_unrelated(table[~table["site"].isin(CUTS)]) for table in tables)
+    specific = all(map(places_have_unrelated, tables))
     a, b = (_effects(table, specific) for table in tables)
     both = a.merge(b.drop(columns="cluster_id"), on=[*PLACE, "pair_id"], suffixes=("_first", "_second"))
     if both.empty:
@@ -62,6 +62,8 @@ def compare(
     for _, part in per_cluster.groupby(level="place"):
         a_above, a_below, b_above, b_below = (part[name].to_numpy()[None] for name in columns)
         intervals.append(ratio_differences(a_above, a_below, b_above, b_below, seed=seed))
+    if not np.isfinite(found["first"] - found["second"]).any():
+        raise ValueError(f"no place has an effect on {metric_noun(metric)} in both runs, so there is no difference")
     return found.assign(
         difference=found["first"] - found["second"],
         low=[float(low[0]) for low, _ in intervals],

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import compare_runs, run_names
-from analysis.effects import has_unrelated
+from analysis.effects import places_have_unrelated
 from analysis.figures import fitting
 from analysis.folder import read_checks, read_manifest
 from analysis.ranking import rank_differences, winner
@@ -38,7 +38,9 @@ def conclusions(folder: Path) -> Iterator[str | Rows]:
         if figure.says is not None:
             yield f"\n{said_or_why(figure.says, figure.rows(table))}"
     if experiment == "sweep":
-        kind = "specific effect" if has_unrelated(table) else "effect (no unrelated donor was swept: no p-values)"
+        kind = (
+            "specific effect" if places_have_unrelated(table) else "effect (no unrelated donor was swept: no p-values)"
+        )
         yield f"\nThe five largest sites, by {kind} on the logit difference, denoising"
         yield said_or_why(lambda rows: site_rows(rows, low_ceiling), table)
         yield said_or_why(lambda rows: winner(rank_differences(rows)), table)
@@ -61,8 +63,8 @@ def comparison(first: Path, second: Path, metric: str = "logit_difference") -> I
     largest = compared.assign(cut=compared["site"].isin(CUTS), size=compared["difference"].abs())
     largest = largest.sort_values(["cut", "size"], ascending=False, kind="stable")  # whole cuts first
     for row in largest.head(10).to_dict("records"):
-        values = (f"{row[name]:.2f}" for name in ("first", "second", "difference"))
-        interval, word = f"[{row['low']:.2f}, {row['high']:.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
+        values = (f"{row[name]:z.2f}" for name in ("first", "second", "difference"))
+        interval, word = f"[{row['low']:z.2f}, {row['high']:z.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
         rows.append([row["direction"], place_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
     yield rows
 
@@ -104,4 +106,4 @@ def site_rows(table: pd.DataFrame, low_ceiling: float) -> Rows:
 
 def estimate(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
     """A number and its interval."""
-    return f"{row[name]:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row[name]:z.2f}", f"[{row['low']:z.2f}, {row['high']:z.2f}]"

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.effects import SERIES, by_site, main_protocol, specific_or_plain
+from analysis.effects import SERIES, by_site, has_unrelated, main_protocol, specific_or_plain
 from analysis.inference import CONFIDENCE, RESAMPLES, resample_counts
 from analysis.style import BLUE, GREY, NOUNS, WIDTH, about_pooled, dress, heading, metric_noun, place_name
 from analysis.table import CUTS, SITE_KEYS
+
+TIE = 3  # decimals: effects that agree to 0.001 are tied
 
 
 class Agreement(NamedTuple):
@@ -27,17 +29,18 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"denoising and noising rank {self.sites} sites alike by {self.spearman:.2f} [{self.low:.2f}, "
-            f"{self.high:.2f}] (Spearman; Pearson {self.pearson:.2f}; {self.clusters} clusters)"
+            f"denoising and noising rank {self.sites} sites alike by {self.spearman:z.2f} [{self.low:z.2f}, "
+            f"{self.high:z.2f}] (Spearman; Pearson {self.pearson:z.2f}; {self.clusters} clusters)"
         )
 
 
 def both_directions(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
     """One row per site that was written in both directions: each direction's pooled effect with its interval.
 
-    Effects are specific where an unrelated donor was swept. ValueError where no site was written in both.
+    Effects are specific where an unrelated donor was swept (`specific`). ValueError where no site was written in both.
     """
-    sites = by_site(_rows(table, metric), metric=metric)
+    rows = _places(table, metric)
+    sites = by_site(_effects(rows), metric=metric)
     sides = [
         sites[sites["direction"] == direction]
         .rename(columns={name: f"{name}_{direction}" for name in ("effect", "low", "high")})
@@ -47,7 +50,7 @@ def both_directions(table: pd.DataFrame, metric: str = "logit_difference") -> pd
     both = sides[0].merge(sides[1].drop(columns=["n", "clusters"]), on=["protocol", "metric", *SITE_KEYS])
     if both.empty:
         raise ValueError("no site was written in both directions; sweep denoising and noising")
-    return both
+    return both.assign(specific=has_unrelated(rows))
 
 
 def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *, seed: int = 0) -> Agreement:
@@ -55,7 +58,7 @@ def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *
 
     Clusters are resampled whole, both directions with them. Percentiles: a rank correlation has no smooth jackknife.
     """
-    rows = _rows(table, metric)
+    rows = _effects(_places(table, metric))
     keys = [*[name for name in SERIES if name not in ("direction", "source")], *SITE_KEYS]
     rows = rows.assign(place=rows.groupby(keys, dropna=False).ngroup())
     sums = rows.pivot_table(
@@ -75,7 +78,10 @@ def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *
         return Agreement(np.nan, np.nan, np.nan, np.nan, len(places), len(sums))
     counts = np.vstack([np.ones(len(sums)), resample_counts(len(sums), RESAMPLES, seed)])
     with np.errstate(all="ignore"):
-        effects = [(counts @ above) / (counts @ below) for above, below in sides]
+        # Effects that are the same but for rounding are one rank, not an order of their own.
+        effects = [np.round((counts @ above) / (counts @ below), TIE) for above, below in sides]
+    if not all(np.isfinite(side[0]).all() for side in effects):
+        return Agreement(np.nan, np.nan, np.nan, np.nan, len(places), len(sums))
     ranked = [stats.rankdata(side, axis=1) for side in effects]
     drawn = _correlations(*ranked)
     tail = (1 - CONFIDENCE) / 2
@@ -90,17 +96,18 @@ def directions_chart(both: pd.DataFrame) -> Any:
     names = [place_name(row, both["site"].nunique() > 1) for row in both.to_dict("records")]
     ends = [f"{name}_{side}" for name in ("low", "high", "effect") for side in ("denoising", "noising")]
     values = both[ends].to_numpy(float)
+    if not np.isfinite(values).any():
+        raise ValueError("no site has an effect in both directions, so there is nothing to draw")
     low, high = min(float(np.nanmin(values)), 0.0), max(float(np.nanmax(values)), 0.0)
     reach = alt.Scale(domain=[low, high], nice=True)
-    x = alt.X("effect_denoising:Q", title="denoising: effect", scale=reach)
-    y = alt.Y("effect_noising:Q", title="noising: effect", scale=reach)
+    tested = bool(both["specific"].all())
+    noun = "specific effect" if tested else "effect"
+    x = alt.X("effect_denoising:Q", title=f"{noun}, denoising", scale=reach)
+    y = alt.Y("effect_noising:Q", title=f"{noun}, noising", scale=reach)
     by_layer = alt.Color("layer:O", title="layer", scale=alt.Scale(scheme="viridis"))
     colour = by_layer if both["layer"].nunique() > 1 else alt.value(BLUE)
-    tooltip: list[Any] = [
-        "place:N",
-        *(alt.Tooltip(f"effect_{name}:Q", format=".3f") for name in ("denoising", "noising")),
-        "n:Q",
-    ]
+    numbers = [f"{name}_{side}" for side in ("denoising", "noising") for name in ("effect", "low", "high")]
+    tooltip: list[Any] = ["place:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in numbers), "n:Q", "clusters:Q"]
     base = alt.Chart(both.assign(place=names)).encode(color=colour, tooltip=tooltip)
     points = base.mark_point(filled=True, size=50, opacity=0.9).encode(x=x, y=y)
     across = base.mark_rule(opacity=0.3).encode(x="low_denoising:Q", x2="high_denoising:Q", y=y)
@@ -113,19 +120,25 @@ def directions_chart(both: pd.DataFrame) -> Any:
         heading(
             "Denoising against noising, a point for each site",
             f"Written: {kinds}; dashed: equal effects; bars: 95% over clusters",
-            f"On {metric_noun(both['metric'].iloc[0])}, pooled",
+            f"On {metric_noun(both['metric'].iloc[0])}, pooled ("
+            + ("0: as an unrelated donor)" if tested else "0 host, 1 donor)"),
             about_pooled(both),
         ),
     )
 
 
-def _rows(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The effects of layers and steps that are read at the answer, no edge cut."""
+def _places(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of layers and steps that are read at the answer, no edge cut."""
     rows = main_protocol(table)
     rows = rows[rows[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
     rows = rows[(rows["metric"] == metric) & ~rows["site"].isin(CUTS)]
     if rows.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r}")
+    return rows
+
+
+def _effects(rows: pd.DataFrame) -> pd.DataFrame:
+    """The pairs' effects, specific where an unrelated donor was swept."""
     return specific_or_plain(rows).dropna(subset=["numerator", "denominator"])
 
 

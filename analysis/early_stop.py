@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from analysis.ablation import OWN_KEY
-from analysis.charts import below, scale_of, tips
+from analysis.charts import below, dashes_below, scale_of, tips
 from analysis.effects import pooled
 from analysis.style import BLUE, GREY, ORANGE, WIDTH, about_pooled, dress, heading
 
@@ -102,7 +102,7 @@ def _marks(shown: pd.DataFrame) -> list[Any]:
               scale=alt.Scale(domain=[0, 1]))  # fmt: skip
     dashes = {words: dash for words, dash in SEES.values() if words in set(shown["sight"])}
     dash = alt.StrokeDash(
-        "sight:N", title=None, scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=below(1)
+        "sight:N", title=None, scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=dashes_below()
     )
     colour = alt.Color("then:N", title=None, scale=scale_of(dict(REST.values())), legend=below(1))
     base = alt.Chart(shown).encode(x=x, color=colour)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference import RESAMPLES, ratio_intervals
-from analysis.table import SITE_KEYS
+from analysis.table import CUTS, SITE_KEYS
 
 OTHER_RUN = {"denoising": "clean", "noising": "corrupted"}  # denoising writes clean values into the corrupted run
 SERIES = ("protocol", "direction", "source", "metric")
@@ -68,6 +68,11 @@ def has_unrelated(table: pd.DataFrame) -> bool:
     return bool((table["source"] == "unrelated").any())
 
 
+def places_have_unrelated(table: pd.DataFrame) -> bool:
+    """The same of layers and steps alone: the whole thought has an unrelated donor in every run."""
+    return has_unrelated(table[~table["site"].isin(CUTS)])
+
+
 def specific_or_plain(table: pd.DataFrame) -> pd.DataFrame:
     """Specific effects where an unrelated donor was swept, else plain effects, of the pair's other run."""
     return specific(table) if has_unrelated(table) else effect(table[from_other_run(table)])
@@ -81,6 +86,8 @@ def pooled(effects: pd.DataFrame, by: Sequence[str], *, resamples: int = RESAMPL
     if missing := [name for name in ("numerator", "denominator", *by) if name not in effects]:
         raise ValueError(f"nothing to pool: column {missing[0]!r} is missing; pass the table through effect() first")
     known = effects.dropna(subset=["numerator", "denominator"])
+    if known.empty and len(effects):
+        raise ValueError(f"none of {len(effects)} rows has a value in all three runs, so there is nothing to pool")
     sums = ["numerator", "denominator"]
     per_pair = known.groupby([*by, "cluster_id", "pair_id"], dropna=False)[sums].mean().reset_index()
     own = per_pair["numerator"] / per_pair["denominator"].where(per_pair["denominator"] != 0)

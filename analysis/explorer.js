@@ -14,7 +14,8 @@ async function explore(data, specs, figures) {
   const {pairs, places} = data, count = pairs.length;
   const option = (value, text = value) => Object.assign(document.createElement("option"), {value, textContent: text});
   const at = (place, pair) => place * count + pair;
-  const round = (value, digits = 2) => value === null || Number.isNaN(value) ? "–" : value.toFixed(digits);
+  const unsigned = text => Number(text) === 0 ? text.replace("-", "") : text;  // no minus before a zero
+  const round = (value, digits = 2) => value === null || Number.isNaN(value) ? "–" : unsigned(value.toFixed(digits));
   const said = answer => answer === null ? "no number" : String(answer);
 
   // The effect that a source has on a pair at a place: 0 is the run written into, 1 the pair's other run.
@@ -104,7 +105,7 @@ async function explore(data, specs, figures) {
     effect: pair => effect("other", chosen.place, pair),
     unrelated: pair => effect("unrelated", chosen.place, pair),
   };
-  const shownCells = Object.keys(cells).slice(1);
+  const shownCells = [...byId("pairs").querySelectorAll("th button")].map(button => button.dataset.sort);
   const text = (name, pair) => {
     const value = cells[name](pair);
     return typeof value === "number" ? round(value) : value;
@@ -167,10 +168,11 @@ async function explore(data, specs, figures) {
 
   function sayPlace() {
     const place = places[chosen.place], where = [place.panel];
-    if (place.layer !== "all") where.push(`layer ${place.layer}`);
-    if (place.step !== "all") where.push(`step ${place.step}`);
+    const named = (noun, label) => `${noun}${/[–,]/.test(label) ? "s" : ""} ${label.replace(".", ", head ")}`;
+    if (place.layer !== "all") where.push(named("layer", place.layer));
+    if (place.step !== "all") where.push(named("step", place.step));
     byId("chosen").textContent = `${where.join(", ")}, ${data.directions[place.direction]}: ` +
-      `${data.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
+      `${place.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
       `[${round(place.low)}, ${round(place.high)}], n = ${place.n} pairs in ${place.clusters} clusters` +
       (place.p_fwer === null ? "" : `, family-wise p ${place.p_fwer.toPrecision(2)}`) +
       (place.critical ? ", critical" : "") + ".";
@@ -203,7 +205,7 @@ async function explore(data, specs, figures) {
 
   const saved = {
     "save-places": () => {
-      const names = [...fields, "effect", "low", "high", "p_fwer", "n", "clusters", "critical"];
+      const names = [...fields, "effect", "low", "high", "p_fwer", "n", "clusters", "specific", "critical"];
       download("places.csv", "text/csv", csv([names, ...places.map(place => names.map(name => place[name]))]));
     },
     "save-values": () => {

@@ -41,7 +41,7 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
     known = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
     ids = [str(pair["pair_id"]) for pair in known]
     rows = rows[rows["pair_id"].isin(ids)]
-    read = rows[rows["metric"] == METRIC]
+    read = rows[(rows["metric"] == METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
     written = read[from_other_run(read)]
     if written.empty:
         return None
@@ -58,7 +58,6 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
         "pairs": [pair_of(pair, read, rows) for pair in known],
         "places": places_of(places, table, low_ceiling),
         "directions": {name: what_where(name) for name in places["direction"].unique()},
-        "specific": has_unrelated(read),
         "other": encoded(at_places(written, places, ids)),
         "unrelated": encoded(at_places(read[read["source"] == "unrelated"], places, ids)),
         "answers": answers,
@@ -115,11 +114,11 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
     cuts = main_protocol(table)
     cuts = cuts[(cuts["metric"] == METRIC) & cuts["site"].isin(CUTS) & cuts[list(ELSEWHERE)].isna().all(axis=1)]
     if not cuts.empty:
-        found.append(pooled(specific_or_plain(cuts), PLACE))
-    pooled_places = pd.concat([part for part in found if len(part)], ignore_index=True)
-    if "p_fwer" not in pooled_places:
-        pooled_places = pooled_places.assign(p_fwer=np.nan, critical=False)
-    known = places.merge(pooled_places, on=PLACE, how="left")
+        found.append(pooled_places(cuts))
+    effects = pd.concat([part for part in found if len(part)], ignore_index=True)
+    if "p_fwer" not in effects:
+        effects = effects.assign(p_fwer=np.nan, critical=False)
+    known = places.merge(effects, on=PLACE, how="left")
     layers, steps = span(known, "layer"), span(known, "step")
     return [
         {
@@ -129,7 +128,7 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
             "step": steps[i] if pd.isna(row["step_set"]) else str(row["step_set"]).replace("+", ", "),
             "order": [order(row, "layer"), order(row, "step")],
             **{name: number(float(row[name])) for name in ("effect", "low", "high", "p_fwer", "n", "clusters")},
-            "critical": bool(row["critical"]) and not pd.isna(row["critical"]),
+            **{name: bool(row[name]) and not pd.isna(row[name]) for name in ("critical", "specific")},
         }
         for i, row in enumerate(known.to_dict("records"))
     ]
@@ -139,12 +138,18 @@ def tested(table: pd.DataFrame, direction: str, low_ceiling: float) -> pd.DataFr
     """The pooled effects of one direction with their family-wise p; without p where there is no ceiling to test by."""
     rows = main_protocol(table)
     rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["site"].isin(CUTS)]
+    rows = rows.dropna(subset=["patched", "clean", "corrupted"])
     if not from_other_run(rows).any():
         return pd.DataFrame()
     try:
         return critical(table, METRIC, direction, low_ceiling=low_ceiling)
     except ValueError:
-        return pooled(specific_or_plain(rows), PLACE)
+        return pooled_places(rows)
+
+
+def pooled_places(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pooled effects, and whether they are specific, which those of places without an unrelated donor are not."""
+    return pooled(specific_or_plain(rows), PLACE).assign(specific=has_unrelated(rows))
 
 
 def panel_name(place: Mapping[Any, Any]) -> str:
@@ -169,7 +174,7 @@ def order(place: Mapping[Any, Any], what: str) -> float:
 def overview_chart() -> Any:
     """Pooled effects by layer and step, the chosen place outlined; colours centred on 0."""
     return dress(
-        places_chart(alt.Text("effect:Q", format=".2f")),
+        places_chart(alt.Text("effect:Q", format=".2f"), ["shown:N", "interval:N", "p:N", "n:N"]),
         heading("Pooled over pairs", "Choose a cell: the pairs follow"),
     )
 
@@ -177,13 +182,16 @@ def overview_chart() -> Any:
 def own_chart() -> Any:
     """One pair's effects by layer and step; the number is the answer that is decoded under the patch."""
     return dress(
-        places_chart(alt.Text("answer:N")),
+        places_chart(alt.Text("answer:N"), ["shown:N", "answer:N"]),
         heading("This pair alone", "Colour: its effect; number: the answer decoded under the patch", width=480),
     )
 
 
-def places_chart(text: alt.Text) -> Any:
-    """A heatmap of places, to be filled: rows of the data `places`, signals `reach` and `chosen`."""
+def places_chart(text: alt.Text, says: Sequence[str]) -> Any:
+    """A heatmap of places, to be filled: rows of the data `places`, signals `reach` and `chosen`.
+
+    `says` are fields of the tooltip.
+    """
     reach, chosen = alt.param(name="reach", value=1.0), alt.param(name="chosen", value=-1)
     base = alt.Chart(alt.NamedData("places")).encode(
         x=alt.X("step:O", sort=alt.EncodingSortField("step_order"), title="latent step", axis=alt.Axis(labelAngle=0)),
@@ -192,10 +200,11 @@ def places_chart(text: alt.Text) -> Any:
     scale = alt.Scale(
         scheme="blueorange", domain=[alt.ExprRef("-reach"), alt.ExprRef("reach")], domainMid=0, clamp=True
     )
-    tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", "shown:N", "interval:N", "p:N", "n:N", "answer:N")]
+    legend = alt.Legend(values=alt.ExprRef("[-reach, 0, reach]"), format=".2f")
+    tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", *says)]
     ring = alt.condition("datum.place === chosen", alt.value("#000"), alt.value(None))
     cells = base.mark_rect(strokeWidth=2.5, cursor="pointer").encode(
-        color=alt.Color("effect:Q", title="effect", scale=scale), stroke=ring, tooltip=tooltip
+        color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend), stroke=ring, tooltip=tooltip
     )
     ink = alt.condition("abs(datum.effect) > 0.6 * reach", alt.value("white"), alt.value("#222"))
     words = base.mark_text(fontSize=10, cursor="pointer").encode(text=text, color=ink, tooltip=tooltip)
@@ -261,7 +270,7 @@ def explorer_section(found: Mapping[str, Any]) -> str:
         f'<th><button type="button" data-sort="{name}">{label}</button></th>'
         for name, label in (
             ("pair", "pair"),
-            ("kind", "kind"),
+            *([("kind", "kind")] if any(pair["kind"] for pair in found["pairs"]) else []),
             ("question", "clean question"),
             ("clean", "clean key"),
             ("corrupted", "corrupted key"),

@@ -20,6 +20,8 @@ def vega_bundle() -> str:
 
 def save_figures(specs: Mapping[str, Any], folder: Path, bundle: str | None = None) -> Path:
     """Each Vega-Lite specification as NAME.html (offline), .png (300 dpi where it is 8 cm wide), .svg and .json."""
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file; wanted a folder to write figures to")
     bundle = vega_bundle() if bundle is None else bundle
     folder.mkdir(parents=True, exist_ok=True)
     for name, spec in specs.items():

@@ -132,7 +132,9 @@ FIGURES: dict[str, Figure] = {
         of("shapley"),
     ),
     "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers, beside=True),
-    "critical_layers": Figure(LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low)), has_layers),
+    "critical_layers": Figure(
+        LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low), low_ceiling=low), has_layers
+    ),
     "layer_curve_by_kind": Figure(
         "By kind of edit",
         lambda table, _: layer_curve(layer_effects(table, split="kind")),
@@ -144,7 +146,7 @@ FIGURES: dict[str, Figure] = {
         "Step by step", lambda table, _: step_curve(step_effects(table)), has_whole_steps, beside=True
     ),
     "pair_strip": Figure(
-        "The pairs behind the largest effect",
+        "Pair by pair, at the site of the largest pooled effect",
         lambda table, _: pair_strip(site_pairs(table, direction=first_direction(table))),
         has_places,
     ),

@@ -84,7 +84,7 @@ def _read(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         depth = _depth(value)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file; wanted the folder of a finished run") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: is not whole JSON; run it again to write it") from None

@@ -8,13 +8,14 @@ import altair as alt
 import pandas as pd
 
 from analysis.charts import tips
-from analysis.effects import by_site, effect, from_other_run, has_unrelated, main_protocol, plain
+from analysis.effects import by_site, effect, from_other_run, main_protocol, places_have_unrelated, plain
 from analysis.style import NOUNS, WIDTH, about_pooled, dress, heading, metric_noun, what_where
 from analysis.summary import ALPHA, site_statistics
 from analysis.table import CUTS
 
 NOTHING = 2e-5  # "changes nothing" of a logit difference, in single precision: 1e-5 of each of its two logits
 MARK = "×"
+MOST_HEIGHT, WORDS = 1000, 12  # pixels: of a panel, and of a row that has room for numbers
 
 
 def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
@@ -34,7 +35,7 @@ def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Da
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)
     return sites.assign(
-        inert=sites["moved"] <= max(NOTHING, 0.0 if pd.isna(own) else own), specific=has_unrelated(rows)
+        inert=sites["moved"] <= max(NOTHING, 0.0 if pd.isna(own) else own), specific=places_have_unrelated(rows)
     )
 
 
@@ -59,7 +60,7 @@ def heatmap(sites: pd.DataFrame, specific: bool | None = None) -> Any:
         steps=_span(places, "step"),
         written=places["source"].where(~from_other_run(places), "other run"),
         held=("held: " + places["freeze"]).fillna("nothing held" if places["freeze"].notna().any() else ""),
-        label=places["effect"].map("{:.2f}".format).mask(inert, MARK).str.replace("-0.00", "0.00"),
+        label=places["effect"].map("{:z.2f}".format).str.replace("-", "−").mask(inert, MARK),
         shown=places["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
     )
     reach = max(float(places["effect"].abs().max()), 0.05)  # so that rounding has no colour
@@ -71,19 +72,19 @@ def heatmap(sites: pd.DataFrame, specific: bool | None = None) -> Any:
     chart = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=across if across > 1 else 3)
     directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
     kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())
-    top = "; ".join(f"{row.direction} {row.effect:.2f}" for row in sites[sites["site"] == "thought"].itertuples())
+    top = "; ".join(f"{row.direction} {row.effect:z.2f}" for row in sites[sites["site"] == "thought"].itertuples())
     held = ", ".join(places["freeze"].dropna().unique())
     faint = "Faint: not told apart from an unrelated donor (p > 0.05, family-wise over each direction)"
     untested = "No unrelated donor was swept, so nothing is tested" if "p_fwer" in places else ""
     return dress(
         chart,
         heading(
-            f"{'Specific effect' if specific else 'Effect'} of the {kinds}, by layer and step",
+            f"{'Specific effect' if specific else 'Effect'} by layer and step: {kinds}",
             f"Written: {directions}" + (f"; held at the host's values: {held}" if held else ""),
             f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
             + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
             + ")"
-            + (f"; whole thought: {top}" if top else ""),
+            + (f"; ceiling (plain): {top}" if top else ""),
             *filter(None, [faint if tested else untested]),
             *([f"{MARK}: no run changed, as the last layer's output at the last step cannot"] if inert.any() else []),
             about_pooled(places),
@@ -97,12 +98,15 @@ def _panel(panel: pd.DataFrame, key: tuple, reach: float) -> Any:
     site, *rest, direction = key
     layers, steps = (_in_order(panel, name) for name in ("layer", "step"))
     scale = alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
-    colour = alt.Color("effect:Q", title="effect", scale=scale)
+    legend = alt.Legend(values=[-reach, 0, reach], format=".2f")
+    colour = alt.Color("effect:Q", title="effect", scale=scale, legend=legend)
     shown = alt.datum.shown == "yes"
+    row = min(22, MOST_HEIGHT // len(layers)) or 1  # pixels; every head of a large model is many rows
     light = alt.condition((abs(alt.datum.effect) > 0.6 * reach) & shown, alt.value("white"), alt.value("#222"))
+    names = alt.Axis(labelOverlap=True) if row < WORDS else alt.Axis()
     base = alt.Chart(panel).encode(
         x=alt.X("steps:O", sort=steps, title="latent step", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("layers:O", sort=layers[::-1], title="layer.head" if site == "head" else "layer"),
+        y=alt.Y("layers:O", sort=layers[::-1], title="layer.head" if site == "head" else "layer", axis=names),
     )
     tooltip = [*tips("layers", "steps"), "clusters:Q"]
     tooltip += [alt.Tooltip("p_fwer:Q", format=".2g", title="p, family-wise")] if "p_fwer" in panel else []
@@ -110,10 +114,11 @@ def _panel(panel: pd.DataFrame, key: tuple, reach: float) -> Any:
         color=colour, tooltip=tooltip, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.3))
     )
     text = base.mark_text(fontSize=10).encode(
-        text="label:N", color=light, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.6))
+        text="label:N", color=light, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.75))
     )
     title = ", ".join(part for part in (NOUNS[str(site)], str(direction), *map(str, rest)) if part)
-    return (cells + text).properties(width=max(44 * len(steps), 60), height=22 * len(layers), title=title)
+    size = {"width": max(44 * len(steps), 60), "height": row * len(layers), "title": title}
+    return (cells + text if row >= WORDS else alt.layer(cells)).properties(**size)
 
 
 def _span(sites: pd.DataFrame, what: str) -> list[str]:

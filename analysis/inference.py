@@ -118,9 +118,12 @@ def rank_intervals(numerators: Array, denominators: Array, seed: int = 0) -> tup
 def first_shares(numerators: Array, denominators: Array, seed: int = 0) -> Array:
     """How often each site has the largest effect in resamples of whole clusters; the inputs are sums `[cluster, site]`.
 
-    The shares sum to 1; where several are equal, each of them counts in equal parts.
+    The shares sum to 1; where several are equal, each of them counts in equal parts. NaN where no site has an effect.
     """
     ratios = resampled_ratios(numerators, denominators, seed=seed)
+    ratios = ratios[np.isfinite(ratios).any(axis=1)]
+    if not len(ratios):
+        return np.full(numerators.shape[1], np.nan)
     first = (ratios == np.nanmax(ratios, axis=1, keepdims=True)).astype(float)
     return (first / first.sum(1, keepdims=True)).mean(0)
 

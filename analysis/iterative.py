@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.charts import below, scale_of, tips
+from analysis.charts import below, dashes_below, scale_of, size_of_direction, tips, width_of_direction
 from analysis.effects import effect, from_other_run, pooled
 from analysis.influence import both_ways
 from analysis.style import DIRECTION_COLOURS, WIDTH, about_pooled, dress, heading, one_site
@@ -85,10 +85,12 @@ def _panel(shown: pd.DataFrame, title: str, last: int, series: set[str]) -> alt.
         x=x, color=alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
     )
     dash = alt.StrokeDash(
-        "series:N", title=None, scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=below(1)
+        "series:N", title=None, scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=dashes_below()
     )
     bands = base.mark_area(opacity=0.12).encode(y="low:Q", y2="high:Q", detail="series:N")
-    lines = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
-    points = base.mark_point(filled=True, size=32, opacity=1).encode(y=y, tooltip=tips("direction", "series", "end"))
+    lines = base.mark_line().encode(y=y, strokeDash=dash, strokeWidth=width_of_direction())
+    points = base.mark_point(filled=True, opacity=1).encode(
+        y=y, size=size_of_direction(), tooltip=tips("direction", "series", "end")
+    )
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
     return (zero + bands + lines + points).properties(width=WIDTH, height=230, title=title)

@@ -14,6 +14,8 @@ from analysis.ablation import OWN_KEY
 from analysis.effects import pooled
 from analysis.style import BLUE, WIDTH, about_pooled, dress, heading
 
+ENDS = {"answer": "the answer", "question": "the question", "bot": "BoT", "eot": "EoT"}
+
 
 def knockouts(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of otherwise unpatched runs by the edge that is cut, of runs that are right unpatched, with interval.
@@ -39,7 +41,7 @@ def edge_name(cut: str) -> str:
     for one in cut.split():
         edge, _, layer = one.partition("@")
         reader, _, read = edge.partition("-")
-        reader, read = (f"step {end}" if end.isdigit() else end for end in (reader, read))
+        reader, read = (f"step {end}" if end.isdigit() else ENDS.get(end, end) for end in (reader, read))
         edges.append(f"{reader} not seeing {read}" + (f" in layer {layer}" if layer else ""))
     return " and ".join(edges)
 
@@ -54,12 +56,12 @@ def knockout_bars(found: pd.DataFrame) -> Any:
     bars = base.mark_bar(color=BLUE, height=14).encode(x=x.stack(None), tooltip=tips)
     whiskers = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
     return dress(
-        (bars + whiskers).properties(width=WIDTH, height=26 * len(shown)),
+        (bars + whiskers).properties(width=WIDTH - 110, height=26 * len(shown)),
         heading(
             "Accuracy with an attention edge cut",
             "Nothing else is patched. Off-distribution: nothing stands in the place of what is hidden",
             "Runs that are right unpatched, both questions of each pair; whiskers: 95% over clusters",
             about_pooled(found),
-            width=WIDTH + 120,
+            width=WIDTH + 20,
         ),
     )

@@ -75,7 +75,7 @@ def decodable_bars(shares: pd.DataFrame) -> Any:
     y = alt.Y("share:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     points = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, tooltip=[*tooltip, "n", "clusters"])
     whiskers = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    titles = {"all of them": "questions with all of them said", "each of them": "intermediates that are said"}
+    titles = {"all of them": "all of a question's", "each of them": "each by itself"}
     panels = [
         (whiskers + points)
         .transform_filter(alt.datum.measure == measure)

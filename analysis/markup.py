@@ -13,7 +13,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; marg
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e6e6e6; }
-td:last-child { overflow-wrap: anywhere; }
+section, details { overflow-x: auto; }
+td { overflow-wrap: break-word; } details td:last-child { overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: 2.2rem 0 .5rem; font-weight: bold; }
 .quiet { color: #666; }
 .passed td:nth-child(3) { color: #00694d; }
@@ -32,6 +33,7 @@ tr.chosen { background: #e8f1f8; }
 mark { background: #ffe3b8; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
 dt { color: #666; } dd { margin: 0; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
 @media print { .controls, .rows, button { display: none; } }
 """
 # Nothing may be fetched: the page says so itself. Vega compiles its expressions, hence unsafe-eval.

@@ -19,10 +19,12 @@ from analysis.table import CUTS
 KIND = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
 METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
 HOST_IS_DONOR = "host = donor"
-COLOURS = {"hybrid": GREEN, "donor": ORANGE, "host": BLUE, HOST_IS_DONOR: "#9DB7CC", "other": "#DDDDDD"}
+# The donor is the clean run and the host the corrupted one, in the colours of the four corners.
+COLOURS = {"hybrid": GREEN, "donor": BLUE, "host": ORANGE, HOST_IS_DONOR: "#9DB7CC", "other": "#DDDDDD"}
 WRITTEN = ("prefix", "one step", "nothing")
 CORNER = ["intermediate", "intermediate_is", "answer_is"]
 CORNERS = (("different", "different"), ("same", "different"), ("different", "same"), ("same", "same"))
+PANEL = 178  # pixels, so that three stand side by side on a printed page
 WORTH = 0.1  # an answer is carried if the interval of its share lies above this, and above its share in the controls
 VERDICTS = {
     (True, True): "carries intermediates that the remaining steps compute on, and at its end the answer",
@@ -58,9 +60,12 @@ def matched_chart(shares: pd.DataFrame) -> Any:
     bottom = [("prefix", corner, 56) for corner in CORNERS[1:]]
     rows = []
     for written, corner, height in [("prefix", CORNERS[0], 170), ("one step", CORNERS[0], 80), *bottom]:
-        panels = [_panel(true, int(j), written, corner, height) for j in sorted(true["intermediate"].unique())]
+        panels = [
+            _panel(true, int(j), written, corner, height, first=not place)
+            for place, j in enumerate(sorted(true["intermediate"].unique()))
+        ]
         drawn = [panel for panel in panels if panel is not None]
-        rows += [alt.hconcat(*drawn, spacing=28)] if drawn else []
+        rows += [alt.hconcat(*drawn, spacing=22)] if drawn else []
     return dress(
         alt.vconcat(*rows, spacing=14),
         heading(
@@ -69,7 +74,7 @@ def matched_chart(shares: pd.DataFrame) -> Any:
             "Hybrid: the host's remaining operations on the donor's intermediate (numbered from 0, in the chain's "
             "order). Whiskers: 95% over clusters, for the lowest part",
             about_pooled(true) + "; counted over each panel",
-            width=max(260 * true["intermediate"].nunique(), 400),
+            width=max((PANEL + 55) * true["intermediate"].nunique(), 400),
         ),
     )
 
@@ -150,7 +155,7 @@ def _with_base_rate(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).astype({"step": "Int64"})
 
 
-def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], height: int) -> Any:
+def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], height: int, first: bool) -> Any:
     """Stacked shares of one intermediate in one corner, by step; None where the table has no such pairs."""
     rows = shares[(shares[CORNER] == [j, *corner]).all(axis=1) & shares["written"].isin([written, "nothing"])]
     if not (rows["written"] == written).any():
@@ -160,21 +165,21 @@ def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], 
     lowest = rows["order"] == rows.groupby(["written", "step"], dropna=False)["order"].transform("min")
     rows = rows.assign(to=to, start=to - rows["share"], k=_labels(rows), lowest=lowest)
     order = list(dict.fromkeys(rows.sort_values("step", na_position="first")["k"]))
-    what = "steps 0 to k written" if written == "prefix" else "step k alone written"
-    where = f"{corner[0]} intermediate, {corner[1]} answer; n = {rows['n'].max()}"
+    what = "steps 0–k written" if written == "prefix" else "step k written"
+    where = [f"{corner[0]} intermediate,", f"{corner[1]} answer; n = {rows['n'].max()}"]
     given = set(shares["answer"])
     colours = scale_of({answer: colour for answer, colour in COLOURS.items() if answer in given})
     y_axis = alt.Axis(format="%", tickCount=2 if height < 100 else 5)
     base = alt.Chart(rows).encode(x=alt.X("k:N", sort=order, title=None, axis=alt.Axis(labelAngle=0)))
     bars = base.mark_bar().encode(
-        y=alt.Y("start:Q", title="share of runs", axis=y_axis, scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("start:Q", title="share of runs" if first else None, axis=y_axis, scale=alt.Scale(domain=[0, 1])),
         y2="to:Q",
         color=alt.Color("answer:N", title="answer", scale=colours, legend=below(5, "left")),
         tooltip=["answer", "k", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("share", "low", "high")), "n"],
     )
     whiskers = base.transform_filter(alt.datum.lowest).mark_rule(color="#222").encode(y="low:Q", y2="high:Q")
-    title = alt.TitleParams([f"Intermediate {j}: {what}", where], fontSize=11, anchor="start", fontWeight="normal")
-    return (bars + whiskers).properties(width=225, height=height, title=title)
+    title = alt.TitleParams([f"Intermediate {j}: {what}", *where], fontSize=11, anchor="start", fontWeight="normal")
+    return (bars + whiskers).properties(width=PANEL, height=height, title=title)
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:

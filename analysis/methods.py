@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.effects import has_unrelated
+from analysis.effects import places_have_unrelated
 from analysis.inference import RESAMPLES
 from analysis.markup import html_table, paragraph
 from analysis.style import NOUNS, metric_noun
@@ -74,23 +74,26 @@ SOURCES = {
     "step_mean": "the mean over pairs at that step", "noise": "noise as long as the pair's difference",
     "moments": "noise of the pairs' mean and variance",
 }  # fmt: skip
-CODI = "Shen et al. 2025, CODI: Compressing Chain-of-Thought into Continuous Space via Self-Distillation, 2502.21074"
-PATCHING = (
-    "Heimersheim and Nanda 2024, How to use and interpret activation patching, 2404.15255; Zhang and Nanda 2024, "
-    "Towards Best Practices of Activation Patching, 2309.16042"
+CODI = (
+    "Shen et al. 2025, CODI: Compressing Chain-of-Thought into Continuous Space via Self-Distillation, arXiv 2502.21074"
 )
-NNSIGHT = "Fiotto-Kaufman et al. 2024, NNsight and NDIF, 2407.14561"
+PATCHING = (
+    "Heimersheim and Nanda 2024, How to use and interpret activation patching, arXiv 2404.15255; Zhang and Nanda 2024, "
+    "Towards Best Practices of Activation Patching, arXiv 2309.16042"
+)
+NNSIGHT = "Fiotto-Kaufman et al. 2024, NNsight and NDIF, arXiv 2407.14561"
 OF_EXPERIMENTS = {
     "attribution": (
         "estimates from gradients",
-        "Nanda 2023, Attribution Patching; Syed, Rager and Conmy 2023, 2310.10348; Kramár et al. 2024, 2403.00745",
+        "Nanda 2023, Attribution Patching; Syed, Rager and Conmy 2023, arXiv 2310.10348; Kramár et al. 2024, "
+        "arXiv 2403.00745",
     ),
     "shapley": (
         "Shapley values, interactions",
         "Shapley 1953, A value for n-person games; Grabisch and Roubens 1999, An axiomatic approach to the concept of "
         "interaction among players in cooperative games",
     ),
-    "matched": ("interchange interventions", "Geiger et al. 2022, Inducing Causal Structure, 2112.00826"),
+    "matched": ("interchange interventions", "Geiger et al. 2022, Inducing Causal Structure, arXiv 2112.00826"),
 }
 
 
@@ -151,28 +154,30 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     return [
         f"Model. {model.get('checkpoint', 'unknown')} ({size}; {model.get('dtype', 'unknown')} on "
         f"{model.get('device', 'unknown')}), a CODI model; protocol {manifest.get('protocol', 'unknown')}.",
-        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table)]),
+        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table, config.get("fresh"))]),
         f"Interventions. {experiment} Written: {sites}; values from {sources}; into {hosts}."
         + (f" Held at the run's own values, in part of the runs: {held}." if held else "")
         + (f" Attention edges cut, in part of the runs: {cut}." if cut else ""),
-        f"Measures. {len(table)} values of {table['metric'].nunique()} metrics: {measured}. Logit metrics are read at "
-        "the first answer token where the two answers differ, at the same position in all runs, what both answers "
+        f"Measures. {len(table):,} values of {table['metric'].nunique()} metrics: {measured}. Logit metrics are read "
+        "at the first answer token where the two answers differ, at the same position in all runs, what both answers "
         "share before it forced; decoding is greedy, nothing forced.",
         f"Statistics. Effects are pooled over pairs (sum of numerators over sum of denominators); 95% intervals are "
         f"BCa over {RESAMPLES} resamples of whole clusters, percentile where BCa is undefined. "
         + (
             "Specific effects subtract an unrelated donor's at the same place, paired; their family-wise p-values are "
             "from sign flips of whole clusters with max-|t| step-down over all sites."
-            if has_unrelated(table)
+            if places_have_unrelated(table)
             else "No unrelated donor was run, so no specific effects and no p-values."
         ),
         f"Software. {made or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
     ]
 
 
-def _about_data(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[str]:
+def _about_data(data: Mapping[str, Any], table: pd.DataFrame, fresh: Any) -> Iterator[str]:
     """How many pairs there were, how many are left and why."""
     yield f"{data.get('read', 'An unknown number of')} pairs were read from {data.get('pairs_file', 'a file')}."
+    if fresh:
+        yield f"{fresh} fresh word problems joined their questions; hosts and donors were matched among all of these."
     for key, what in (("excluded", "left out before the run"), ("failed", "failed in it")):
         entries = data.get(key) or []
         alike = _alike(entries)
@@ -193,7 +198,7 @@ def definitions(table: pd.DataFrame, low_ceiling: float) -> list[tuple[str, str]
 
 
 def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What a paper that uses these numbers cites, each with what for; numbers are arXiv's."""
+    """What a paper that uses these numbers cites, each with what for."""
     experiment = manifest.get("experiment") or "sweep"
     tested = [
         ("family-wise p-values", "Westfall and Young 1993, Resampling-Based Multiple Testing; Romano and Wolf 2005, "
@@ -205,7 +210,7 @@ def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[st
         ("patching, metrics", PATCHING),
         *([OF_EXPERIMENTS[experiment]] if experiment in OF_EXPERIMENTS else []),
         ("intervals", "Efron 1987, Better bootstrap confidence intervals"),
-        *(tested if has_unrelated(table) else []),
+        *(tested if places_have_unrelated(table) else []),
         ("runs inside traces", NNSIGHT),
     ]
 

@@ -101,8 +101,11 @@ def pairs_by_layer(table: pd.DataFrame) -> alt.Chart:
     )
 
 
-def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
-    """The largest specific effects, from `critical`, with intervals; critical only where the ceiling allows it."""
+def critical_layers(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: float = LOW_CEILING) -> alt.LayerChart:
+    """The largest specific effects, from `critical`, with intervals; critical only where the ceiling allows it.
+
+    `low_ceiling` is the one that they were ranked with.
+    """
     tested = bool(ranked["specific"].all())
     shown = ranked.head(top)
     several = shown["site"].nunique() > 1
@@ -128,9 +131,9 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
     direction, limit = ranked["direction"].iloc[0], ranked["ceiling"].iloc[0]
     any_critical = bool(ranked["critical"].any())
     places = "layers" if ranked["step"].isna().all() else "sites"
-    words = f"Critical {places}, by specific effect" if any_critical else "Largest specific effects"
-    words = words if tested else "Largest effects (no unrelated donor was swept, so no p-values)"
-    why = f"ceiling {limit:.2f}" + (", which is low: no layer may be called critical" if limit < LOW_CEILING else "")
+    words = f"Critical {places}, by specific effect" if any_critical else "Specific effects, the largest first"
+    words = words if tested else "Effects, the largest first (no unrelated donor was swept, so no p-values)"
+    why = f"ceiling {limit:z.2f}" + (", which is low: no layer may be called critical" if limit < low_ceiling else "")
     kinds = " and ".join(NOUNS[kind] for kind in ranked["site"].unique())
     steps = " at all latent steps" if ranked["step"].isna().all() else ""
     return dress(
@@ -139,6 +142,11 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10) -> alt.LayerChart:
             words,
             f"Written: {kinds}{steps}, {what_where(direction)}",
             f"On {metric_noun(ranked['metric'].iloc[0])}, pooled; whiskers: 95% over clusters; {why}",
+            *(
+                ["Critical: p at most 0.05, family-wise, and the interval above 5% of the ceiling"]
+                if any_critical
+                else []
+            ),
             about_pooled(ranked),
         ),
     )

@@ -87,7 +87,8 @@ def routes_table(table: pd.DataFrame) -> str:
     except ValueError as error:
         return paragraph(f"Not shown: {error}.", "quiet")
     rows = [
-        (row.part, row.contrast, f"{row.effect:.2f}", f"{row.low:.2f} to {row.high:.2f}") for row in parts.itertuples()
+        (row.part, row.contrast, f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
+        for row in parts.itertuples()
     ]
     return html_table(("route", "corners (question, thought)", "share of cc − xx", "95% interval"), rows)
 
@@ -102,8 +103,8 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
     rows = [
         (
             place_name(row, with_kind=True),
-            f"{row['effect']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['effect']:z.2f}",
+            f"{row['low']:z.2f} to {row['high']:z.2f}",
             f"{row['rank_low']} to {row['rank_high']} of {len(sites)}",
             f"{row['first']:.0%}",
             *(f"{row[name]:.2g}" if row["specific"] else "none" for name in ("p_fwer", "q")),

@@ -10,9 +10,17 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.charts import DASHES, below, layer_axis, scale_of
+from analysis.charts import (
+    DASHES,
+    below,
+    dashes_below,
+    layer_axis,
+    scale_of,
+    size_of_direction,
+    width_of_direction,
+)
 from analysis.effects import effect, from_other_run, layerwise, main_protocol
-from analysis.style import DIRECTION_COLOURS, GREY, dress, heading
+from analysis.style import BOTH_WAYS, DIRECTION_COLOURS, GREY, dress, heading
 
 DONORS = ("other run", "unrelated donor")
 COLUMNS = ["panel", "direction", "donor", "layer", "value"]
@@ -52,7 +60,7 @@ def pair_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(values: pd.DataFrame, title: alt.TitleParams) -> alt.HConcatChart:
     dash = alt.StrokeDash(
-        "donor:N", title=None, scale=alt.Scale(domain=list(DONORS), range=list(DASHES[:2])), legend=below(1)
+        "donor:N", title=None, scale=alt.Scale(domain=list(DONORS), range=list(DASHES[:2])), legend=dashes_below()
     )
     colour = alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
     axis = layer_axis(values["layer"], most=8)
@@ -60,8 +68,8 @@ def _draw(values: pd.DataFrame, title: alt.TitleParams) -> alt.HConcatChart:
     def panel(name: str, label: str) -> alt.LayerChart:
         base = alt.Chart(alt.NamedData("pair")).transform_filter(alt.datum.panel == name).encode(x=axis, color=colour)
         y = alt.Y("value:Q", title=label, axis=alt.Axis(tickCount=4))
-        lines = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
-        points = base.mark_point(filled=True, size=24, opacity=1).encode(y=y)
+        lines = base.mark_line().encode(y=y, strokeDash=dash, strokeWidth=width_of_direction())
+        points = base.mark_point(filled=True, opacity=1).encode(y=y, size=size_of_direction())
         return (lines + points).properties(width=190, height=170)
 
     ends = alt.Chart(alt.InlineData([{"y": 0}, {"y": 1}])).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="y:Q")
@@ -77,6 +85,7 @@ def _heading(pair_id: str, question: str, protocol: str) -> alt.TitleParams:
     return heading(
         f"Pair {pair_id}: one layer's residual stream, at all latent steps",
         textwrap.shorten(question, 150, placeholder=" …"),
+        BOTH_WAYS,
         f"Effect on logit difference; n = 1 pair; protocol {protocol}",
         width=480,
     )

@@ -46,7 +46,10 @@ def site_pairs(
         raise ValueError(f"the table has no effect of the pair's other run at {place_name(place, True)}")
     keys = ["protocol", "direction", "metric", *SITE_KEYS, "donor", "cluster_id", "pair_id"]
     found = rows.groupby(keys, dropna=False)[["numerator", "denominator"]].mean().reset_index()
-    return found.assign(effect=found["numerator"] / found["denominator"].where(found["denominator"] != 0))
+    found = found.assign(effect=found["numerator"] / found["denominator"].where(found["denominator"] != 0))
+    if found["effect"].isna().all():
+        raise ValueError(f"no pair's two runs differ on {metric_noun(metric)}, so none has an effect")
+    return found
 
 
 def pair_strip(pairs: pd.DataFrame) -> Any:
@@ -77,12 +80,12 @@ def pair_strip(pairs: pd.DataFrame) -> Any:
     bands = line.mark_rect(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     rules = line.mark_rule(strokeWidth=2).encode(y="effect:Q")
     site = pairs.iloc[0].to_dict()
-    said = "; ".join(f"{row.donor} {row.effect:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in whole.itertuples())
+    said = "; ".join(f"{row.donor} {row.effect:z.2f} [{row.low:z.2f}, {row.high:z.2f}]" for row in whole.itertuples())
     averaged = f"; a point is the mean of {each} pairs" if each > 1 else ""
     return dress(
         (bands + rules + dots).properties(width=WIDTH - 50, height=200),
         heading(
-            f"Every pair at {place_name(site, True)}",
+            f"Each pair's effect: {place_name(site, True)}",
             f"Written: {what_where(site['direction'])}",
             f"On {metric_noun(site['metric'])}; lines: pooled, with 95% over clusters: {said}",
             f"Size: gap between the pair's runs{averaged}; beyond the axis: at its end",

@@ -85,7 +85,8 @@ def winner(differences: pd.DataFrame) -> str:
     """Who is largest, from `rank_differences`: named only where it differs from every other, family-wise."""
     if not {"p_fwer", "clusters", "rank"} <= set(differences):
         raise ValueError("these are no differences of a ranking; pass the table through rank_differences() first")
-    names = [_name(row) for row in differences.to_dict("records")]
+    several = "site" in differences and differences["site"].nunique() > 1
+    names = [_name(row, several or not place) for place, row in enumerate(differences.to_dict("records"))]
     leader, rest = differences.iloc[0], differences.iloc[1:]
     clusters = f"{leader['clusters']} clusters"
     if rest.empty:
@@ -93,16 +94,16 @@ def winner(differences: pd.DataFrame) -> str:
     equal = [name for name, p in zip(names[1:], rest["p_fwer"], strict=True) if not p <= ALPHA]
     if not equal:
         return f"{names[0]} is the largest ({leader['effect']:.3g}; every other is smaller, family-wise; {clusters})."
-    shown = ", ".join(equal[:5]) + (f" and {len(equal) - 5} more" if len(equal) > 5 else "")
+    shown = "; ".join(equal[:5]) + (f"; and {len(equal) - 5} more" if len(equal) > 5 else "")
     return (
         f"No winner: {names[0]} has the largest effect ({leader['effect']:.3g}), but cannot be told apart from "
         f"{shown} (p > {ALPHA:g}, family-wise; {clusters})."
     )
 
 
-def _name(row: dict) -> str:
+def _name(row: dict, with_kind: bool) -> str:
     if "site" in row:
-        return place_name(row, with_kind=True)
+        return place_name(row, with_kind)
     key = "layer" if "layer" in row else "step"
     return f"{key} {row[key]}"
 

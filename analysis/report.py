@@ -78,9 +78,14 @@ def try_figure(drawn: Figure, table: pd.DataFrame, low_ceiling: float) -> tuple[
     """A figure's specification and what it says; no specification where this table does not have what it wants."""
     rows = drawn.rows(table)
     try:
-        return drawn.draw(rows, low_ceiling).to_dict(), drawn.says(rows) if drawn.says else ""
+        spec, said = drawn.draw(rows, low_ceiling).to_dict(), drawn.says(rows) if drawn.says else ""
     except ValueError as error:
         return None, f"Not shown: {error}."
+    try:
+        json.dumps(spec, allow_nan=False)
+    except ValueError:  # an axis without an end
+        return None, "Not shown: no effect that it draws is defined, as where no pair's two runs differ."
+    return spec, said
 
 
 def write_comparison(first: Path, second: Path, folder: Path, metric: str = "logit_difference") -> Path:

@@ -13,9 +13,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.charts import below
+from analysis.charts import below, dashes_below, size_of_direction, width_of_direction
 from analysis.effects import effect, from_other_run, pooled
 from analysis.style import (
+    BOTH_WAYS,
     DIRECTION_COLOURS,
     GREY,
     NOUNS,
@@ -70,6 +71,8 @@ def step_curve(effects: pd.DataFrame) -> Any:
     windows = [name for name in WINDOWS if (effects["window"] == name).any()]
     banded = effects.loc[effects["trained"], ["low", "high", "ceiling"]].to_numpy(float)
     ends = np.concatenate([effects["effect"].to_numpy(float), banded.ravel()])
+    if not np.isfinite(ends).any():
+        raise ValueError("no step has an effect, so there is nothing to draw")
     scale = alt.Scale(domain=[min(float(np.nanmin(ends)), 0.0), float(np.nanmax(ends))], nice=True)
     rows = []
     sides = effects.assign(order=effects["held"] != "none").groupby(["order", "site", "held"])
@@ -88,6 +91,7 @@ def step_curve(effects: pd.DataFrame) -> Any:
         alt.vconcat(*rows) if len(rows) > 1 else rows[0],
         heading(
             "Effect of whole latent steps, all layers at once",
+            BOTH_WAYS,
             f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters; grey: whole thought",
             f"Early steps have more of the run after them: {caution}",
             about_pooled(main),
@@ -107,13 +111,15 @@ def _panel(part: pd.DataFrame, title: str, scale: alt.Scale) -> Any:
     )
     y = alt.Y("effect:Q", title="effect (0 host, 1 donor)", axis=alt.Axis(tickCount=5), scale=scale)
     numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("effect", "low", "high")]
-    lines = base.mark_line(strokeWidth=2).encode(
-        y=y, strokeDash=alt.StrokeDash("donor:N", title=None, scale=dash, legend=below(1)),
+    lines = base.mark_line().encode(
+        y=y,
+        strokeDash=alt.StrokeDash("donor:N", title=None, scale=dash, legend=dashes_below()),
+        strokeWidth=width_of_direction(),
         tooltip=["direction", "donor", "step", *numbers, "n:Q", "clusters:Q"],
-    )  # fmt: skip
+    )
     band = base.transform_filter(alt.datum.donor == OTHER).mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
     faint = base.transform_filter(alt.datum.donor == UNRELATED).mark_area(opacity=0.08).encode(y="low:Q", y2="high:Q")
-    points = base.mark_point(filled=True, size=28, opacity=1).encode(y=y)
+    points = base.mark_point(filled=True, opacity=1).encode(y=y, size=size_of_direction())
     tops = part.loc[part["trained"], ["direction", "ceiling"]].drop_duplicates().dropna()
     rules = (
         alt.Chart(tops).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="ceiling:Q", tooltip=["direction", "ceiling"])

@@ -12,6 +12,7 @@ import pandas as pd
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 DIRECTION_COLOURS = {"denoising": BLUE, "noising": ORANGE}
+BOTH_WAYS = "Denoising: clean values into the corrupted run; noising: the reverse"
 WIDTH = 330  # pixels: readable when printed 8 cm wide
 NOUNS = {
     "resid": "residual stream",

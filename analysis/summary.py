@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
     clusters: int
 
     def __str__(self) -> str:
-        return f"{self.effect:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.effect:z.2f} [{self.low:z.2f}, {self.high:z.2f}]"
 
 
 class Verdict(NamedTuple):

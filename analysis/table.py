@@ -15,6 +15,7 @@ CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have 
 DIRECTIONS = ("denoising", "noising")
 
 _NUMBER = pa.Column("Int64", pa.Check.ge(0, error="0 or above"), nullable=True)
+_MEASURED = pa.Column("float64", pa.Check.in_range(-1e38, 1e38, error="a finite number, or none"), nullable=True)
 _TEXT = pa.Column("str")
 SCHEMA = pa.DataFrameSchema(
     {
@@ -38,9 +39,9 @@ SCHEMA = pa.DataFrameSchema(
         "n_latents": _NUMBER,  # steps that the run thinks, where not as many as the model was trained with
         "read_step": _NUMBER,
         "metric": _TEXT,
-        "patched": pa.Column("float64", nullable=True),
-        "clean": pa.Column("float64", nullable=True),
-        "corrupted": pa.Column("float64", nullable=True),
+        "patched": _MEASURED,
+        "clean": _MEASURED,
+        "corrupted": _MEASURED,
     },
     coerce=True,
     strict=True,

@@ -244,6 +244,12 @@ class RunConfig(Record):
             text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
             offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""
             raise PydanticCustomError("rule", text, {"key": taken[0], "name": self.experiment, "offer": offer})
+        if self.remote is not None and self.experiment == "attribution":
+            text = "'remote' has no meaning in the experiment 'attribution': it computes gradients, here; remove it"
+            raise PydanticCustomError("rule", text)
+        if self.remote is not None and self.remote.host != "local" and self.reinitialised:
+            text = "'reinitialised' is true and 'remote' is set: a deployment has trained weights alone; remove one"
+            raise PydanticCustomError("rule", text)
         if self.unheld and not self.freeze:
             raise PydanticCustomError("rule", "'unheld' is true and 'freeze' names no route; every run is unheld then")
         if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
@@ -351,6 +357,8 @@ def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
         if set(values) <= set(other.model_fields) and not set(values) <= set(kind.model_fields):
             raise ConfigError(f"{path}: is a config for `{other.command}`, wanted one for `{kind.command}`")
     instead = {key.replace("__", "."): value for key, value in instead.items() if value is not None}
+    if instead.get("remote") is True and values.get("remote"):
+        del instead["remote"]  # a table says more than a switch
     for key, value in instead.items():
         table, _, name = key.rpartition(".")
         inner = values.setdefault(table, {}) if table else values

@@ -10,15 +10,19 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+import vl_convert
 
-from analysis import by_site, ceiling, corners, matched_shares, read_table, specific
+from analysis import ceiling, corners, matched_shares, read_table, site_effects
 from analysis.charts import ANSWERS, CORNERS, below, scale_of
+from analysis.drawing import PPI, SCALE
 from analysis.matched import COLOURS
 from analysis.style import dress, heading
+from analysis.summary import ALPHA, LOW_CEILING
 
 HERE = Path(__file__).parent
 CARD = HERE.parent / "traces" / "embedded" / "card.json"
-WIDE = 250
+WIDE = 210  # pixels, so that two columns fill a printed page
+GIVEN = {name: COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
 INTERMEDIATE = 1
 
 
@@ -35,19 +39,21 @@ def main(*runs: str) -> None:
         shares = matched_shares(read_table(matched / "cells.parquet"))
         parts = [
             corner_panel(corners(table), f"{name}: accuracy {accuracy:.1%}", first),
-            place_panel(table),
+            place_panel(table, first),
             share_panel(shares),
         ]
         columns.append(alt.vconcat(*parts, spacing=22).resolve_scale(color="independent"))
     title = heading(
         "Same accuracy, different causal story",
-        "Top: the answer of a question that reads another question's thought. Middle: clean values of one layer and "
-        "step written into the corrupted run; effect beyond an unrelated donor's, 1 is all the way. Bottom: a donor's "
+        "Top: the answer of a question (q.) that reads another question's thought. Middle: clean values of one layer "
+        "and step written into the corrupted run; effect on the logit difference beyond an unrelated donor's, pooled, "
+        "1 is all the way; faint: not told apart from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
         f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
-        "intermediate; dashed: hybrid answers by an unrelated donor). Bars: 95% over clusters.",
-        width=960,
+        "intermediate; dashed: hybrid answers by an unrelated donor; bars: 95% over clusters). Protocol latent_loop.",
+        width=770,
     )
-    dress(alt.hconcat(*columns, spacing=24), title).save(HERE / "stories.png", scale_factor=2)
+    drawn = dress(alt.hconcat(*columns, spacing=30), title).to_dict()
+    (HERE / "stories.png").write_bytes(vl_convert.vegalite_to_png(drawn, ppi=PPI, scale=SCALE))
 
 
 def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
@@ -61,55 +67,62 @@ def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
         alt.Chart(long)
         .mark_bar()
         .encode(
-            y=alt.Y("corner:N", sort=list(labels.values()), title=None),
+            y=alt.Y("corner:N", sort=list(labels.values()), title=None, axis=alt.Axis(labels=named, ticks=named)),
             x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3)),
             color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
         )
-        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, f"n = {found['n'].max()} pairs", 13))
+        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, counted(found), 13))
     )
 
 
-def place_panel(table: pd.DataFrame) -> Any:
+def place_panel(table: pd.DataFrame, first: bool) -> Any:
     """Specific effects by layer and step, colours centred on 0 and alike for all models."""
-    sites = by_site(specific(table), direction="denoising")
-    sites = sites[(sites["site"] == "resid") & sites["step"].notna() & (sites["step"] == sites["step_last"])]
+    sites = site_effects(table)
+    sites = sites[(sites["direction"] == "denoising") & (sites["site"] == "resid") & sites["step"].notna()]
+    sites = sites.assign(differs=sites["p_fwer"] <= ALPHA)
     top = ceiling(table)
-    note = "" if top.effect >= 0.5 else ": low, so no site may be called critical"
+    note = "" if top.effect >= LOW_CEILING else ": low"
     base = alt.Chart(sites).encode(
         x=alt.X("step:O", title="latent step", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("layer:O", title="layer", sort="descending"),
     )
     scale = alt.Scale(scheme="blueorange", domain=[-0.6, 0.6], domainMid=0, clamp=True)
-    legend = alt.Legend(orient="right", gradientLength=70)
-    ink = alt.condition(abs(alt.datum.effect) > 0.36, alt.value("white"), alt.value("#222"))
-    cells = base.mark_rect().encode(color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend))
+    legend = None if first else alt.Legend(orient="right", gradientLength=70, values=[-0.6, 0, 0.6], format=".1f")
+    ink = alt.condition((abs(alt.datum.effect) > 0.36) & alt.datum.differs, alt.value("white"), alt.value("#222"))
+    colour = alt.Color("effect:Q", title="effect", scale=scale, legend=legend)
+    cells = base.mark_rect().encode(color=colour, opacity=alt.condition("datum.differs", alt.value(1), alt.value(0.3)))
     words = base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=ink)
-    title = panel_title("Specific effect of the residual stream", f"whole thought (ceiling) {top}{note}")
+    title = panel_title("Specific effect, residual stream", f"ceiling {top}{note}; {counted(sites)}")
     return (cells + words).properties(width=WIDE, height=alt.Step(20), title=title)
 
 
 def share_panel(shares: pd.DataFrame) -> Any:
-    """Hybrid, donor's and host's share of answers by the last step written, with the unrelated donor's hybrids."""
+    """Each answer's share by the last step written, with the unrelated donor's hybrids."""
     apart = (shares["intermediate_is"] == "different") & (shares["answer_is"] == "different")
     rows = shares[apart & (shares["intermediate"] == INTERMEDIATE) & (shares["written"] == "prefix")]
-    true = rows[(rows["source"] == "clean") & rows["answer"].isin(["hybrid", "donor", "host"])]
+    true = rows[(rows["source"] == "clean") & rows["answer"].isin(list(GIVEN))]
     control = rows[(rows["source"] == "unrelated") & (rows["answer"] == "hybrid")]
-    colours = scale_of({name: COLOURS[name] for name in ("hybrid", "donor", "host")})
+    colours = scale_of(GIVEN)
     x = alt.X("step:O", title="steps 0 to k written", axis=alt.Axis(labelAngle=0))
     y = alt.Y("share:Q", title="share of runs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1]))
-    colour = alt.Color("answer:N", title="answer", scale=colours, legend=below(3, "left"))
+    colour = alt.Color("answer:N", title="answer", scale=colours, legend=below(4, "left"))
     base = alt.Chart(true).encode(x=x, color=colour)
     lines = base.mark_line(strokeWidth=2, point=True).encode(y=y)
     bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
     dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=COLOURS["hybrid"]).encode(x=x, y=y)
-    title = panel_title("Whose answer, once steps are a donor's", f"n = {true['n'].max()} pairs")
+    title = panel_title("Whose answer, once steps are a donor's", counted(true))
     return (dashed + bars + lines).properties(width=WIDE, height=120, title=title)
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """How many pairs and clusters a panel rests on."""
+    return f"n = {rows['n'].max()} pairs, {rows['clusters'].max()} clusters"
 
 
 def panel_title(text: str, below_it: str, size: int = 11) -> alt.TitleParams:
     """A panel's heading and a grey line under it."""
     return alt.TitleParams(
-        text, subtitle=below_it, anchor="start", fontSize=size, subtitleFontSize=11, subtitleColor="#555"
+        text, subtitle=below_it, anchor="start", frame="group", fontSize=size, subtitleFontSize=11, subtitleColor="#555"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patching.cells import Cell, Prepared, readable
-from patching.division import blocks_of, steps_of
+from patching.division import blocks_of, jobs_of, steps_of
 from patching.edges import Edge
 from patching.means import Means
 from patching.metrics import EOT_METRICS, LOGIT_METRICS
@@ -26,6 +27,7 @@ from traces.answer import Forced, Script
 from traces.model import CodiModel
 from traces.placeholder import single_pass_length, start_single_passes
 from traces.rows import Rows
+from traces.session import Started, place_of
 from traces.thought import Block, Run, runs_of, start_blocks
 from traces.tokens import encode, texts
 
@@ -60,6 +62,20 @@ class Pace:
 
     cells: int
     halvings: int = 0
+
+
+class Running(NamedTuple):
+    """A batch that was begun: which cells each of its blocks has, and the sessions that run them."""
+
+    parts: list[list[int]]
+    started: list[Started]
+
+
+Tell = Callable[[str], None]  # hears how many jobs are in which state
+
+
+def nobody(states: str) -> None:
+    """Tell nobody."""
 
 
 class Batch(NamedTuple):
@@ -102,17 +118,22 @@ def run_batch(
     cells: Sequence[Cell],
     plan: Plan,
     pace: Pace,
+    begun: Running | None = None,
+    tell: Tell = nobody,
 ) -> Batch:
     """All cells of a batch of pairs. Where memory runs out, half as many cells run at once, then half as many pairs.
 
-    Raises MemoryError where one cell of one pair does not fit.
+    `begun` is what was sent ahead of this batch; `tell` hears where what is sent stands. Raises MemoryError where one
+    cell of one pair does not fit.
     """
     before = pace.halvings
     while True:
         try:
-            found = run_cells(model, batch, donors, cells, plan, pace.cells)
+            running = start_cells(model, batch, donors, cells, plan, pace.cells) if begun is None else begun
+            found = collect(model, batch, donors, cells, plan, running, tell)
             return found._replace(halvings=pace.halvings - before)
         except (MemoryError, RuntimeError) as error:
+            begun = None
             if not out_of_memory(error):
                 raise
         # The failed forward's tensors hang on the error, which is gone by here.
@@ -143,24 +164,44 @@ def out_of_memory(error: BaseException) -> bool:
     return any(sign in str(error) for sign in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
-def run_cells(
+def start_cells(
     model: CodiModel,
     batch: Sequence[Prepared],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     plan: Plan,
     at_once: int,
-) -> Batch:
-    """All cells of a batch of pairs in one session, block after block, those that begin at like steps together."""
+) -> Running:
+    """Begin all cells of a batch of pairs, block after block, those that begin at like steps together.
+
+    Here it is one session, which is over then; on a deployment as many jobs as `remote.cells_per_job` makes of it.
+    """
     parts = blocks_of(model, cells, at_once)
     read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
     makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
+    begin: Callable[..., Started] = partial(start_blocks, n_latents=steps)
     if plan.protocol == "placeholder":
-        started = start_single_passes(model, read, makers, max_new_tokens=new, remote=plan.remote)
-    else:
-        started = start_blocks(model, read, makers, max_new_tokens=new, n_latents=steps, remote=plan.remote)
-    runs = runs_of(started.result())
+        begin = start_single_passes
+    place = place_of(model, plan.remote)
+    jobs = jobs_of(makers, at_once, None if place is None else place.cells_per_job)
+    started = [begin(model, read, job, max_new_tokens=new, remote=plan.remote) for job in jobs]
+    return Running(parts, started)
+
+
+def collect(
+    model: CodiModel,
+    batch: Sequence[Prepared],
+    donors: Sequence[Sequence[Donor]],
+    cells: Sequence[Cell],
+    plan: Plan,
+    running: Running,
+    tell: Tell = nobody,
+) -> Batch:
+    """Wait for what was begun, and put its rows together."""
+    while waiting := [one.state for one in running.started if not one.ready()]:
+        tell(", ".join(f"{count} {state.lower()}" for state, count in Counter(waiting).items()))
+    parts, runs = running.parts, [run for one in running.started for run in runs_of(one.result())]
     frames = []
     for part, done in zip(parts, runs, strict=True):
         for frame in frames_of(model, batch, donors, [cells[i] for i in part], done, plan):

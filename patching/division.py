@@ -14,6 +14,7 @@ from patching.readings import ANSWER_METRICS, WHOLE_ANSWER
 from patching.sites import Sized, first_step
 
 Drawn = TypeVar("Drawn")  # what goes with each pair
+Block = TypeVar("Block")
 
 
 def steps_of(model: Sized, cells: Sequence[Cell]) -> int:
@@ -69,3 +70,10 @@ def blocks_of(model: Sized, cells: Sequence[Cell], at_once: int) -> list[list[in
     """Which cells run together: those that begin at like steps, so many at once."""
     order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].cuts))
     return [order[start : start + at_once] for start in range(0, len(order), at_once)]
+
+
+def jobs_of(blocks: Sequence[Block], at_once: int, cells_per_job: int | None) -> list[Sequence[Block]]:
+    """Which blocks of a batch are one job: as many as have at most so many cells, but one at least; all of them without
+    a limit."""
+    each = len(blocks) if cells_per_job is None else max(1, cells_per_job // at_once)
+    return [blocks[start : start + each] for start in range(0, len(blocks), each)]

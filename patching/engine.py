@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.table import empty_table
-from patching.batch import Batch, Pace, Plan, run_batch
+from patching.batch import Batch, Pace, Plan, Running, run_batch, start_cells
 from patching.budget import MEMORY, Sizes, choose, shape_of
 from patching.cells import PROTOCOLS, Cell, Prepared, check_cells, check_single_pass, grid, prepare, readable
 from patching.division import batches, draws_of, steps_of, work_of
@@ -30,6 +30,7 @@ from patching.sites import Site, layerwise
 from patching.sources import HOSTS, Donor, Value, draw_unrelated, other, unrelated
 from patching.tabulate import in_order
 from traces.model import CodiModel
+from traces.session import LOCAL, place_of
 from traces.tokens import opening_ids, positions_needed
 
 
@@ -44,8 +45,13 @@ class Due(NamedTuple):
 
 
 # Called for each batch with what is due and what computes it: saves what is new, gives back what was saved, and `None`
-# where a batch is somebody else's.
+# where a batch is somebody else's. Where it has a function `wants`, that says whether a batch would be computed.
 Keep = Callable[[Due, Callable[[], Batch]], Batch | None]
+
+
+def wanted(due: Due) -> bool:
+    """Every batch is computed."""
+    return True
 
 
 def nothing_kept(due: Due, compute: Callable[[], Batch]) -> Batch | None:
@@ -149,11 +155,18 @@ def sweep_cells(
     lengths, among = [p.tokens for p in ready], (averaged, [p.tokens for p in everyone])
     donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, draws), among)
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
-    found: list[Batch] = []
+    due = [Due(place, len(divided), len(ready), len(cells), sizes) for place in range(len(divided))]
+    place, begun, found = place_of(model, remote), dict[int, Running](), list[Batch]()
+    ahead = 0 if place is None or place.host == LOCAL or model.ledger is not None else place.jobs
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
-        for place, (batch, drawn) in enumerate(divided):
-            due = Due(place, len(divided), len(ready), len(cells), sizes)
-            kept = keep(due, partial(run_batch, model, batch, drawn, cells, plan, pace))
+        for now, (batch, drawn) in enumerate(divided):
+            for later in range(now, min(now + ahead, len(divided))):
+                if later not in begun and getattr(keep, "wants", wanted)(due[later]):
+                    begun[later] = start_cells(model, *divided[later], cells, plan, pace.cells)
+            compute = partial(
+                run_batch, model, batch, drawn, cells, plan, pace, begun.pop(now, None), bar.set_postfix_str
+            )
+            kept = keep(due[now], compute)
             found += [] if kept is None else [kept]
             bar.update(len(batch))
     failed = [failure for batch in found for failure in batch.failed]

@@ -11,8 +11,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,8 +25,11 @@ from patching.recipes import check_slices, job, run_recipe
 from patching.selection import Selection, select
 from patching.shards import Shards
 from patching.store import digest, file_digest, locked, now, open_run, versions, write_json
+from traces.deployment import greet
+from traces.ledger import Ledger, NotYet
 from traces.merge import merge_lora
 from traces.model import CodiModel, load_codi, reinitialise
+from traces.session import LOCAL
 
 
 class InvariantError(RuntimeError):
@@ -40,8 +44,12 @@ def run_experiment(
     fresh: bool = False,
     part: tuple[int, int] | None = None,
     progress: bool = True,
+    later: Literal["submit", "collect"] | None = None,
 ) -> Path:
     """Run the experiment, or go on with it where `out` holds it unfinished, and return its folder.
+
+    With `later`, a deployment's jobs are submitted, or what is there of them collected, and nothing is waited for;
+    raises `NotYet` where the run is not finished by that.
 
     `force` goes on after a failed invariant, `fresh` starts anew. `part` (i, n) computes the i-th of n slices, whole
     batches, to be joined by `merge_slices`. Raises ValueError where the folder is another run's or another process's.
@@ -50,18 +58,26 @@ def run_experiment(
     with locked(out), determinism(config.deterministic):
         started = time.monotonic()
         read = load_pairs(config.pairs.file)
-        model = load_codi(config.checkpoint, config.device, config.dtype)
+        if config.remote is not None and config.remote.host != LOCAL:
+            greet(config.remote)
+        model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
         if (about := open_run(out, described(config, model, part), fresh)) is None:
             return out  # this very run is there, finished
-        shards = Shards(out, about["identity"], *(part or (1, 1)), max_failed=config.max_failed)
-        model, merged = (
-            merge_lora(model, [pair.clean.question for pair in read[:16]]) if config.merge else (model, None)
-        )
+        ledger = None if later is None else Ledger(out / "jobs.json", sending=later == "submit")
+        shards = Shards(
+            out, about["identity"], *(part or (1, 1)), max_failed=config.max_failed,
+            begin=(lambda name: None) if ledger is None else ledger.begin,
+        )  # fmt: skip
+        merged = None
+        if config.merge and config.remote is None:  # a deployment's model is shared, and keeps LoRA apart
+            model, merged = merge_lora(model, [pair.clean.question for pair in read[:16]])
         chosen = select(model, read, config, progress, shards.note)
         checks = checked(model, chosen, config, shards, out, force)
 
-        about_run = job(model, chosen, config, shards.stage, progress)
+        about_run = job(replace(model, ledger=ledger), chosen, config, shards.stage, progress)
         run_recipe(about_run)
+        if ledger is not None and ledger.pending:
+            raise NotYet(ledger.sentence())
         if config.reinitialised:
             # A reference for what the architecture alone does, and not a null hypothesis.
             blank = reinitialise(model, config.seed)
@@ -72,6 +88,7 @@ def run_experiment(
             "data": data_of(config, chosen),
             **about_run.notes,
             "merge": None if merged is None else merged._asdict(),
+            "remote": None if config.remote is None else config.remote.model_dump(mode="json"),
             **({"set_aside": shards.set_aside} if shards.set_aside else {}),
             "seconds": round(time.monotonic() - started, 1),
         }

@@ -17,7 +17,7 @@ from patching.at_hand import AtHand, stand_in
 from patching.budget import Sizes, choose
 from patching.cells import Cell, Prepared, check_cells, check_single_pass, grid, readable
 from patching.costs import NUMBER, Products, bytes_returned, bytes_sent, forwards_of, gradient_products, products_of
-from patching.division import batches, blocks_of, draws_of, steps_of, work_of
+from patching.division import batches, blocks_of, draws_of, jobs_of, steps_of, work_of
 from patching.layout import Block, Reads, block_of, layout_of
 from patching.recipes import RECIPES, check_slices, estimated_at_once, most_matches
 from patching.sites import Site, first_step, single_places
@@ -113,16 +113,12 @@ class Counting(NamedTuple):
             forwards, decoding, products, rows, len(mine) * len(jobs), sent, returned,
         )  # fmt: skip
 
-    def jobs(self, cells: Sequence[Cell], sizes: Sizes, unpatched: int) -> list[list[Block]]:
+    def jobs(self, cells: Sequence[Cell], sizes: Sizes, unpatched: int) -> list[Sequence[Block]]:
         """The jobs of a batch, each the blocks of cells that it runs; locally the whole batch is one."""
-        model, steps = self.model, steps_of(self.model, cells)
-        at_once = self.config.remote.cells_per_job if self.config.remote else None
-        jobs = []
-        for job in blocks_of(model, cells, at_once or len(cells)):
-            size = sizes.cells_per_forward
-            parts = [job[start : start + size] for start in range(0, len(job), size)]
-            jobs.append([block_of(model, [cells[i] for i in part], unpatched, steps) for part in parts])
-        return jobs
+        model, steps, remote = self.model, steps_of(self.model, cells), self.config.remote
+        parts = blocks_of(model, cells, sizes.cells_per_forward)
+        blocks = [block_of(model, [cells[i] for i in part], unpatched, steps) for part in parts]
+        return jobs_of(blocks, sizes.cells_per_forward, remote.cells_per_job if remote else None)
 
     def matches(self) -> Candidates:
         """The most matched donors that there can be."""
@@ -203,17 +199,12 @@ def plan_run(config: RunConfig, known: AtHand, part: tuple[int, int] | None = No
     """Count the sweeps of a config's experiment, or of one slice (i, n) of it."""
     check_slices(config, part)
     said = [*known.said]
-    counting = Counting(known, config, part or (1, 1), not config.merge or elsewhere(config), said)
+    counting = Counting(known, config, part or (1, 1), not config.merge or config.remote is not None, said)
     sweeps = RECIPES[config.experiment](counting)
     if config.reinitialised:
         blank = counting._replace(lora_apart=True, said=[])
         sweeps += [sweep._replace(name=f"{sweep.name}, reinitialised") for sweep in RECIPES[config.experiment](blank)]
     return Plan(config, known, part or (1, 1), sweeps, said)
-
-
-def elsewhere(config: RunConfig) -> bool:
-    """Whether a deployment runs the model, with LoRA apart: its base is everybody's."""
-    return config.remote is not None and config.remote.host != "local"
 
 
 def rows_of(model: Anatomy, cells: Sequence[Cell], donors: int, reads: Reads) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from patching.budget import GIB
 from patching.costs import FAILED, INLINE, LARGEST
-from patching.plan import Plan, Planned, elsewhere
+from patching.plan import Plan, Planned
 
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -103,7 +103,7 @@ def seconds(count: int, tflops: float) -> float:
 def assumptions(plan: Plan) -> list[str]:
     """Everything that was assumed, a sentence each."""
     config, model = plan.config, plan.known.model
-    apart = not config.merge or elsewhere(config)
+    apart = not config.merge or config.remote is not None
     whose = "LoRA is apart" if apart else "LoRA is merged, unless that changes too much"
     said = [
         *plan.said,
@@ -116,7 +116,7 @@ def assumptions(plan: Plan) -> list[str]:
         said.append("the model before training is loaded beside the model, with LoRA apart")
     jobs, most = "a batch of pairs is one job", config.remote.cells_per_job if config.remote else None
     if most is not None:
-        jobs = f"a job has at most {most} cells of a batch of pairs, and reads the questions anew"
+        jobs = f"a job has as many forwards of cells as make {most} cells, or one, and reads the questions anew"
     held = size(model.project_numbers * model.bytes_each)
     return [
         *said,

@@ -26,6 +26,7 @@ from patching.budget import Sizes
 from patching.engine import Due, Keep
 from patching.interrupt import at_the_end
 from patching.tabulate import ORDER, in_order
+from traces.ledger import NotYet
 
 FOLDER, FORMAT = "shards", 1
 
@@ -115,6 +116,7 @@ class Shards:
     mine: int = 1
     slices: int = 1
     max_failed: float = 1.0
+    begin: Callable[[str], None] = lambda name: None  # told which batch is about to be computed
     stages: int = 0
     set_aside: list[str] = field(default_factory=list)
 
@@ -128,13 +130,26 @@ class Shards:
         stage, failed = self.stages, dict[str, str]()
         self.stages += 1
 
+        def path_of(due: Due) -> Path:
+            return self.out / FOLDER / f"{stage:02d}-{due.place:05d}.shard"
+
+        def mine(due: Due) -> bool:
+            return due.place % self.slices == self.mine - 1
+
         def keep(due: Due, compute: Callable[[], Batch]) -> Batch | None:
-            if due.place % self.slices != self.mine - 1:
+            if not mine(due):
                 return None
-            path = self.out / FOLDER / f"{stage:02d}-{due.place:05d}.shard"
+            path = path_of(due)
             if (saved := self._saved(path, stage, due)) is None:
+                self.begin(path.stem)
+                try:
+                    with at_the_end(f"{due.place + 1} of {due.of} batches of this sweep are saved"):
+                        found = compute()
+                except NotYet:
+                    return None
+                finally:
+                    self.begin("")
                 with at_the_end(f"{due.place + 1} of {due.of} batches of this sweep are saved"):
-                    found = compute()
                     about = (due.place, due.of, due.pairs, due.cells, due.sizes)
                     header = Header(self.identity, stage, *about, suffix, found.failed, found.halvings)
                     write_shard(path, header, found.rows)
@@ -149,6 +164,7 @@ class Shards:
                 )
             return Batch(rows, header.failed, header.halvings)
 
+        keep.wants = lambda due: mine(due) and not path_of(due).exists()  # type: ignore[attr-defined]
         return keep
 
     def note(self, name: str, compute: Callable[[], Any]) -> Any:

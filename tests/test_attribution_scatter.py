@@ -120,3 +120,20 @@ def test_the_figure_draws_verified_places_alone_and_says_how_many_of_how_many():
     assert "5 of 7 estimated places verified; n = 2 pairs, 2 clusters; protocol latent_loop" in heading
     drawn = [point["place"] for points in spec["datasets"].values() for point in points if "place" in point]
     assert sorted(set(drawn)) == [f"residual stream, layer {layer}, step 2" for layer in (0, 1, 2, 4, 5)]
+
+
+def test_each_axis_has_its_own_range_and_the_dashed_line_lies_within_both():
+    tenth = [
+        line | {"patched": line["patched"] / 10} if "estimate" in line["metric"] else line for line in places(MIXED)
+    ]
+    spec = attribution_scatter(attributions(table(tenth))).to_dict()
+    ends = next([p["at"] for p in points] for points in spec["datasets"].values() if "at" in points[0])
+    domains = {
+        axis: layer["encoding"][axis]["scale"]["domain"]
+        for layer in spec["layer"]
+        for axis in ("x", "y")
+        if "scale" in layer["encoding"][axis]
+    }
+    assert domains["x"][1] - domains["x"][0] < (domains["y"][1] - domains["y"][0]) / 3
+    for low, high in domains.values():
+        assert low <= min(ends) < max(ends) <= high

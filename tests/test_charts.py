@@ -28,6 +28,7 @@ from analysis import (
     site_pairs,
     specific,
 )
+from analysis.charts import DASHES
 from analysis.pair_charts import pair_specs
 
 
@@ -100,9 +101,9 @@ def test_split_by_kind_each_panel_is_the_curve_of_its_own_pairs(table):
 
 
 def test_a_heatmap_of_specific_effects_says_so(table):
-    assert words(drawn(heatmap(by_site(effect(table), direction="denoising")))).startswith("Effect of the residual")
+    assert words(drawn(heatmap(by_site(effect(table), direction="denoising")))).startswith("Effect by layer and step")
     beyond = heatmap(by_site(specific(table), direction="denoising"), specific=True)
-    assert words(drawn(beyond)).startswith("Specific effect of the residual stream, by layer and step")
+    assert words(drawn(beyond)).startswith("Specific effect by layer and step: residual stream")
     assert "(0: as an unrelated donor)" in words(drawn(beyond))
 
 
@@ -140,7 +141,7 @@ def test_every_chart_of_a_thousand_pairs_holds_what_was_pooled_and_no_pair_by_pa
 def test_the_word_critical_needs_a_ceiling_that_is_not_low(table):
     assert "Critical layers" in words(drawn(critical_layers(critical(table))))
     low = words(drawn(critical_layers(critical(experiment(layers=(0.2, 0.9), thought=(0.1, 0.1))))))
-    assert "Largest specific effects" in low
+    assert "Specific effects, the largest first" in low
     assert "no layer may be called critical" in low
 
 
@@ -196,3 +197,35 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(table):
         heatmap(by_site(effect(table[table["site"] == "thought"])))
     with pytest.raises(ValueError, match="the corners have no answers"):
         corner_bars(corners(table[table["metric"] == "logit_difference"]))
+
+
+def test_curves_of_both_directions_are_seen_where_they_are_equal(table):
+    for name in ("layer_curve", "pair_chart"):
+        widths = [part for part in parts(drawn(all_charts(table)[name]), "strokeWidth") if isinstance(part, dict)]
+        assert widths
+        for width in widths:
+            assert width["condition"]["test"] == "(datum.direction === 'denoising')"
+            assert width["condition"]["value"] > width["value"]
+
+
+def test_the_lines_of_a_legend_are_longer_than_their_dashes(table):
+    legends = [part["legend"] for part in parts(drawn(layer_curve(layer_effects(table))), "strokeDash")]
+    dashes = [sum(dash) for dash in DASHES]
+    assert legends
+    assert all(legend["symbolSize"] ** 0.5 > max(dashes) for legend in legends)
+
+
+def test_a_low_ceiling_is_the_one_that_the_layers_were_ranked_with(table):
+    low = critical_layers(critical(table, low_ceiling=0.99), low_ceiling=0.99)
+    assert "which is low: no layer may be called critical" in words(drawn(low))
+    assert "which is low" not in words(drawn(critical_layers(critical(table))))
+
+
+def parts(spec, name: str) -> list:
+    """Every value that a name has, however deep in a specification."""
+    if isinstance(spec, list):
+        return [found for item in spec for found in parts(item, name)]
+    if not isinstance(spec, dict):
+        return []
+    own = [spec[name]] if name in spec and not isinstance(spec[name], list) else []
+    return own + [found for key, value in spec.items() if key not in ("datasets", name) for found in parts(value, name)]

@@ -95,6 +95,7 @@ def test_effects_are_plain_in_both_where_one_run_has_no_unrelated_donor():
     [
         (lambda table: table[table["metric"] != "logit_difference"], "second run has no rows of metric 'logit_diff"),
         (lambda table: table.assign(pair_id="x" + table["pair_id"]), "no pair in common"),
+        (lambda table: table.assign(clean=table["corrupted"]), "no place has an effect on logit difference in both"),
         (lambda table: table.assign(layer=table["layer"] + 9)[table["site"] == "resid"], "at no place in common"),
     ],
 )

@@ -10,7 +10,7 @@ from test_legacy import prepared
 from test_report import make_run
 
 from analysis import by_site, effect, specific, write_report
-from analysis.explorer import explorer
+from analysis.explorer import explorer, explorer_section
 from analysis.table import COLUMNS, check_table
 
 ANSWERS = {"clean": 18.0, "corrupted": 13.0}
@@ -92,11 +92,23 @@ def test_pooled_effects_are_those_of_the_heatmap(table, found):
 def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
     table = swept(6, 2, 3, unrelated=False)
     found = explorer(table, prepared(6), 0.5)
-    assert not found["specific"]
+    assert not any(place["specific"] for place in found["places"])
     assert all(place["p_fwer"] is None and not place["critical"] for place in found["places"])
     plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
     place = found["places"][place_of(found, direction="denoising", layer="1", step="2")]
     assert place["effect"] == pytest.approx(plain["resid", 1, 2])
+
+
+def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_has_one(table):
+    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    places = explorer(without, prepared(12), 0.5)["places"]
+    assert {(place["panel"], place["specific"]) for place in places} == {
+        ("residual stream", False),
+        ("whole thought", True),
+    }
+    plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
+    own = places[place_of({"places": places}, direction="denoising", layer="1", step="2")]
+    assert own["effect"] == pytest.approx(plain["resid", 1, 2])
 
 
 def test_a_table_that_exchanges_nothing_has_no_linked_view(table):
@@ -210,9 +222,24 @@ def test_the_table_of_pairs_can_be_searched_and_sorted(report, shown):
     assert page.locator("#found").inner_text() == "1 of 12 pairs"
     page.locator("#search").fill("")
     page.locator('th button[data-sort="effect"]').click()
-    effects = [float(text) for text in page.locator("#pairs tbody td:nth-child(7)").all_inner_texts()]
+    effects = [float(text) for text in page.locator("#pairs tbody td:nth-child(6)").all_inner_texts()]
     assert effects == sorted(effects)
     assert page.locator("th[aria-sort=ascending]").inner_text().startswith("effect")
+
+
+def test_a_column_that_no_pair_fills_is_left_out(table):
+    found = explorer(table.assign(kind=None), prepared(12), 0.5)
+    assert 'data-sort="kind"' not in explorer_section(found)
+    found = explorer(table.assign(kind="later_operand"), prepared(12), 0.5)
+    assert 'data-sort="kind"' in explorer_section(found)
+
+
+def test_the_page_is_no_wider_than_a_narrow_window(report, shown):
+    page = shown(report)
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    heights = page.evaluate("[...document.querySelectorAll('td')].map(td => td.innerText.length / td.clientWidth)")
+    assert max(heights) < 3  # no cell is a column of single letters
 
 
 def test_what_is_saved_is_the_table(report, shown, table, tmp_path):

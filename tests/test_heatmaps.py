@@ -8,6 +8,7 @@ from test_summary import cell, experiment
 
 from analysis import by_site, critical, effect, heatmap, site_effects
 from analysis.heatmaps import MARK
+from analysis.methods import methods
 from analysis.table import check_table
 
 
@@ -74,11 +75,11 @@ def test_without_an_unrelated_donor_nothing_is_faint_and_the_heading_says_why():
     spec = drawn(heatmap(site_effects(grid(unrelated=False))))
     assert set(cells(spec)["shown"]) == {"yes"}
     assert "No unrelated donor was swept, so nothing is tested" in words(spec)
-    assert words(spec).startswith("Effect of the residual stream")
+    assert words(spec).startswith("Effect by layer and step: residual stream")
 
 
 def test_the_whole_thought_in_the_heading_is_the_ceiling_and_no_specific_effect():
-    assert "whole thought: denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(grid()))))
+    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(grid()))))
 
 
 def test_the_tooltip_has_interval_counts_and_p():
@@ -104,3 +105,25 @@ def test_effects_that_nobody_tested_are_drawn_as_they_are():
     assert "Faint" not in words(spec)
     with pytest.raises(ValueError, match="no rows of metric 'mood'"):
         site_effects(grid(), metric="mood")
+
+
+def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
+    sites = by_site(effect(grid()), direction="denoising")
+    one = sites[(sites["site"] == "resid")].head(1)
+    many = pd.concat([one.assign(site="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
+    few, tall = (drawn(heatmap(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
+    assert few["height"] == 8 * 22
+    assert tall["height"] <= 1000
+    assert [layer["mark"]["type"] for layer in few["layer"]] == ["rect", "text"]
+    assert [layer["mark"]["type"] for layer in tall["layer"]] == ["rect"]
+
+
+def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor():
+    table = experiment(layers=(0.9, 0.5), pairs=12)
+    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    assert (without["source"] == "unrelated").any()
+    said = words(drawn(heatmap(site_effects(without))))
+    assert said.startswith("Effect by layer and step: residual stream")
+    assert "(0 host, 1 donor)" in said
+    text = " ".join(methods({}, without))
+    assert "no specific effects and no p-values" in text

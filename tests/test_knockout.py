@@ -40,14 +40,14 @@ def test_runs_that_are_wrong_unpatched_do_not_count():
 
 
 def test_edges_are_named_in_words():
-    assert edge_name("answer-question") == "answer not seeing question"
-    assert edge_name("4-1@2 answer-bot") == "step 4 not seeing step 1 in layer 2 and answer not seeing bot"
+    assert edge_name("answer-question") == "the answer not seeing the question"
+    assert edge_name("4-1@2 answer-bot") == "step 4 not seeing step 1 in layer 2 and the answer not seeing BoT"
 
 
 def test_the_figure_says_that_cut_edges_are_off_distribution():
     spec = json.dumps(knockout_bars(knockouts(cut_runs({"answer-question": [1, 0]}))).to_dict())
     assert "Off-distribution" in spec
-    assert "answer not seeing question" in spec
+    assert "the answer not seeing the question" in spec
 
 
 def test_a_table_without_cut_edges_is_refused_in_a_sentence():

@@ -51,6 +51,13 @@ def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_t
         assert words in text
 
 
+def test_problems_that_joined_the_files_are_told():
+    table = experiment(pairs=3)
+    joined = MANIFEST | {"config": {"seed": 7, "fresh": 1200}}
+    assert "1200 fresh word problems joined their questions" in " ".join(methods(joined, table))
+    assert "fresh" not in " ".join(methods(MANIFEST, table))
+
+
 def test_a_run_without_unrelated_donors_claims_no_p_values_and_cites_none():
     table = experiment(pairs=3).query("source != 'unrelated'")
     assert "no p-values" in " ".join(methods(MANIFEST, table))

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis.placeholder import protocol_curve, protocol_rows, protocols
+from analysis.placeholder import protocol_curve, protocol_rows, protocol_sentence, protocols
 from analysis.table import COLUMNS, check_table
 
 # Mean KL by layer: the loop read at the number, and what the errors make of it.
@@ -114,6 +114,22 @@ def test_a_structural_zero_that_is_not_zero_is_shown_with_its_number():
         for line in both()
     ]
     assert texts(protocol_curve(protocols(table(rows))).to_dict()) == ["structurally 0, measured 3.0e-07"] * 2
+
+
+def test_what_rounding_may_have_made_is_called_nothing():
+    rows = [*both(), row(0, 0, -2e-7, source="unrelated"), row(1, 0, 0.4, source="unrelated")]
+    rows = [
+        line | {"patched": 1e-7} if line["protocol"] == "placeholder" and line["layer"] == 2 else line for line in rows
+    ]
+    found = protocols(table(rows))
+    assert set(found["rounding"]) == {2e-7}
+    spec = protocol_curve(found).to_dict()
+    assert texts(spec) == ["structural zero: nothing reads it"] * 2
+    assert "0 within rounding (up to 2.0e-07)" in " ".join(spec["title"]["subtitle"])
+    drawn = [p["drawn_value"] for points in spec["datasets"].values() for p in points if p.get("value") == 1e-7]
+    assert set(drawn) == {-7.0}
+    assert [line.split("  ")[-1].strip() for line in protocol_rows(found)[1:3]] == ["0 within rounding"] * 2
+    assert "Rounding moves a KL of this table by up to 2.0e-07." in protocol_sentence(found)
 
 
 def test_both_positions_share_one_axis():

@@ -231,30 +231,35 @@ def test_gradients_take_at_most_what_is_planned(folder, pairs_file):
 
 
 @pytest.mark.parametrize(
-    "others", [MANY, {"sites": ("sitewise",), "sources": ("other",), "cells_per_forward": 20, "freeze": ("R", "K_T")}]
+    "others",
+    [
+        {"remote": "local", **MANY},
+        {"remote": {"host": "local", "cells_per_job": 45}, "cells_per_forward": 20, "sites": ("sitewise",), "limit": 9},
+    ],
 )
-def test_requests_and_results_are_as_large_as_planned(others, shipped, monkeypatch):
-    settings, sent, returned = config(**others), [], []
+def test_requests_and_results_are_as_large_as_planned(others, monkeypatch):
+    settings, blobs, sent, returned = config(**others), [], [], []
     serialize, start_blocks = RequestModel.serialize.__func__, patching.batch.start_blocks
 
     def measured(cls, tracer, compress=False):
-        blob = serialize(cls, tracer, compress)
-        sent.append(len(blob))
+        blobs.append(len(blob := serialize(cls, tracer, compress)))
         return blob
 
-    def remotely(*args, **kwargs):
-        started, buffer = start_blocks(*args, **{**kwargs, "remote": "local"}), io.BytesIO()
+    def begun(*args, **kwargs):
+        started, buffer = start_blocks(*args, **kwargs), io.BytesIO()
+        sent.append(blobs[-1])
         torch.save(started.result(), buffer)
         returned.append(buffer.tell())
         return started
 
     monkeypatch.setattr(RequestModel, "serialize", classmethod(measured))
-    monkeypatch.setattr(patching.batch, "start_blocks", remotely)
-    run_recipe(job(shipped, select(shipped, load_pairs(PAIRS), settings), settings))
+    monkeypatch.setattr(patching.batch, "start_blocks", begun)
+    model = load_codi(SHIPPED, "cpu", "auto", settings.remote)
+    run_recipe(job(model, select(model, load_pairs(PAIRS), settings), settings))
     (plan,) = planned(settings).sweeps
     assert plan.jobs == len(sent)
-    assert plan.sent.all == pytest.approx(sum(sent), rel=0.1)
-    assert plan.returned.all == pytest.approx(sum(returned), rel=0.1)
+    for found, told in ((sent, plan.sent), (returned, plan.returned)):
+        assert (told.largest, told.all) == (pytest.approx(max(found), rel=0.1), pytest.approx(sum(found), rel=0.1))
 
 
 def test_the_largest_request_is_what_is_sent_at_most():
@@ -270,10 +275,12 @@ def test_slices_add_up_to_the_run():
 
 
 def test_fewer_cells_a_job_make_more_jobs_and_smaller_requests():
-    whole, divided = (planned(config(sites=("sitewise",), remote=remote)) for remote in (None, {"cells_per_job": 10}))
-    assert divided.sweeps[0].jobs == -(-whole.sweeps[0].cells_per_pair // 10) * whole.sweeps[0].jobs
+    options = {"sites": ("sitewise",), "cells_per_forward": 10}
+    whole, divided = (planned(config(**options, remote={"cells_per_job": each})) for each in (None, 25))
+    blocks = -(-whole.sweeps[0].cells_per_pair // 10)
+    assert (whole.sweeps[0].jobs, divided.sweeps[0].jobs) == (1, -(-blocks // 2))
     assert divided.sweeps[0].sent.largest < whole.sweeps[0].sent.largest
-    assert divided.products.question > whole.products.question
+    assert divided.products.question == divided.sweeps[0].jobs * whole.products.question
 
 
 def test_lora_is_apart_on_a_deployment():

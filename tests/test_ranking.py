@@ -42,6 +42,13 @@ def test_the_original_experiments_ranking_names_no_winner():
     assert winner(differences).startswith("No winner: layer 5 has the largest effect (0.00233), but cannot be told")
 
 
+def test_sites_of_one_kind_are_told_apart_by_their_places_alone():
+    said = winner(rank_differences(noisy_layers(0), "site"))
+    assert said.startswith("No winner: residual stream, layer ")
+    assert said.count("residual stream") == 1
+    assert "; and 14 more (p > 0.05" in said
+
+
 def test_a_small_lead_that_every_pair_shares_is_a_winner():
     differences = rank_differences(layers({5: 0.30, 4: 0.28, 3: 0.1}, spread=0.2, shared=0.97), by="layer")
     assert (differences["p_fwer"][1:] < 0.01).all()
@@ -125,6 +132,13 @@ def test_directions_that_order_layers_alike_agree_and_their_reverse_disagrees():
     turned = table.assign(layer=table["layer"].mask(noising, 3 - table["layer"]))
     turned = turned.assign(layer_last=turned["layer"])
     assert direction_agreement(turned).spearman == pytest.approx(-1)
+
+
+def test_effects_that_differ_by_rounding_alone_are_one_rank():
+    table = experiment(layers=(0.9, 0.9, 0.1, 0.9), pairs=30, noise=0.0)
+    rounding = 1e-5 * table["layer"].astype(float).fillna(0) * table["direction"].map({"denoising": 1, "noising": -1})
+    found = direction_agreement(table.assign(patched=table["patched"] + rounding))
+    assert found.spearman == pytest.approx(1)
 
 
 def test_directions_that_have_nothing_in_common_are_refused():

@@ -140,7 +140,7 @@ def test_what_a_sweep_did_not_measure_is_named_in_its_place(tmp_path):
     folder = make_run(tmp_path / "small", table, prepared(3), model=None, data=None)
     text = write_report(folder, figures=False).read_text()
     assert "No unrelated donor was swept, so no p-values." in text
-    assert "Largest effects (no unrelated donor" in text
+    assert "Effects, the largest first (no unrelated donor" in text
     assert "Not shown: the corners have no answers" in text
     assert json.loads((folder / "patching_results.json").read_text())[0]["layer_results"][0]["kl_divergence"] is None
 
@@ -191,3 +191,35 @@ def test_a_list_of_records_in_the_manifest_is_a_row_for_each():
     assert "forwards 1</td><td>pairs 66, batches 5" in shown
     assert "forwards 2</td><td>pairs 720, batches 45" in shown
     assert "1, 2" in shown
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table.assign(patched=float("nan")),
+        lambda table: table.assign(patched=table["patched"].where(table["site"] == "thought")),
+        lambda table: table.assign(clean=table["corrupted"]),
+    ],
+)
+def test_a_table_without_a_single_effect_still_has_a_report_that_says_so(tmp_path, spoil, recwarn):
+    text = write_report(make_run(tmp_path / "run", spoil(experiment(pairs=3)), prepared(3)), figures=False).read_text()
+    assert "Not shown: " in text
+    assert "not JSON compliant" not in text
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(run, tmp_path):
+    (file := tmp_path / "notes.txt").write_text("eggs")
+    with pytest.raises(ValueError, match=r"notes.txt: is a file; wanted a folder to write figures to"):
+        write_report(run, figures=file)
+    with pytest.raises(FileNotFoundError, match=r"notes.txt/manifest.json: no such file; wanted the folder of a fin"):
+        write_report(file)
+
+
+def test_a_number_close_to_zero_has_no_sign(run):
+    from analysis.summary import Estimate
+
+    assert str(Estimate(-0.001, -0.004, 0.002, 3, 3)) == "0.00 [0.00, 0.00]"
+    assert not re.search(
+        r"[-−]0\.00\b", re.sub(r"<script>.*?</script>", "", (run / "report.html").read_text(), flags=re.S)
+    )

@@ -172,6 +172,12 @@ def test_one_cluster_has_no_interval():
     assert np.isnan([found.low, found.high]).all()
 
 
+def test_rows_without_a_value_are_not_pooled_to_nothing():
+    rows = effect(experiment(pairs=3)).assign(numerator=np.nan)
+    with pytest.raises(ValueError, match="has a value in all three runs, so there is nothing to pool"):
+        pooled(rows, ["direction"])
+
+
 def test_a_specific_effect_is_what_remains_after_an_unrelated_donor():
     table = experiment(layers=(0.8, 0.3), unrelated=0.3, noise=0)
     rows = specific(table[table["metric"] == "logit_difference"])

@@ -55,6 +55,7 @@ def test_columns_come_in_one_order_and_with_one_type_each():
         (one_row(layer=0.5), "column 'layer' holds float64; wanted values of type Int64"),
         (one_row(metric=None), "column 'metric' has an empty row; wanted a value in every row"),
         (one_row(patched="high"), "column 'patched' holds high; wanted values of type float64"),
+        (one_row(patched=float("inf")), "column 'patched' holds inf; wanted a finite number, or none"),
         (pd.concat([one_row(), one_row(patched=3)]), "1 rows whose keys occurred before, the first at pair_id 7"),
     ],
 )

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from traces.lens import ask
 from traces.model import load_codi
 from traces.text import clean_text, last_number
-from traces.thought import ask, record, run
+from traces.thought import record, run
 from traces.tokens import answer_ids, encode, question_ids
 
 EXACT = 1e-5

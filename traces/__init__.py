@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from traces.checkpoint import CheckpointError as CheckpointError
+    from traces.lens import ask as ask
     from traces.lens import attention_of as attention_of
     from traces.lens import logit_lens as logit_lens
     from traces.model import CodiModel as CodiModel
     from traces.model import load_codi as load_codi
-    from traces.thought import ask as ask
     from traces.thought import record as record
 
 _HOME = {
     "CheckpointError": "checkpoint",
     "CodiModel": "model",
     "load_codi": "model",
-    "ask": "thought",
+    "ask": "lens",
     "attention_of": "lens",
     "logit_lens": "lens",
     "record": "thought",

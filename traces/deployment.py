@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
 import nnsight
 import websocket
-from nnsight.intervention.backends.remote import AsyncRemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import AsyncRemoteBackend, RemoteBackend, RemoteError
 from nnsight.schema.response import ResponseModel, Status
 
 from configs.schema import Remote
+from traces.ledger import NotYet
 from traces.model import CodiModel
 
 LARGEST = 256 * 2**20  # bytes of a request: so many arrived, twice as many did not
@@ -27,6 +29,8 @@ LOST = (
     ConnectionError, TimeoutError, httpx.TransportError, websocket.WebSocketConnectionClosedException,
     websocket.WebSocketTimeoutException, websocket.WebSocketBadStatusException,
 )  # fmt: skip
+
+RESTARTING = ("Replica was evicted", "Critical server error", "Error submitting request")  # ndif's, of jobs it lost
 
 
 class DeploymentError(ValueError):
@@ -128,12 +132,89 @@ class Job:
         if self.sent is not None:
             self.sent.close()
             self.sent = None
-        cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
-        if not isinstance(cause, LOST) or self.tries >= self.place.retries:
+        if not is_passing(error) or self.tries >= self.place.retries:
             raise told(error, self.host) from error
         self.tries += 1
         self.again = time.monotonic() + self.wait
         self.wait = min(2 * self.wait, LONGEST_WAIT)
+
+
+class LaterJob:
+    """A session that is submitted, or of which the result is asked for, by the model's ledger; never waited for."""
+
+    def __init__(self, model: CodiModel, body: Callable[[], Any], place: Remote) -> None:
+        assert model.ledger is not None
+        self.ledger, self.host = model.ledger, host_of(place)
+        self.name, self.state, self.value = self.ledger.next(), "NOT SENT", None
+        try:
+            job = self.ledger.submitted(self.name, lambda: submit(model, partial(not_too_quick, body), self.host))
+            if job is not None:
+                self.state = "SENT"
+                self._ask(job)
+        except Exception as error:
+            raise told(error, self.host) from error
+
+    def _ask(self, job: str) -> None:
+        polled = RemoteBackend("", host=self.host, api_key=os.environ.get(KEY), blocking=False, job_id=job)
+        polled.display.enabled = False
+        try:
+            found = polled.poll()
+        except RemoteError:
+            self.ledger.forget(self.name)
+            raise
+        self.state = polled.status.value if polled.status is not None else "SENT"
+        if found is not None:
+            self.value = found["value"]
+        else:
+            self.ledger.pending[self.name] = self.state
+
+    def ready(self, seconds: float = 0.0) -> bool:
+        """What is not there by now is not waited for."""
+        return True
+
+    def result(self) -> Any:
+        if self.value is None:
+            self.ledger.pending[self.name] = self.state
+            raise NotYet(f"{self.name} is {self.state}")
+        return self.value
+
+
+def not_too_quick(body: Callable[[], Any]) -> Any:
+    """Runs there. ndif may note that a job is queued after it has noted that it is completed, if that was quick."""
+    time.sleep(2.0)
+    return body()
+
+
+def submit(model: CodiModel, body: Callable[[], Any], host: str) -> str:
+    """Submit a session, and come back with its id."""
+    lm = model.lm
+    sent = RemoteBackend(
+        lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=lm._remoteable_get_env(), blocking=False
+    )
+    sent.display.enabled = False
+    with lm.session(backend=sent):
+        value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
+    assert sent.job_id is not None
+    return sent.job_id
+
+
+def greet(place: Remote) -> dict[str, Any]:
+    """What a deployment says of itself, `/status`; raises `DeploymentError`, at once, where none answers."""
+    host = host_of(place)
+    try:
+        answer = httpx.get(f"{host}/status", timeout=httpx.Timeout(10.0, read=60.0))
+        answer.raise_for_status()
+        return answer.json()
+    except httpx.HTTPStatusError as error:
+        raise DeploymentError(
+            f"{host}: answers {error.response.status_code} to /status; is it an NDIF deployment?"
+        ) from None
+    except ValueError:
+        raise DeploymentError(
+            f"{host}: answers /status with something else than JSON; is it an NDIF deployment?"
+        ) from None
+    except Exception as error:
+        raise told(error, host) from error
 
 
 def send(model: CodiModel, body: Callable[[], Any], host: str) -> Sent:
@@ -150,9 +231,22 @@ def host_of(place: Remote) -> str:
     return (place.host or nnsight.CONFIG.API.HOST).rstrip("/")
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether a failure may be over in a moment: a lost connection, a server that restarts."""
+    cause = cause_of(error)
+    if isinstance(cause, httpx.HTTPStatusError):
+        return cause.response.status_code in (502, 503, 504)
+    return isinstance(cause, LOST) or any(sign in str(error) for sign in RESTARTING)
+
+
+def cause_of(error: Exception) -> BaseException:
+    """What a failure to send was caused by, and any other failure itself."""
+    return error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+
+
 def told(error: Exception, host: str) -> Exception:
     """What a failure is, in a sentence."""
-    cause = error.__cause__ if isinstance(error, RemoteError) and error.__cause__ is not None else error
+    cause = cause_of(error)
     text = str(error).removeprefix("Failed to send request: ").strip()
     if isinstance(error, DeploymentError):
         return error

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from traces.model import CodiModel
 from traces.rows import Rows
+from traces.text import clean_text, last_number
 from traces.thought import Edits, run
-from traces.tokens import answer_ids, encode, opening_ids, texts
+from traces.tokens import answer_ids, encode, opening_ids, question_ids, texts
 
 NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*")
 
@@ -45,6 +46,14 @@ class Attention(NamedTuple):
     groups: tuple[str, ...]
     weights: Float[Tensor, "question query layer group"]
     counts: Int[Tensor, "question query group"]  # how many tokens of the group the query sees
+
+
+class Asked(NamedTuple):
+    """The answer to one question, and the tokens nearest to what each latent step computed."""
+
+    answer_text: str
+    answer: float
+    steps: list[list[str]]
 
 
 def number_of(text: str) -> float | None:
@@ -91,6 +100,19 @@ def logit_lens(
     )
     said = [""] * len(questions) if done.tokens is None else texts(model, done.tokens)[0]
     return Lens(tokens, probabilities, entropy, ranks.movedim(-1, 1), shares.movedim(-1, 1), said)
+
+
+def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
+    """Answer one question, and say the tokens that are likeliest after each latent step."""
+    ids = question_ids(model, question)
+    unknown = model.tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        words = [w for w in model.tokenizer.tokenize(clean_text(question)) if w == model.tokenizer.unk_token]
+        known = "use the words and the numbers that its tokenizer knows"
+        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {known}")
+    found = logit_lens(model, [question], top=top)
+    steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in found.tokens[0, 1:, -1].tolist()]
+    return Asked(found.answers[0], last_number(found.answers[0]), steps)
 
 
 def value_ids(

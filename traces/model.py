@@ -31,6 +31,7 @@ from traces.checkpoint import (
     read_thought,
     reason,
 )
+from traces.ledger import Ledger
 from traces.sizes import check_base, check_lora
 
 
@@ -90,10 +91,11 @@ class CodiModel:
     folder: Path
     loaded: LoadReport | None  # None where the weights are a deployment's
     deployment: Remote | None = None
+    ledger: Ledger | None = None  # where jobs are submitted and collected later
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent where a session runs elsewhere: nothing of this machine."""
-        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None}
+        return {**self.__dict__, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
 
     @property
     def decoder(self) -> Any:
@@ -200,13 +202,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load_codi(
-    folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None
-) -> CodiModel:
+    folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None,
+    *, adapted: bool = True,
+) -> CodiModel:  # fmt: skip
     """Load a checkpoint folder: base, adapter, projection, special vectors; all of it or a `CheckpointError`.
 
     `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`. With `remote` (True, an address, or a config's
     record) a deployment of NDIF runs the model: no weights are loaded here, projection, BoT and EoT are sent with each
-    job, and `device` has no meaning. `"local"` loads as ever and serialises each session as it would be sent.
+    job, and `device` has no meaning. `"local"` loads as ever and serialises each session as it would be sent. Without
+    `adapted`, a deployment leaves the adapter off, as a control.
     """
     place = as_remote(remote)
     folder = Path(folder)
@@ -219,7 +223,7 @@ def load_codi(
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     elsewhere = place is not None and place.host != "local"
     here, kind = pick_device("cpu" if elsewhere else device), getattr(torch, name)
-    lm, tokenizer, family = _load_base(base, folder, card, here, kind, place if elsewhere else None)
+    lm, tokenizer, family = _load_base(base, folder, card, here, kind, place if elsewhere else None, adapted)
     if not elsewhere and getattr(lm.config, "num_key_value_heads", None) is not None:
         lm._module.set_attn_implementation(attention.NAME)
     project, bot, eot = read_thought(folder, lm.config.hidden_size)
@@ -264,8 +268,9 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
 
 
 def _load_base(
-    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None
-):
+    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None,
+    adapted: bool = True,
+):  # fmt: skip
     """The base under nnsight with the adapter attached, its tokenizer and its family; without weights `elsewhere`."""
     from nnsight.modeling import huggingface
     from nnsight.modeling.transformers import TransformersModel
@@ -292,7 +297,8 @@ def _load_base(
             if os.path.isabs(named):
                 huggingface._ID_CACHE[named] = named  # else nnsight asks the Hub how a folder's name is spelled
             lm = TransformersModel(
-                named, task="text-generation", tokenizer=tokenizer, peft=adapter, dtype=dtype, **pinned
+                named, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
+                **pinned,
             )  # fmt: skip
     return lm, tokenizer, family
 

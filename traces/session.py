@@ -55,13 +55,13 @@ def start(
         for package in OURS:
             nnsight.register(package)
         if place.host != LOCAL:
-            from traces.deployment import Job
+            from traces.deployment import Job, LaterJob
 
             if gradients:
                 raise ValueError(
                     "gradients are not computed on a deployment (its sandbox has none); load the model here"
                 )
-            return Job(model, body, place)
+            return LaterJob(model, body, place) if model.ledger and model.ledger.batch else Job(model, body, place)
     with torch.set_grad_enabled(gradients), model.lm.session(remote=False if place is None else LOCAL):
         value = nnsight.save(body())
     return Done(value)

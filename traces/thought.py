@@ -30,8 +30,7 @@ from traces.model import CodiModel
 from traces.rows import Rows
 from traces.session import Started, start
 from traces.state import State, as_numbers, beside, seen_by, set_masks
-from traces.text import clean_text, last_number
-from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
+from traces.tokens import answer_ids, encode, positions_needed, texts
 
 Edit = Callable[[Any, int, int], Any]
 
@@ -70,14 +69,6 @@ class Thought(NamedTuple):
     latents: Float[Tensor, "pair step d_model"]
     logits: Float[Tensor, "pair vocab"]
     answers: list[str]
-
-
-class Asked(NamedTuple):
-    """The answer to one question, and the tokens nearest to what each latent step computed."""
-
-    answer_text: str
-    answer: float
-    steps: list[list[str]]
 
 
 class Question(NamedTuple):
@@ -309,19 +300,3 @@ def record(
     answers = texts(model, done.tokens)[0] if done.tokens is not None else []
     assert done.forced is not None
     return Thought(found[:, :, 1:].transpose(1, 2), found[:, :, 0], done.forced.at_read[:, 0], answers)
-
-
-@torch.no_grad()
-def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
-    """Answer one question and read each step's final hidden state through the LM head."""
-    ids = question_ids(model, question)
-    unknown = model.tokenizer.unk_token_id
-    if unknown is not None and unknown in ids:
-        words = [w for w in model.tokenizer.tokenize(clean_text(question)) if w == model.tokenizer.unk_token]
-        known = "use the words and the numbers that its tokenizer knows"
-        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {known}")
-    thought = record(model, [question])
-    final = model.norm._module(thought.resid[0, -1])
-    nearest = model.lm.lm_head._module(final).topk(top).indices
-    steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in nearest.tolist()]
-    return Asked(thought.answers[0], last_number(thought.answers[0]), steps)

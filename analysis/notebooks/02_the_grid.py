@@ -31,6 +31,8 @@ from analysis import (
     corner_bars,
     corners,
     critical,
+    decodable,
+    decodable_bars,
     decomposition,
     effect,
     heatmap,
@@ -42,7 +44,7 @@ from analysis import (
     verdict,
     winner,
 )
-from patching import THOUGHT, itself, load_pairs, other, sitewise, sweep, unrelated
+from patching import THOUGHT, itself, lens_tables, load_pairs, of_pairs, other, sitewise, sweep, unrelated
 from traces import load_codi
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
@@ -206,6 +208,26 @@ print(f"ceiling {ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(
 # Nowhere above 0: the unrelated donor moves the run more than the true one, since it destroys. The ceiling is low, so
 # there is nothing here for a site to be critical *for*, and the library does not call one so, whatever its p.
 #
+# ## What the thoughts say
+#
+# Another look, and another question: read through the final norm and the LM head, which numbers does a latent *say*?
+# `decodable` counts the questions whose intermediate results are among the five likeliest tokens of some latent, beside
+# the same with *another* question's results: with few steps and small numbers, much is found by chance.
+
+# %%
+said = {}
+for name in tables:
+    values = lens_tables(load_codi(f"traces/embedded/{name}", device="cpu"), of_pairs(pairs[:24])).values
+    said[name] = decodable(values)
+decodable_bars(said["thought"])
+
+# %%
+decodable_bars(said["bypass"])
+
+# %% [markdown]
+# `thought` says its results, as it was trained to; `bypass` says no more than chance, and yet solves the task. But to say
+# is not to do: only the patches above tell what the answer depends on. The whole lens: `codi lens`.
+#
 # ## What one may conclude
 #
 # | from | one may say | one may not say |
@@ -213,6 +235,7 @@ print(f"ceiling {ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(
 # | equal accuracy | both models solve the task | that they use their thoughts alike |
 # | accuracy falls without latent steps | the thought is needed | that it carries the answer |
 # | a high ceiling in both directions | the answer passes through the thought | that the thought *computes* it (see `configs/matched.toml`) |
+# | a latent that says a result | the result is decodable there | that the answer depends on it |
 # | an effect near 0.5 | nothing, before the unrelated donor is beside it | "half of it is stored here" |
 # | a large specific effect at a place | writing there suffices | that it happens only there |
 # | no effect at a place | writing there alone does not suffice | that the place is unused |

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
@@ -26,8 +27,8 @@ def asking_for(repo: str):
     return model
 
 
-def sleep_on_the_server(model, seconds: float, **where):
-    """A job that takes its time."""
+def sleep_on_the_server(model, seconds: float, mark: str | None = None, **where):
+    """A job that takes its time, and leaves a file where it was asked to."""
     import torch
 
     ids = torch.tensor(IDS)
@@ -35,6 +36,8 @@ def sleep_on_the_server(model, seconds: float, **where):
         import time
 
         time.sleep(seconds)
+        if mark is not None:
+            open(mark, "w").close()
         found = model.lm_head.output.save()
         _ = found
     return job.backend
@@ -151,10 +154,13 @@ def test_who_waits_for_a_job_loses_the_connection_when_the_api_dies(plain_server
     time.sleep(1.5)
     plain_server.kill_api()
     waiting.join(30)
-    assert [type(error) for error in seen] == [WebSocketConnectionClosedException]
-    with pytest.raises(ConnectionRefusedError):
-        logits(model, remote=True)
-    plain_server.start_api()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            logits(model, remote=True)
+    finally:
+        plain_server.start_api()
+    (error,) = seen
+    assert isinstance(error, WebSocketConnectionClosedException | ConnectionResetError)
     assert logits(model, remote=True).shape == (2, 5, 165)
 
 
@@ -165,14 +171,18 @@ def test_a_job_that_runs_outlives_the_api_and_is_collected_by_its_id(plain_serve
     assert collect(job)["found"].equal(logits(text_model(dispatch=True)))
 
 
-def test_a_job_that_waits_in_line_dies_with_the_api_and_stays_queued_for_ever(plain_server: Server) -> None:
-    first = sleep_on_the_server(text_model(), 3, blocking=False)
+def test_a_job_that_waits_in_line_is_lost_with_the_api_and_stays_queued_for_ever(
+    plain_server: Server, tmp_path: Path
+) -> None:
+    model = text_model()
+    first = sleep_on_the_server(model, 4, str(tmp_path / "first"), blocking=False)
     until_running(first)
-    second = sleep_on_the_server(text_model(), 0, blocking=False)
+    second = sleep_on_the_server(model, 0, str(tmp_path / "second"), blocking=False)
     while second.status.value == "RECEIVED":
         second.poll()
     plain_server.restart_api()
     collect(first)
-    logits(text_model(), remote=True)
+    logits(model, remote=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
     assert second.poll() is None
     assert second.status.value == "QUEUED"
