@@ -66,6 +66,7 @@ Start here:
   codi ask traces/embedded/thought "On Sunday Ann had 7 pens. ..."
   codi check traces/embedded/bypass   what must hold, and what it turns out to be
   codi run configs/tiny.toml          the layer-wise experiment, a minute
+  codi plan configs/sitewise.toml     what a run will take, before it runs
   codi run configs/matched.toml       does the thought compute? configs/ has more
   codi lens traces/embedded/thought   what each latent says, beside what it does
   codi report runs/tiny               its figures and report again
@@ -153,6 +154,49 @@ def run(
             tell_tracking(folder, **settings.tracking.model_dump())
     else:
         typer.echo(f"slice {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
+
+
+@app.command()
+def plan(
+    config: Config,
+    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Patch only the first so many usable pairs.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Count so many pairs, not the file's.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="A question's length, not the file's.")] = None,
+    shape: Annotated[str | None, typer.Option(help="A model's sizes by name, as llama-3.3-70b.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="Your machine's TFLOP/s, for seconds.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+) -> None:
+    """Tell what a run will take, before it: cells, forwards, FLOPs, memory, rows, and NDIF's jobs and bytes.
+
+    Nothing runs. What is not at hand, checkpoint or pairs, is stood in for, and every assumption is said.
+    """
+    import json
+
+    from configs import RunConfig, load_config
+
+    settings = load_config(config, RunConfig, checkpoint=here(checkpoint), pairs__limit=limit)
+    part = None if shard is None else slice_of(shard)
+    for option, number in (("--pairs", pairs), ("--tokens", tokens)):
+        if number is not None and not 1 <= number <= 1_000_000:
+            raise ValueError(f"{option} is {number}, wanted 1 to 1000000")
+    if tflops is not None and not 0 < tflops < inf:
+        raise ValueError(f"--tflops is {tflops:g}, wanted a number above 0")
+    from patching.at_hand import at_hand
+    from patching.plan import plan_run
+    from patching.plan_text import as_record, assumptions, memory_rows, product_rows, remote_rows, sweep_rows, time_rows
+
+    found = plan_run(settings, at_hand(settings, pairs, tokens, shape), part)
+    if as_json:
+        typer.echo(json.dumps(as_record(found, tflops), indent=2, ensure_ascii=False))
+        return
+    typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {found.known.named}\n")
+    typer.echo(aligned(sweep_rows(found)) + "\n")
+    typer.echo(aligned([*product_rows(found), *memory_rows(found), *remote_rows(found), *time_rows(found, tflops)]))
+    typer.echo("\nAssumed, and left out:")
+    for sentence in assumptions(found):
+        typer.echo(f"- {printable(sentence[0].upper() + sentence[1:])}.")
 
 
 def tell_tracking(folder: Path, wandb: str, project: str, name: str | None) -> None:

@@ -36,9 +36,10 @@ from analysis.table import empty_table
 from patching.batch import Batch
 from patching.budget import Sizes
 from patching.cells import Cell, Prepared, grid
-from patching.engine import Due, Keep, batches, nothing_kept
+from patching.division import batches
+from patching.engine import Due, Keep, nothing_kept
 from patching.metrics import Reading, logit_difference
-from patching.sites import INSIDE, Site, expand, stepwise
+from patching.sites import INSIDE, Site, single_places
 from patching.sources import HOSTS, RUNS, other
 from patching.tabulate import in_order, placed, rows_of
 from traces.answer import Forced
@@ -102,12 +103,6 @@ def estimated_batch(
         if is_bad
     )
     return Batch(rows[~rows["pair_id"].isin([pair for pair, _ in failed])], failed)
-
-
-def single_places(model: CodiModel, kinds: Sequence[str]) -> list[Site]:
-    """Each latent, and each layer × step of the other kinds, heads one by one."""
-    latents = stepwise(model, "latent") if "latent" in kinds else []
-    return [*latents, *expand(model, ["sitewise"], [kind for kind in dict.fromkeys(kinds) if kind != "latent"])]
 
 
 def estimate(

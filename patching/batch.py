@@ -13,14 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from patching.cells import Cell, Prepared
+from patching.cells import Cell, Prepared, readable
+from patching.division import blocks_of, jobs_of, steps_of
 from patching.edges import Edge
 from patching.means import Means
-from patching.metrics import ANSWER_METRICS, EDIT_METRICS, EOT_METRICS, LOGIT_METRICS, WHOLE_ANSWER
+from patching.metrics import EOT_METRICS, LOGIT_METRICS
+from patching.readings import ANSWER_METRICS, EDIT_METRICS, WHOLE_ANSWER
 from patching.readout import FINITE, Readout, read_answer, read_step
 from patching.sources import RUNS, Donor, Value
-from patching.tabulate import placed, read_answers, readable, rows_of
-from patching.writing import Given, Write, beginning, edits_of, first_step, no_sizes, single_pass_edits, with_sight
+from patching.tabulate import placed, read_answers, rows_of
+from patching.writing import Given, Write, beginning, edits_of, no_sizes, single_pass_edits, with_sight
 from traces.answer import Forced, Script
 from traces.model import CodiModel
 from traces.placeholder import single_pass_length, start_single_passes
@@ -174,8 +176,7 @@ def start_cells(
 
     Here it is one session, which is over then; on a deployment as many jobs as `remote.cells_per_job` makes of it.
     """
-    order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].cuts))
-    parts = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+    parts = blocks_of(model, cells, at_once)
     read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
     makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
@@ -183,11 +184,8 @@ def start_cells(
     if plan.protocol == "placeholder":
         begin = start_single_passes
     place = place_of(model, plan.remote)
-    each = len(makers) if place is None or place.cells_per_job is None else max(1, place.cells_per_job // at_once)
-    started = [
-        begin(model, read, makers[first : first + each], max_new_tokens=new, remote=plan.remote)
-        for first in range(0, len(makers), each)
-    ]
+    jobs = jobs_of(makers, at_once, None if place is None else place.cells_per_job)
+    started = [begin(model, read, job, max_new_tokens=new, remote=plan.remote) for job in jobs]
     return Running(parts, started)
 
 
@@ -296,8 +294,3 @@ def readout_of(model: CodiModel, batch: Sequence[Prepared], hosts: Tensor, plan:
         at_steps=plan.step_metrics,
         of_edits=tuple(name for name in plan.metrics if name in EDIT_METRICS),
     )
-
-
-def steps_of(model: CodiModel, cells: Sequence[Cell]) -> int:
-    """How many latent steps the cells take: as many as the longest of them."""
-    return max(model.n_latents, *(cell.n_latents or 0 for cell in cells))

@@ -1,18 +1,20 @@
-"""What a sweep runs: cells (what is written where, into which run) and pairs prepared for a tokenizer."""
+"""What a sweep runs: cells (what is written where, into which run) and pairs prepared for a tokenizer. No torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patching.contrast import text_faults, token_faults, tokenise
 from patching.edges import Edge, check_edge
-from patching.metrics import WHOLE_ANSWER, Keys
 from patching.pairs import Pair
-from patching.sites import CUTS, HELD, INSIDE, THOUGHT, Site, check_freeze
+from patching.readings import WHOLE_ANSWER, Keys
+from patching.sites import CUTS, HELD, INSIDE, THOUGHT, Site, Sized, check_freeze
 from patching.sources import HOSTS, RUNS, Value, itself, mean, other, source_name, step_mean, unrelated
-from traces.model import CodiModel
+
+if TYPE_CHECKING:
+    from traces.tokens import Reader
 
 Source = Callable[[str], str] | Value
 PROTOCOLS = ("latent_loop", "placeholder")
@@ -105,7 +107,7 @@ def knockouts(cuts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) ->
     return [Cell(direction, itself, THOUGHT, cuts=(cut,)) for direction in directions for cut in cuts]
 
 
-def check_cells(model: CodiModel, cells: Sequence[Cell]) -> None:
+def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
     """Refuse, before anything runs, sites and edges that do not exist, and combinations that mean nothing."""
     seen: set[Cell] = set()
     for cell in cells:
@@ -148,7 +150,7 @@ def check_single_pass(
             )
 
 
-def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+def prepare(model: Reader, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
     """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
     ready, excluded = [], []
     for index, pair in enumerate(pairs):
@@ -162,6 +164,17 @@ def prepare(model: CodiModel, pairs: Sequence[Pair]) -> tuple[list[Prepared], li
         shared = max(0, differ - tokens.prefix)
         ready.append(Prepared(index, pair, len(tokens.questions[0]), tuple(clean[:differ]), tails, shared))
     return ready, excluded
+
+
+def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
+    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
+
+    def tells(cell: Cell) -> bool:
+        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
+        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
+        return last < step < taken and cell.site.kind != "thought"
+
+    return [index for index, cell in enumerate(cells) if tells(cell)]
 
 
 def described(cell: Cell) -> dict[str, object]:

@@ -18,6 +18,7 @@ from traces.text import clean_text, last_number
 
 if TYPE_CHECKING:
     from traces.model import CodiModel
+    from traces.tokens import Reader
 
 USABLE, SOME_METRICS, NOT_USABLE = VERDICTS = ("usable", "usable with some metrics", "not usable")
 NEED_RIGHT_ANSWERS = ("answer_is_clean", "answer_is_corrupted")
@@ -85,7 +86,7 @@ def is_one_question(pair: Pair) -> bool:
     return clean_text(pair.clean.question) == clean_text(pair.corrupted.question)
 
 
-def tokenise(model: CodiModel, pair: Pair) -> Tokens:
+def tokenise(model: Reader, pair: Pair) -> Tokens:
     """Both questions and both answers in the model's tokens."""
     from traces.tokens import answer_ids, positions_needed, question_ids
 

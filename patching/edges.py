@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from patching.sites import Sized
-from traces.rows import Sights
+
+if TYPE_CHECKING:
+    from traces.rows import Sights
 
 FORM = re.compile(r"(answer|\d+)-(question|bot|\d+)(?:@(\d+))?")
 

@@ -9,7 +9,7 @@ runs of its own block. A cell begins at the step at which it is first written, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,16 +17,18 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.table import empty_table
-from patching.batch import Batch, Pace, Plan, Running, run_batch, start_cells, steps_of
-from patching.budget import MEMORY, Sizes, Work, choose, shape_of
-from patching.cells import PROTOCOLS, Cell, Prepared, check_cells, check_single_pass, grid, prepare
+from patching.batch import Batch, Pace, Plan, Running, run_batch, start_cells
+from patching.budget import MEMORY, Sizes, choose, shape_of
+from patching.cells import PROTOCOLS, Cell, Prepared, check_cells, check_single_pass, grid, prepare, readable
+from patching.division import batches, draws_of, steps_of, work_of
 from patching.edges import Edge, check_edge
 from patching.means import record_means
-from patching.metrics import DEFAULT_METRICS, LENS_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS, WHOLE_ANSWER
+from patching.metrics import DEFAULT_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS
 from patching.pairs import Pair
+from patching.readings import LENS_METRICS
 from patching.sites import Site, layerwise
 from patching.sources import HOSTS, Donor, Value, draw_unrelated, other, unrelated
-from patching.tabulate import in_order, readable
+from patching.tabulate import in_order
 from traces.model import CodiModel
 from traces.session import LOCAL, place_of
 from traces.tokens import opening_ids, positions_needed
@@ -134,7 +136,7 @@ def sweep_cells(
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     everyone = everyone or ready
     averaged = [p.pair for p in everyone]
-    draws = max((cell.draw + 1 for cell in cells if cell.donor == "unrelated"), default=0)
+    draws = draws_of(cells)
     plan = Plan(
         metrics=known_metrics(metrics),
         step_metrics=known_step_metrics(step_metrics),
@@ -177,17 +179,8 @@ def sizes_for(
     model: CodiModel, ready: Sequence[Prepared], cells: Sequence[Cell], plan: Plan, memory: float, **given: int | None
 ) -> Sizes:
     """How many cells of how many pairs run at once: by what the pairs and the cells are, not by the machine."""
-    script = [(len(p.forced), max(map(len, p.tails)) - 1) for p in ready]
-    branches = 2 if set(WHOLE_ANSWER) & set(plan.metrics) else 0
-    work = Work(
-        pairs=len(ready),
-        questions=plan.unpatched,
-        tokens=max(p.tokens for p in ready) + 1,
-        cells=len(cells),
-        steps=steps_of(model, cells),
-        answer=len(opening_ids(model)) + max(forced + branches * tail for forced, tail in script),
-        new_tokens=plan.max_new_tokens if plan.on_answers else 0,
-    )
+    opening = len(opening_ids(model))
+    work = work_of(model, ready, cells, plan.unpatched, [*plan.metrics], plan.max_new_tokens, opening)
     return choose(shape_of(model.lm.config, model.dtype.itemsize), work, memory, **given)
 
 
@@ -217,18 +210,3 @@ def known_step_metrics(names: Sequence[str]) -> dict[str, Callable]:
     if missing := [name for name in names if name not in known]:
         raise ValueError(f"metric {missing[0]!r} cannot be read at a latent step; use {', '.join(known)}")
     return {name: known[name] for name in names}
-
-
-def batches(
-    ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], size: int
-) -> Iterator[tuple[list[Prepared], list[Sequence[Donor]]]]:
-    """Batches of pairs with equally many forced tokens, questions of like length together (less padding)."""
-
-    def forced(prepared: Prepared) -> tuple[int, int]:
-        return len(prepared.forced), prepared.shared
-
-    paired = sorted(zip(ready, donors, strict=True), key=lambda item: (forced(item[0]), item[0].tokens, item[0].rank))
-    while paired:
-        same = [item for item in paired[:size] if forced(item[0]) == forced(paired[0][0])]
-        paired = paired[len(same) :]
-        yield [item[0] for item in same], [item[1] for item in same]

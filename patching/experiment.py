@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 from patching.checks import findings, invariants
 from patching.finish import finish
 from patching.pairs import load_pairs, write_prepared
-from patching.recipes import job, run_recipe
+from patching.recipes import check_slices, job, run_recipe
 from patching.selection import Selection, select
 from patching.shards import Shards
 from patching.store import digest, file_digest, locked, now, open_run, versions, write_json
@@ -54,10 +54,7 @@ def run_experiment(
     `force` goes on after a failed invariant, `fresh` starts anew. `part` (i, n) computes the i-th of n slices, whole
     batches, to be joined by `merge_slices`. Raises ValueError where the folder is another run's or another process's.
     """
-    if part is not None and config.experiment == "attribution":
-        raise ValueError(
-            "the experiment 'attribution' chooses what to verify by all pairs' estimates: it cannot be run in slices"
-        )
+    check_slices(config, part)
     with locked(out), determinism(config.deterministic):
         started = time.monotonic()
         read = load_pairs(config.pairs.file)

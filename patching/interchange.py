@@ -20,7 +20,7 @@ from patching.sources import Donor
 from traces.evaluate import answers
 from traces.model import CodiModel
 from traces.text import last_number
-from traces.tokens import question_ids
+from traces.tokens import Reader, question_ids
 
 Question = tuple[str, Side]  # a cluster, and a question of it
 
@@ -41,6 +41,27 @@ def matched_pairs(
     Donors come from the questions of all usable pairs and, with `fresh`, from so many new arithmetic problems. Raises
     ValueError where no match is found.
     """
+    pool, tokens, found = matches_of(model, ready, seed, fresh)
+    kept = right(model, drawn(found, most, seed), max_new_tokens)
+    known = prepared(model, ready, kept)
+    if not known:
+        raise ValueError(f"the model answers none of {len(found)} matched pairs rightly, so none can be patched")
+    return Matched(known, controls(known, pool, tokens, seed), counted(found, known))
+
+
+def candidates(
+    model: Reader, ready: Sequence[Prepared], seed: int, most: int, fresh: int = 0
+) -> tuple[list[Prepared], list[tuple[Donor, ...]]]:
+    """The same before the model is asked, with their donors: what `matched_pairs` chooses from."""
+    pool, tokens, found = matches_of(model, ready, seed, fresh)
+    known = prepared(model, ready, drawn(found, most, seed))
+    return known, controls(known, pool, tokens, seed)
+
+
+def matches_of(
+    model: Reader, ready: Sequence[Prepared], seed: int, fresh: int
+) -> tuple[list[Question], list[int], list[Match]]:
+    """The questions, their token counts and all matches among them. Raises ValueError where there is none."""
     pool = pool_of(ready, seed, fresh)
     tokens = [len(question_ids(model, side.question)) for _, side in pool]
     found = find_matches(pool, tokens, seed)
@@ -49,13 +70,14 @@ def matched_pairs(
             f"none of {len(pool)} questions has a matched donor of equal length; give pairs with annotated chains of "
             "two steps or more, or for models of arithmetic problems set fresh"
         )
-    kept = right(model, drawn(found, most, seed), max_new_tokens)
-    after = 1 + max(p.rank for p in ready)  # matches stand behind the pairs that they were made of
+    return pool, tokens, found
+
+
+def prepared(model: Reader, ready: Sequence[Prepared], kept: Sequence[Match]) -> list[Prepared]:
+    """Matches as pairs that stand behind those that they were made of."""
+    after = 1 + max(p.rank for p in ready)
     pairs = [as_prepared(model, rank, match) for rank, match in enumerate(kept, after)]
-    known = [pair for pair in pairs if pair is not None]
-    if not known:
-        raise ValueError(f"the model answers none of {len(found)} matched pairs rightly, so none can be patched")
-    return Matched(known, controls(known, pool, tokens, seed), counted(found, known))
+    return [pair for pair in pairs if pair is not None]
 
 
 def pool_of(ready: Sequence[Prepared], seed: int, fresh: int) -> list[Question]:
@@ -87,7 +109,7 @@ def right(model: CodiModel, matches: Sequence[Match], max_new_tokens: int) -> li
     return [match for match in matches if knows(match.host) and knows(match.donor)]
 
 
-def as_prepared(model: CodiModel, rank: int, match: Match) -> Prepared | None:
+def as_prepared(model: Reader, rank: int, match: Match) -> Prepared | None:
     """A match as a pair under the model's tokenizer; `None` where the model cannot read it."""
     words = {True: "same", False: "different"}
     kind = f"{match.j}:{words[match.same_intermediate]}:{words[match.same_answer]}"

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from patching.readings import ANSWER_METRICS, EDIT_METRICS, LENS_METRICS
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -159,7 +161,6 @@ LOGIT_METRICS: dict[str, Metric] = {
         logprob_corrupted,
     )
 }
-WHOLE_ANSWER = ("logprob_clean", "logprob_corrupted")  # read on branches that force the rest of each answer
 EOT_METRICS: dict[str, Metric] = {
     f"{metric.__name__}_at_eot": metric
     for metric in (kl_from_corrupted, kl_to_clean, logit_difference, rms_logit_difference, prediction_change)
@@ -185,43 +186,8 @@ def distance_to_clean(r: StepReading) -> Tensor:
 STEP_METRICS: dict[str, Callable[[StepReading], Tensor]] = {
     metric.__name__: metric for metric in (projection, distance_to_clean)
 }
-LENS_METRICS = ("kl_to_clean", "js_to_clean", "entropy", "top_overlap")  # of a step's logits through the LM head
 
 
-class Keys(NamedTuple):
-    """The answers that a decoded number is compared with."""
-
-    clean: float
-    corrupted: float
-    hybrid: float = math.nan  # the host's remaining operations on the donor's intermediate, where that is known
-
-
-def answer(said: float, keys: Keys) -> float:
-    """The decoded number, NaN if there is none."""
-    return said
-
-
-def answer_is_clean(said: float, keys: Keys) -> float:
-    """1 where the decoded number is the clean side's key."""
-    return float(said == keys.clean)
-
-
-def answer_is_corrupted(said: float, keys: Keys) -> float:
-    """1 where the decoded number is the corrupted side's key."""
-    return float(said == keys.corrupted)
-
-
-def answer_is_hybrid(said: float, keys: Keys) -> float:
-    """1 where the decoded number is the hybrid answer of matched donors."""
-    return float(said == keys.hybrid)
-
-
-ANSWER_METRICS: dict[str, Callable[[float, Keys], float]] = {
-    metric.__name__: metric for metric in (answer, answer_is_clean, answer_is_corrupted, answer_is_hybrid)
-}
-# Of what was written, over all its places: the norm of written - stood, and the cosine of the two; NaN where a question
-# or a BoT was exchanged, or in the single pass a thought.
-EDIT_METRICS = ("edit_norm", "edit_cosine")
 METRICS = (*LOGIT_METRICS, *EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
 DEFAULT_METRICS = (
     "kl_from_corrupted", "kl_to_clean", "logit_difference", "rms_logit_difference", "prediction_change",

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from patching.metrics import EDIT_METRICS, Metric, Reading, StepReading, read_all, read_steps
+from patching.metrics import Metric, Reading, StepReading, read_all, read_steps
+from patching.readings import EDIT_METRICS
 from patching.writing import Sizes
 from traces.answer import Forced
 

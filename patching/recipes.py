@@ -1,4 +1,7 @@
-"""The ready-made experiments: what each patches and measures. Each is one function from a model and its pairs to rows.
+"""The ready-made experiments: what each patches and measures. No torch.
+
+Each is one function from whoever carries it out (a `Job` runs its sweeps, `patching.plan` counts them) to what came of
+each sweep, rows or sizes:
 
 - `sweep`: the grid that a config names. By default the original experiment: each layer's residual at all steps.
 - `early_stop`: the answer after k of n steps and beyond n, beside steps from k on resampled, each with and without the
@@ -17,25 +20,42 @@ The corners (whole thoughts exchanged) and what changes nothing run beside every
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from configs.schema import RunConfig
-from patching.attribution import attribute, to_verify
 from patching.cells import Cell, grid, knockouts
 from patching.edges import Edge, edge
-from patching.engine import Keep, nothing_kept, sweep_cells
-from patching.interchange import Matched, matched_pairs
-from patching.selection import Selection
-from patching.sites import THOUGHT, Site, expand, layerwise, prefixes, subsets
+from patching.sites import THOUGHT, Site, Sized, expand, layerwise, prefixes, subsets
 from patching.sources import SOURCES, itself, other, unrelated
-from traces.model import CodiModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from patching.engine import Keep
+    from patching.interchange import Matched
+    from patching.selection import Selection
+    from traces.model import CodiModel
 
 UNSEEN = Edge(None, "question")
 ANSWERS = ("logit_difference", "prediction_change", "answer", "answer_is_clean", "answer_is_corrupted")
 AT_STEPS = ("projection", "distance_to_clean", "kl_to_clean")
 BOTH_READS = ("kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot")
+
+Swept = TypeVar("Swept")  # what comes of a sweep: rows where it is run, its size where it is planned
+Pairs = TypeVar("Pairs")  # matched pairs, or how many there can be
+
+
+class Doer(Protocol[Swept, Pairs]):
+    """Who carries out a recipe: a `Job` runs its sweeps, a plan counts them."""
+
+    @property
+    def model(self) -> Sized: ...
+    @property
+    def config(self) -> RunConfig: ...
+    def sweep(self, cells: Sequence[Cell], found: Pairs | None = None, **options: Any) -> Swept: ...
+    def matches(self) -> Pairs: ...
+    def estimates(self) -> Swept: ...
+    def largest(self, estimates: Swept) -> list[Site]: ...
 
 
 class Job(NamedTuple):
@@ -50,6 +70,8 @@ class Job(NamedTuple):
 
     def sweep(self, cells: Sequence[Cell], found: Matched | None = None, **options: Any) -> pd.DataFrame:
         """The rows of some cells on the chosen pairs, or on matched ones."""
+        from patching.engine import sweep_cells
+
         config, chosen = self.config, self.chosen
         ready, donors = (chosen.ready, chosen.donors) if found is None else (found.ready, found.donors)
         return sweep_cells(
@@ -58,21 +80,71 @@ class Job(NamedTuple):
             max_new_tokens=config.max_new_tokens, progress=self.progress, keep=self.stage(), **options,
         )  # fmt: skip
 
+    def matches(self) -> Matched:
+        """Matched donors among the questions of all usable pairs."""
+        from patching.interchange import matched_pairs
+
+        config, everyone = self.config, self.chosen.everyone
+        found = matched_pairs(
+            self.model, everyone, config.seed, most_matches(config), config.fresh, config.max_new_tokens
+        )
+        self.notes["matches"] = found.counts
+        return found
+
+    def estimates(self) -> pd.DataFrame:
+        """A gradient's estimate of every single place."""
+        from patching.attribution import attribute
+
+        config, size = self.config, estimated_at_once(self.config)
+        return attribute(
+            self.model, self.chosen.ready, config.kinds, config.directions, pairs_per_batch=size, keep=self.stage()
+        )
+
+    def largest(self, estimates: pd.DataFrame) -> list[Site]:
+        """The places to verify: the largest estimates and random ones."""
+        from patching.attribution import to_verify
+
+        return to_verify(estimates, self.config.top, self.config.seed)
+
 
 def job(
     model: CodiModel,
     chosen: Selection,
     config: RunConfig,
-    stage: Callable[[], Keep] = lambda: nothing_kept,
+    stage: Callable[[], Keep] | None = None,
     progress: bool = False,
 ) -> Job:
     """Put together what every experiment needs."""
+    if stage is None:
+        from patching.engine import nothing_kept
+
+        return Job(model, chosen, config, lambda: nothing_kept, progress, {})
     return Job(model, chosen, config, stage, progress, {})
 
 
 def run_recipe(job: Job) -> pd.DataFrame:
     """The rows of the config's experiment, the corners among them."""
-    return RECIPES[job.config.experiment](job)
+    import pandas as pd
+
+    return pd.concat(RECIPES[job.config.experiment](job), ignore_index=True)
+
+
+def check_slices(config: RunConfig, part: tuple[int, int] | None) -> None:
+    """Refuse slices of an experiment that cannot be cut."""
+    if part is not None and config.experiment == "attribution":
+        raise ValueError(
+            "the experiment 'attribution' chooses what to verify by all pairs' estimates: it cannot be run in slices"
+        )
+
+
+def most_matches(config: RunConfig) -> int:
+    """At most so many matched donors for each intermediate and corner."""
+    return min(config.matches, config.pairs.limit or config.matches)
+
+
+def estimated_at_once(config: RunConfig) -> int:
+    """Pairs in a batch of gradients."""
+    return config.pairs_per_batch or 8
 
 
 def corner_cells(config: RunConfig) -> list[Cell]:
@@ -80,17 +152,17 @@ def corner_cells(config: RunConfig) -> list[Cell]:
     return grid([THOUGHT], [other, unrelated, itself], config.directions)
 
 
-def sweep(job: Job) -> pd.DataFrame:
+def sweep(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     sites = expand(job.model, config.sites, config.kinds)
     sources = [SOURCES[name] for name in config.sources]
     cells = grid(sites, sources, config.directions, config.freeze, config.draws)
     cells += grid(sites, sources, config.directions, draws=config.draws) if config.unheld else []
     cells += knockouts([edge(text) for text in config.cuts], config.directions)
-    return job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)
+    return [job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)]
 
 
-def early_stop(job: Job) -> pd.DataFrame:
+def early_stop(job: Doer[Swept, Pairs]) -> list[Swept]:
     n, config = job.model.n_latents, job.config
     cells = []
     for cuts in ((), (UNSEEN,)):
@@ -99,74 +171,60 @@ def early_stop(job: Job) -> pd.DataFrame:
             cells += [Cell(direction, itself, THOUGHT, cuts=cuts, n_latents=k) for k in stops]
         rest = [Site("kv", step=k, step_last=n - 1) for k in range(n)]
         cells += grid(rest, [unrelated], config.directions, draws=config.draws, cuts=cuts)
-    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS)
+    return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS)]
 
 
-def influence(job: Job) -> pd.DataFrame:
+def influence(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     sites = [site for kind in config.kinds for site in expand(job.model, ["stepwise"], [kind])]
     cells = [
         cell for held in ((), ("between",)) for cell in grid(sites, [other, unrelated], config.directions, held)
     ]  # fmt: skip
-    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
+    return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)]
 
 
-def iterative(job: Job) -> pd.DataFrame:
+def iterative(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     sites = [site for kind in config.kinds for site in prefixes(job.model, kind)]
     cells = [
         cell for held in ((), ("R",)) for cell in grid(sites, [other, unrelated], config.directions, held)
     ]  # fmt: skip
-    return job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)
+    return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)]
 
 
-def matched(job: Job) -> pd.DataFrame:
+def matched(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
-    most = min(config.matches, config.pairs.limit or config.matches)
-    found = matched_pairs(job.model, job.chosen.everyone, config.seed, most, config.fresh, config.max_new_tokens)
-    job.notes["matches"] = found.counts
+    found = job.matches()
     sites = expand(job.model, ["stepwise", "prefixes"], config.kinds)
     cells = grid(sites, [other, unrelated], ["denoising"])
     metrics = ("answer", "answer_is_clean", "answer_is_corrupted", "answer_is_hybrid")
-    return joined([job.sweep(corner_cells(config), metrics=ANSWERS), job.sweep(cells, found, metrics=metrics)])
+    return [job.sweep(corner_cells(config), metrics=ANSWERS), job.sweep(cells, found, metrics=metrics)]
 
 
-def placeholder(job: Job) -> pd.DataFrame:
+def placeholder(job: Doer[Swept, Pairs]) -> list[Swept]:
     cells = [*grid(layerwise(job.model), [other, unrelated], job.config.directions), *corner_cells(job.config)]
     metrics = list(dict.fromkeys((*BOTH_READS, *ANSWERS)))
-    return joined(job.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "placeholder"))
+    return [job.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "placeholder")]
 
 
-def attribution(job: Job) -> pd.DataFrame:
+def attribution(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
-    estimates = attribute(
-        job.model,
-        job.chosen.ready,
-        config.kinds,
-        config.directions,
-        pairs_per_batch=config.pairs_per_batch or 8,
-        keep=job.stage(),
-    )
-    cells = grid(to_verify(estimates, config.top, config.seed), [other], config.directions)
+    estimates = job.estimates()
+    cells = grid(job.largest(estimates), [other], config.directions)
     exact = job.sweep(cells, metrics=("logit_difference",))
-    return joined([estimates, exact, job.sweep(corner_cells(config), metrics=ANSWERS)])
+    return [estimates, exact, job.sweep(corner_cells(config), metrics=ANSWERS)]
 
 
-def shapley(job: Job) -> pd.DataFrame:
+def shapley(job: Doer[Swept, Pairs]) -> list[Swept]:
     directions = job.config.directions
     cells = [
         cell for held in ((), ("K_T",)) for cell in grid(subsets(job.model), [other], directions, held)
     ]  # fmt: skip
     games = job.sweep(cells, metrics=("logit_difference",))
-    return joined([games, job.sweep(corner_cells(job.config), metrics=ANSWERS)])
+    return [games, job.sweep(corner_cells(job.config), metrics=ANSWERS)]
 
 
-def joined(tables: Any) -> pd.DataFrame:
-    """Several sweeps' rows in one table."""
-    return pd.concat(list(tables), ignore_index=True)
-
-
-RECIPES: dict[str, Callable[[Job], pd.DataFrame]] = {
+RECIPES: dict[str, Callable[[Any], list[Any]]] = {
     recipe.__name__: recipe
     for recipe in (sweep, early_stop, influence, iterative, matched, placeholder, attribution, shapley)
 }

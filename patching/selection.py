@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
+from patching.cells import Prepared, prepare
 from patching.contrast import split_usable
-from patching.engine import Prepared, prepare
 from patching.pairs import Pair, format_number
 from patching.sources import Donor, draw_unrelated
 from traces.evaluate import answers
 from traces.model import CodiModel
 from traces.text import last_number
+from traces.tokens import Reader
 
 
 class Selection(NamedTuple):
@@ -43,14 +44,7 @@ def select(
     keeps what the model said, which the filter `both_correct` asks for.
     """
     chosen = config.pairs
-    usable, excluded = split_usable(read)
-    ready, more = prepare(model, usable)
-    if ready and len(more) > config.max_failed * len(usable):
-        raise ValueError(
-            f"{chosen.file}: {len(more)} of {len(usable)} pairs are no contrast under this tokenizer, more than "
-            f"max_failed = {config.max_failed:g} allows; the first reason is: {more[0][1]}"
-        )
-    excluded = [*excluded, *more]
+    ready, excluded = contrasts(model, read, config)
     counts = {"read": len(read), "usable": len(ready)}
     if chosen.filter == "both_correct":
         ready, wrong = both_correct(model, ready, config.max_new_tokens, progress, note)
@@ -64,6 +58,18 @@ def select(
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], config.seed, config.draws)
     kept = draw(len(ready), chosen.limit, chosen.seed)
     return Selection([ready[i] for i in kept], ready, [donors[i] for i in kept], excluded, counts)
+
+
+def contrasts(model: Reader, read: Sequence[Pair], config: RunConfig) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+    """The pairs that are a contrast under a tokenizer, and the others. Raises ValueError where these are too many."""
+    usable, excluded = split_usable(read)
+    ready, more = prepare(model, usable)
+    if ready and len(more) > config.max_failed * len(usable):
+        raise ValueError(
+            f"{config.pairs.file}: {len(more)} of {len(usable)} pairs are no contrast under this tokenizer, more than "
+            f"max_failed = {config.max_failed:g} allows; the first reason is: {more[0][1]}"
+        )
+    return ready, [*excluded, *more]
 
 
 def draw(count: int, limit: int | None, seed: int | None) -> list[int]:

@@ -84,6 +84,15 @@ class Site(NamedTuple):
         return self.step_set
 
 
+def first_step(model: Sized, site: Site, cuts: Sequence[object] = ()) -> int:
+    """The first latent step at which a cell can differ from its host: until then it need not think."""
+    if cuts or site.kind in ("question", "bot"):
+        return 0
+    if site.kind == "thought":
+        return model.n_latents  # only the answer sees it
+    return site.steps(model)[0] + (site.kind == "kv" and site.layer is None)  # an entry is read from the next step on
+
+
 def _span(first: int | None, last: int | None, size: int, what: str) -> range:
     if first is None:
         if last is not None:
@@ -157,6 +166,12 @@ def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Sit
             heads = range(model.n_heads) if kind == "head" else [None]
             sites += [site._replace(head=head) for head in heads for site in found]
     return list(dict.fromkeys(sites))
+
+
+def single_places(model: Sized, kinds: Sequence[str]) -> list[Site]:
+    """Each latent, and each layer × step of the other kinds, heads one by one."""
+    latents = stepwise(model, "latent") if "latent" in kinds else []
+    return [*latents, *expand(model, ["sitewise"], [kind for kind in dict.fromkeys(kinds) if kind != "latent"])]
 
 
 def subsets(model: Sized, kind: str = "kv") -> list[Site]:

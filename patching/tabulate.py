@@ -9,8 +9,7 @@ import pandas as pd
 
 from analysis.table import check_table
 from patching.cells import Cell, Prepared, described
-from patching.metrics import ANSWER_METRICS
-from patching.sites import CUTS, Sized
+from patching.readings import ANSWER_METRICS
 from patching.sources import Donor
 from traces.text import last_number
 
@@ -29,17 +28,6 @@ def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequ
         )
         for name in metrics
     }
-
-
-def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
-    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
-
-    def tells(cell: Cell) -> bool:
-        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
-        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
-        return last < step < taken and cell.site.kind != "thought"
-
-    return [index for index, cell in enumerate(cells) if tells(cell)]
 
 
 def rows_of(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from patching.edges import Edge, cut_edges
-from patching.sites import INSIDE, Site, Sized
+from patching.sites import INSIDE, Site, Sized, first_step
 from patching.sources import Value, Values
 from traces.model import CodiModel
 from traces.placeholder import step_view
@@ -129,15 +129,6 @@ def edits_of(
 def by_sight(write: Write) -> bool:
     """Whether a write exchanges whole entries of the thought by what the cell sees."""
     return write.site.kind == "thought" or (write.site.kind == "kv" and write.site.layer is None)
-
-
-def first_step(model: Sized, site: Site, cuts: Sequence[Edge] = ()) -> int:
-    """The first latent step at which a cell can differ from its host: until then it need not think."""
-    if cuts or site.kind in ("question", "bot"):
-        return 0
-    if site.kind == "thought":
-        return model.n_latents  # only the answer sees it
-    return site.steps(model)[0] + (site.kind == "kv" and site.layer is None)  # an entry is read from the next step on
 
 
 def beginning(model: Sized, rows: Rows, writes: Sequence[Write]) -> Rows:

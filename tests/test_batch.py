@@ -7,7 +7,7 @@ import torch
 from patching.batch import out_of_memory
 from patching.cells import Cell, prepare
 from patching.engine import sweep_cells
-from patching.metrics import WHOLE_ANSWER
+from patching.readings import WHOLE_ANSWER
 from patching.recipes import corner_cells
 from patching.sites import THOUGHT, Site, expand
 from patching.sources import itself, other, unrelated

@@ -53,7 +53,8 @@ def test_help_is_quick_and_shows_what_to_type():
 
 
 @pytest.mark.parametrize(
-    "words", ["run", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"]
+    "words",
+    ["run", "plan", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"],
 )
 def test_every_command_says_what_it_is_for(codi, words):
     said = codi(*words.split(), "--help")

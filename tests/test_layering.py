@@ -77,7 +77,9 @@ def test_patching_takes_the_table_and_its_numbers_from_analysis_and_draws_nothin
 def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
     pairs = ("records", "pairs", "changes", "contrast", "describe", "store")
     made = ("chains", "words", "perturb", "operators", "generate", "matched")
-    light = ("codi.py", "traces/text.py", "traces/gsm8k.py", *(f"patching/{module}.py" for module in (*pairs, *made)))
+    plan = ("recipes", "cells", "division", "readings", "anatomy", "at_hand", "layout", "costs", "plan", "plan_text")
+    light = ("codi.py", "traces/text.py", "traces/gsm8k.py")
+    light += tuple(f"patching/{module}.py" for module in (*pairs, *made, *plan))
     for name in light:
         assert not HEAVY & set(map(root, imports(ROOT / name, top_level=True))), name
 
@@ -88,6 +90,7 @@ def test_the_front_door_and_the_pairs_import_nothing_heavy_at_the_top():
         ("analysis, configs", {"torch", "nnsight"}),
         ("codi", {"torch", "nnsight", "pandas", "altair"}),
         ("patching, patching.describe, traces, traces.text", {"torch", "nnsight", "pandas"}),
+        ("patching.plan_text, patching.recipes", {"torch", "nnsight", "pandas", "transformers"}),
     ],
 )
 def test_importing_what_is_light_does_not_load_what_is_heavy(modules, absent):

@@ -12,6 +12,7 @@ from torch.distributions import Categorical, kl_divergence
 from patching import metrics as m
 from patching.cells import Prepared
 from patching.engine import grid, prepare, sweep, sweep_cells
+from patching.readings import Keys, answer_is_clean, answer_is_corrupted
 from patching.sites import BOT, QUESTION, THOUGHT, Site
 from patching.sources import itself, other, steer, zero
 from tests.conftest import write_random_checkpoint
@@ -75,8 +76,8 @@ def test_references_are_the_metric_of_the_unpatched_runs(reading):
 
 @pytest.mark.parametrize(("said", "clean", "corrupted"), [(7, 1, 0), (8, 0, 1), (9, 0, 0), (float("nan"), 0, 0)])
 def test_an_answer_is_clean_corrupted_or_other(said, clean, corrupted):
-    keys = m.Keys(7, 8)
-    assert (m.answer_is_clean(said, keys), m.answer_is_corrupted(said, keys)) == (clean, corrupted)
+    keys = Keys(7, 8)
+    assert (answer_is_clean(said, keys), answer_is_corrupted(said, keys)) == (clean, corrupted)
 
 
 def test_the_jensen_shannon_divergence_agrees_with_scipys_squared_distance(reading):

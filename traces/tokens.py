@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from traces.checkpoint import Card
 from traces.model import CodiModel
 from traces.rows import Rows
 from traces.text import clean_text
 
 
-def question_ids(model: CodiModel, question: str) -> list[int]:
+class Reader(Protocol):
+    """What it takes to turn text into tokens: a model, or a checkpoint of which no weight is loaded."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def card(self) -> Card: ...
+    @property
+    def n_latents(self) -> int: ...
+    @property
+    def n_positions(self) -> int: ...
+
+
+def question_ids(model: Reader, question: str) -> list[int]:
     """Token ids of a question with the tokenizer's own special tokens, and EOS where the checkpoint wants it."""
     ids = model.tokenizer(clean_text(question))["input_ids"]
     return ids if model.card.remove_eos else [*ids, model.tokenizer.eos_token_id]
 
 
-def opening_ids(model: CodiModel) -> list[int]:
+def opening_ids(model: Reader) -> list[int]:
     """What ends a thought: a placeholder for EoT, and EOS where the checkpoint's questions end in EOS too."""
     return [0] if model.card.remove_eos else [0, model.tokenizer.eos_token_id]
 
 
-def answer_ids(model: CodiModel, text: str = "") -> list[int]:
+def answer_ids(model: Reader, text: str = "") -> list[int]:
     """Token ids of the answer prefix with `text` after it, no special tokens."""
     return model.tokenizer(f"{model.card.answer_prefix}{text}", add_special_tokens=False)["input_ids"]
 
 
-def positions_needed(model: CodiModel, question: int, answer: int, n_latents: int | None = None) -> int:
+def positions_needed(model: Reader, question: int, answer: int, n_latents: int | None = None) -> int:
     """How many positions a run takes: so many question tokens, BoT, the thought, EoT, and so many answer tokens."""
     steps = model.n_latents if n_latents is None else n_latents
     return question + 1 + steps + len(opening_ids(model)) + answer
