@@ -141,15 +141,14 @@ class Shards:
                 return None
             path = path_of(due)
             if (saved := self._saved(path, stage, due)) is None:
-                self.begin(path.stem)
-                try:
-                    with at_the_end(f"{due.place + 1} of {due.of} batches of this sweep are saved"):
-                        found = compute()
-                except NotYet:
-                    return None
-                finally:
-                    self.begin("")
                 with at_the_end(f"{due.place + 1} of {due.of} batches of this sweep are saved"):
+                    self.begin(path.stem)
+                    try:
+                        found = compute()
+                    except NotYet:
+                        return None
+                    finally:
+                        self.begin("")
                     about = (due.place, due.of, due.pairs, due.cells, due.sizes)
                     header = Header(self.identity, stage, *about, suffix, found.failed, found.halvings)
                     write_shard(path, header, found.rows)

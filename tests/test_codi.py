@@ -335,7 +335,7 @@ def test_memory_that_runs_out_is_one_sentence(codi, tmp_path, random_checkpoint,
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(batch, "run_cells", full)
+    monkeypatch.setattr(batch, "start_cells", full)
     done = codi("run", small_run(tmp_path, random_checkpoint, pairs_file))
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("codi: pair ")

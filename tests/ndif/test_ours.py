@@ -82,7 +82,7 @@ def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Serv
 @pytest.mark.parametrize(
     ("sites", "options"),
     [
-        (lambda m: [*sitewise(m), *headwise(m)[:4], *sitewise(m, "kv")[:4], *sitewise(m, "attn")[:2],
+        (lambda m: [*sitewise(m), *headwise(m, 1)[:2], *sitewise(m, "kv")[:4], *sitewise(m, "attn")[:2],
                     *sitewise(m, "mlp")[:2], Site("latent", step=2, step_last=2), THOUGHT, QUESTION, BOT],
          {"sources": [other, unrelated], "metrics": ["logit_difference", "answer", "logprob_clean", "edit_norm"]}),
         (stepwise, {"sources": [zero, mean], "metrics": ["kl_to_clean", "prediction_change"]}),
