@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.table import empty_table
+from configs.schema import Remote
 from patching.batch import Batch, Pace, Plan, Running, run_batch, start_cells
 from patching.budget import MEMORY, Sizes, choose, shape_of
 from patching.cells import PROTOCOLS, Cell, Prepared, check_cells, check_single_pass, grid, prepare, readable
@@ -132,6 +133,7 @@ def sweep_cells(
         raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
     for cut in always:
         check_edge(model, cut)
+    check_sendable(place_of(model, remote), [*always, *(cut for cell in cells for cut in cell.cuts)])
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     everyone = everyone or ready
@@ -182,6 +184,16 @@ def sizes_for(
     opening = len(opening_ids(model))
     work = work_of(model, ready, cells, plan.unpatched, [*plan.metrics], plan.max_new_tokens, opening)
     return choose(shape_of(model.lm.config, model.dtype.itemsize), work, memory, **given)
+
+
+def check_sendable(place: Remote | None, cuts: Sequence[Edge]) -> None:
+    """Refuse what a deployment's sandbox would do wrongly: a layer's own mask comes back with a copy of its cache."""
+    if place is not None and place.host != LOCAL and (single := [cut for cut in cuts if cut.layer is not None]):
+        whole = str(single[0]._replace(layer=None))
+        raise ValueError(
+            f"the edge {single[0]} is cut in one layer alone, which cannot be done on a deployment; cut it in all "
+            f"layers ({whole}), or load the model here"
+        )
 
 
 def check_room(model: CodiModel, ready: Sequence[Prepared], steps: int) -> None:

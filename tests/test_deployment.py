@@ -35,7 +35,7 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
         ),
         (
             sent_badly("Missing or invalid API key. Get one", 401),
-            "Missing or invalid API key. Get one; set",
+            "Missing or invalid API key; set",
         ),
         (sent_badly("Invalid API key format: 'secret'", 400), "Invalid API key format; set NDIF_API_KEY"),
         (

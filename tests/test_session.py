@@ -114,6 +114,13 @@ def test_gradients_are_refused_on_a_deployment_before_anything_is_sent(model, pa
         attribute(model, prepare(model, pairs[:1])[0], ["resid"], ["denoising"], remote=THERE)
 
 
+def test_an_edge_of_one_layer_is_refused_on_a_deployment_and_cut_serialised(model, dry, pairs):
+    options = {"sites": [THOUGHT], "cuts": [edge("4-1@2")], "metrics": ["logit_difference"]}
+    with pytest.raises(ValueError, match=r"the edge 4-1@2 is cut in one layer alone.*\(4-1\), or load the model here"):
+        sweep(model, pairs[:1], remote=THERE, **options)
+    pd.testing.assert_frame_equal(sweep(model, pairs[:1], **options), sweep(dry, pairs[:1], **options), atol=EXACT)
+
+
 def test_a_deployment_that_was_never_reached_is_not_waited_for(model, pairs):
     with pytest.raises(DeploymentError, match=f"{THERE}: the connection is refused; is a deployment running there?"):
         sweep(model, pairs[:1], [Site("resid", 0, 0)], [other], metrics=["logit_difference"], remote=THERE)

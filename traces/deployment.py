@@ -262,7 +262,8 @@ def told(error: Exception, host: str) -> Exception:
     ):
         return DeploymentError(f"{host}: this address is not known; look at remote.host")
     if "API key" in text:
-        return DeploymentError(f"{host}: {text.split(':')[0].rstrip('.')}; set {KEY} to a key of this deployment")
+        said = text.partition(". ")[0].partition(":")[0].rstrip(".")  # without the key itself
+        return DeploymentError(f"{host}: {said}; set {KEY} to a key of this deployment")
     if "deploy this model" in text:
         return DeploymentError(f"{host}: {last_line(text)}; name a base that it can load in remote.base")
     if "adapter_config.json" in text:

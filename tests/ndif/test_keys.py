@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from tests.ndif.conftest import KNOWN, TRUSTED
+from tests.ndif.conftest import EMBEDDED, KNOWN, TRUSTED
 from tests.ndif.server import Server
 from tests.ndif.test_failures import refused
 from tests.ndif.test_server import logits, text_model
@@ -54,3 +54,20 @@ def test_which_models_are_served_is_told_without_a_key(server_with_keys: Server)
     import nnsight
 
     assert [model["state"] for model in nnsight.status().deployments.values()] == ["RUNNING"]
+
+
+def test_ours_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
+    server_with_keys: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from traces.deployment import DeploymentError
+    from traces.model import load_codi
+    from traces.thought import record
+
+    model = load_codi(EMBEDDED / "thought", remote=server_with_keys.url)
+    question = ["On Sunday Ann had 7 pens. On Monday Ann bought 5 pens. How many pens does Ann have now?"]
+    monkeypatch.setenv("NDIF_API_KEY", TRUSTED)
+    assert record(model, question).answers
+    monkeypatch.setenv("NDIF_API_KEY", "secret-of-mine")
+    with pytest.raises(DeploymentError, match="set NDIF_API_KEY to a key of this deployment") as refusal:
+        record(model, question)
+    assert "secret-of-mine" not in str(refusal.value)

@@ -21,7 +21,7 @@ from patching.engine import prepare
 from patching.experiment import run_experiment
 from patching.preflight import preflight
 from patching.sites import BOT, QUESTION, THOUGHT
-from tests.ndif.conftest import EMBEDDED, TRUSTED
+from tests.ndif.conftest import EMBEDDED
 from tests.ndif.server import Server
 from traces.deployment import DeploymentError
 from traces.evaluate import answers
@@ -87,7 +87,7 @@ def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Serv
          {"sources": [other, unrelated], "metrics": ["logit_difference", "answer", "logprob_clean", "edit_norm"]}),
         (stepwise, {"sources": [zero, mean], "metrics": ["kl_to_clean", "prediction_change"]}),
         (stepwise, {"sources": [other], "freeze": ["R", "K_T"], "metrics": ["logit_difference"]}),
-        (lambda m: [THOUGHT], {"cuts": [edge("answer-question"), edge("4-1@2")], "metrics": ["logit_difference"]}),
+        (lambda m: [THOUGHT], {"cuts": [edge("answer-question"), edge("4-1")], "metrics": ["logit_difference"]}),
         (None, {"sources": [other], "protocol": "placeholder", "metrics": ["kl_from_corrupted_at_eot"]}),
     ],
     ids=["sites", "values", "routes", "cuts", "placeholder"],
@@ -281,18 +281,6 @@ def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pai
     monkeypatch.setattr(deployment, "LARGEST", 1000)
     with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
         record(there(plain_server), [pairs[0].clean.question])
-
-
-def test_a_key_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
-    server_with_keys: Server, pairs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    question = [pairs[0].clean.question]
-    monkeypatch.setenv("NDIF_API_KEY", TRUSTED)
-    assert record(there(server_with_keys), question).answers
-    monkeypatch.setenv("NDIF_API_KEY", "secret-of-mine")
-    with pytest.raises(DeploymentError, match="set NDIF_API_KEY to a key of this deployment") as refusal:
-        record(there(server_with_keys), question)
-    assert "secret-of-mine" not in str(refusal.value)
 
 
 def test_gradients_are_refused_before_anything_is_sent(plain_server: Server, pairs) -> None:
