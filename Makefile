@@ -26,6 +26,7 @@ test-slow: $(INSTALLED)
 notebooks: export OMP_NUM_THREADS := 1
 notebooks: $(INSTALLED)
 	.venv/bin/python analysis/notebooks/execute.py
+
 # Remote runs against a real ndif server, which lives as long as its tests and is seen by nobody else.
 test-ndif: export OMP_NUM_THREADS := 1
 test-ndif: $(INSTALLED) ndif
