@@ -47,6 +47,7 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
             RemoteError("Traceback\n  line\nIndexError: index 100 is out of bounds"),
             "the job failed there: IndexError:",
         ),
+        (sent_badly("Service temporarily unavailable.", 503), "is not available now (Service temporarily unavailable)"),
         (WebSocketConnectionClosedException("gone"), "the connection was lost (gone); run it again, it goes on"),
     ],
 )

@@ -274,6 +274,8 @@ def told(error: Exception, host: str) -> Exception:
         return DeploymentError(
             f"{host}: the connection was lost ({last_line(text) or type(cause).__name__}); run it again, it goes on"
         )
+    if is_passing(error):
+        return DeploymentError(f"{host}: is not available now ({last_line(text)}); run it again, it goes on")
     return DeploymentError(f"{host}: the job failed there: {last_line(text) or type(error).__name__}")
 
 
