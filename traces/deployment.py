@@ -25,6 +25,7 @@ from traces.model import CodiModel
 
 LARGEST = 256 * 2**20  # bytes of a request: so many arrived, twice as many did not
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a job is sent again, doubled each time
+PATIENCE = 60.0  # seconds that a host may take to answer the first time
 KEY = "NDIF_API_KEY"
 LOST = (
     ConnectionError, TimeoutError, httpx.TransportError, websocket.WebSocketConnectionClosedException,
@@ -225,8 +226,16 @@ def send(model: CodiModel, body: Callable[[], Any], host: str) -> Sent:
     """Send a session and come back at once."""
     lm = model.lm
     sent = Sent(lm.to_model_key(), host=host, api_key=os.environ.get(KEY), env=env_of(model))
-    with lm.session(backend=sent):
-        value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
+    before = websocket.getdefaulttimeout()
+    websocket.setdefaulttimeout(PATIENCE)  # nnsight gives none, and would wait for ever where nobody answers
+    try:
+        with lm.session(backend=sent):
+            value = nnsight.save(body())  # noqa: F841  (it comes back by this name)
+    except Exception:
+        sent.close()
+        raise
+    finally:
+        websocket.setdefaulttimeout(before)
     REACHED.add(host)
     return sent
 
