@@ -246,10 +246,10 @@ def report(
 
     What `codi lens` wrote is drawn again too.
     """
-    if (run / "lens.json").is_file() and figures is None:
+    if (run / "lens.json").is_file():
         from analysis.lens_page import write_lens_report
 
-        print_lens(run, write_lens_report(run))
+        print_lens(run, write_lens_report(run, figures=figures))
         return
     from analysis import write_report
 
@@ -609,6 +609,8 @@ def lens(
     """
     from patching.worked import of_pairs, of_problems
 
+    if data is not None and pairs != SHIPPED_PAIRS:
+        raise ValueError("--pairs and --data are given, wanted one of them")
     if data is None:
         from patching.pairs import load_pairs
 
@@ -623,8 +625,8 @@ def lens(
     from patching.lens import described_lens, lens_tables, open_folder, save_lens
     from traces import load_codi
 
-    folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
     model = load_codi(checkpoint, device, dtype, remote)
+    folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
     tables = lens_tables(model, worked, top=top, batch_size=batch, seed=seed, progress=True)
     save_lens(tables, folder, described_lens(model, data or pairs, worked, top, seed))
     print_lens(folder, write_lens_report(folder, question))
@@ -647,14 +649,17 @@ def score_dump(
     from analysis.lens import decodable, match_tokens
     from analysis.lens_charts import OWNERS
 
-    if top > (kept := int(says["rank"].max())):
-        raise ValueError(f"{dump}: holds the {kept} likeliest tokens, so --top can be 1 to {kept}, not {top}")
+    if top > (kept := int(says.groupby(["question_id", "step"])["rank"].max().min())):
+        raise ValueError(
+            f"{dump}: holds the {kept} likeliest tokens of each latent; --top can be 1 to {kept}, not {top}"
+        )
     shares = decodable(match_tokens(says, values), top)
     wide = shares.pivot(index=["steps", "owner"], columns="measure", values=["share", "low", "high", "n"])
     rows = [
         [
             str(steps), OWNERS[owner], f"{row['share', 'all of them']:.1%}",
-            f"[{row['low', 'all of them']:.1%}, {row['high', 'all of them']:.1%}]",
+            "one cluster" if isnan(row["low", "all of them"])
+            else f"[{row['low', 'all of them']:.1%}, {row['high', 'all of them']:.1%}]",
             f"{row['share', 'each of them']:.1%}", f"{row['n', 'all of them']:.0f}",
         ]
         for (steps, owner), row in zip(wide.index, wide.to_dict("records"), strict=True)

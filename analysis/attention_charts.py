@@ -38,7 +38,7 @@ def attention_map(weights: pd.DataFrame) -> Any:
         heading(
             "What a thought and its answer attend to",
             "Per cent of attention, mean over questions, heads and layers; a row sums to 100",
-            "numbers, words, special: the question's tokens; answer: the token before the answer",
+            "numbers, words, special: the question's tokens; answer: its forced beginning, from its last token",
             f"n = {weights['n'].max()} questions, {weights['clusters'].max()} clusters; intervals in the tooltips",
             width=28 * weights["key"].nunique() + 60,
         ),

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.effects import pooled
 
 TOP = 5  # tokens that count as said, as in the CODI paper
-NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 PLACE = ["step", "layer"]
 
 
@@ -71,6 +71,7 @@ def said_where(values: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     question, the chance level. Numbers that are no single token are left out, and `n` counts what is left.
     """
     check_columns(values, ["question_id", "cluster_id", "owner", "role", "ordinal", *PLACE, "rank"])
+    refuse_empty(values)
     known = values.dropna(subset="rank")
     if known.empty:
         raise ValueError("the table has no number that is a single token, so none can be looked for")
@@ -116,10 +117,15 @@ def share_of(cases: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return found[[*keys, "effect", "low", "high", "n", "clusters"]].rename(columns={"effect": "share"})
 
 
-def last_layer(values: pd.DataFrame, layer: int | None) -> int:
-    """The layer asked for, which must be there; without one, the last."""
+def refuse_empty(values: pd.DataFrame) -> None:
+    """ValueError where there is no number to look for."""
     if values.empty:
         raise ValueError("the table has no rows: there is no question, or none that is answered correctly")
+
+
+def last_layer(values: pd.DataFrame, layer: int | None) -> int:
+    """The layer asked for, which must be there; without one, the last."""
+    refuse_empty(values)
     layers = np.sort(values["layer"].unique())
     if layer is not None and layer not in layers:
         raise ValueError(f"layer {layer} is not in the table; it has {layers[0]} (what is fed) to {layers[-1]}")

@@ -109,7 +109,8 @@ def said_heatmaps(found: pd.DataFrame) -> Any:
         alt.concat(*panels, columns=2),
         heading(
             f"Where a known number is among the {top} likeliest tokens",
-            "Share of questions; numbers that are no single token left out; intervals in the tooltips",
+            "Share of questions (of another question's: of its numbers); numbers that are no single token left out; "
+            "intervals in the tooltips",
             f"{found['clusters'].max()} clusters; read through the final norm and LM head",
             width=WIDTH * 2,
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from analysis.attention_charts import attention_by_layer, attention_map
 from analysis.export import save_figures, vega_bundle
@@ -23,6 +24,7 @@ TABLES = {
     "attention": ("question_id", "cluster_id", "query", "layer", "key", "weight", "tokens"),
     "questions": ("question_id", "cluster_id", "question", "intermediates", "answer", "said", "correct"),
 }
+NUMBERS = ("step", "layer", "rank", "steps", "probability", "entropy", "weight", "tokens", "answer", "correct")
 DEFINITIONS = (
     ("said", "a number is said where a token equal to it is among the likeliest ones of a state"),
     ("intermediates", "the results of a solution's annotated steps, but the last, which is the answer"),
@@ -56,8 +58,10 @@ def read_lens(folder: Path | str) -> LensFolder:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         about = None
-    if not isinstance(about, dict):
+    if not isinstance(about, dict) or not isinstance(about.get("model"), dict | None):
         raise ValueError(f"{folder / ABOUT}: is not whole JSON; run codi lens again to write it")
+    if about.get("finished") is False:
+        raise ValueError(f"{folder}: this lens was cut short; run codi lens again")
     tables = []
     for name, columns in TABLES.items():
         path = folder / f"{name}.parquet"
@@ -71,7 +75,14 @@ def read_lens(folder: Path | str) -> LensFolder:
             check_columns(table, columns)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        numbers = [name for name in NUMBERS if name in columns and not is_numeric_dtype(table[name])]
+        if numbers or table.empty:
+            found = f"its column {numbers[0]!r} holds no numbers" if numbers else "it has no rows"
+            raise ValueError(f"{path}: {found}; run codi lens again to write it")
         tables.append(table)
+    ids = set(tables[-1]["question_id"])
+    if len(ids) < len(tables[-1]) or any(set(table["question_id"]) != ids for table in tables):
+        raise ValueError(f"{folder}: its tables are of other questions, or twice of one; run codi lens again")
     return LensFolder(about, *tables)
 
 
@@ -79,9 +90,9 @@ def lens_sentences(found: LensFolder, top: int = TOP) -> list[str]:
     """What the tables show, in words."""
     right = correct_only(found)
     said = [f"The model answers {int(found.questions['correct'].sum())} of {len(found.questions)} questions correctly."]
-    alone = found.values.drop_duplicates(["question_id", "owner", "role", "ordinal"])
+    alone = right.drop_duplicates(["question_id", "owner", "role", "ordinal"])
     if split := int(alone[alone["owner"] == "own"]["rank"].isna().sum()):
-        said.append(f"{split} of their numbers are no single token, and count as not said.")
+        said.append(f"{split} numbers of those are no single token, and count as not said.")
     try:
         shares = {
             row["owner"]: row for row in overall(right, top).to_dict("records") if row["measure"] == "all of them"
@@ -108,10 +119,11 @@ def correct_only(found: LensFolder) -> pd.DataFrame:
     return found.values[found.values["question_id"].isin(right)]
 
 
-def write_lens_report(folder: Path | str, question_id: str | None = None) -> Path:
+def write_lens_report(folder: Path | str, question_id: str | None = None, figures: Path | None = None) -> Path:
     """Draw a lens folder's figures and its page, `lens.html`, from its tables alone.
 
-    `question_id` is whose thought is shown in words, the first question's where it is left out.
+    `question_id` is whose thought is shown in words, the first question's where it is left out; `figures` is another
+    folder for the charts.
     """
     folder = Path(folder)
     found = read_lens(folder)
@@ -138,7 +150,7 @@ def write_lens_report(folder: Path | str, question_id: str | None = None) -> Pat
         return figure(name) if name in specs else paragraph(quiet[name], "quiet")
 
     bundle = vega_bundle()
-    save_figures(specs, folder / "charts", bundle)
+    save_figures(specs, figures or folder / "charts", bundle)
     model = found.about.get("model") or {}
     line = f"{found.about.get('created', '')}; checkpoint {model.get('checkpoint', 'unknown')}"
     body = [
@@ -154,4 +166,5 @@ def write_lens_report(folder: Path | str, question_id: str | None = None) -> Pat
 
 
 def _share(row: dict[Hashable, Any]) -> str:
-    return f"{row['share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    interval = "one cluster, so no interval" if pd.isna(row["low"]) else f"{row['low']:.0%}, {row['high']:.0%}"
+    return f"{row['share']:.0%} [{interval}]"

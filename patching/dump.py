@@ -25,11 +25,11 @@ from patching.chains import ANNOTATION
 from patching.worked import Worked, look_for, solved
 from traces.text import last_number
 
-TITLE = r"^Question *\d+\.\.\.$"
+TITLE = r"^Question *[0-9]+\.\.\.$"
 QUESTION = re.compile(
-    rf"^Question *(\d+)\.\.\.\n((?:(?!{TITLE}).)*?)\.\.\.\nCoT=([^\n]*), Answer=([^\n]*)$", re.MULTILINE | re.DOTALL
+    rf"^Question *([0-9]+)\.\.\.\n((?:(?!{TITLE}).)*?)\.\.\.\nCoT=([^\n]*), Answer=([^\n]*)$", re.MULTILINE | re.DOTALL
 )
-DECODED = re.compile(r"^decoded (\d+)th latent \(top\d+\): (\[.*\])$", re.MULTILINE)
+DECODED = re.compile(r"decoded ([0-9]{1,4})th latent \(top[0-9]+\): (\[.*\])\s*")
 BOT = -1  # the step of what BoT's own state says
 
 
@@ -56,6 +56,12 @@ def read_dump(path: str | Path) -> tuple[list[Worked], list[Said]]:
     except UnicodeDecodeError as error:
         raise DumpError(f"{path}: is not UTF-8 text (byte {error.start}); wanted a dump of decoded latents") from None
     blocks = list(QUESTION.finditer(text))
+    known = {block[1] for block in blocks}
+    for title in re.finditer(TITLE, text, re.MULTILINE):
+        if (number := re.sub(r"[^0-9]", "", title[0])) not in known:
+            raise DumpError(
+                f"{path}: question {number} has no line 'CoT=…, Answer=…'; complete it, or drop the question"
+            )
     ends = [*(block.start() for block in blocks[1:]), len(text)]
     worked: list[Worked] = []
     said: list[Said] = []
@@ -63,8 +69,7 @@ def read_dump(path: str | Path) -> tuple[list[Worked], list[Said]]:
         question_id, question, solution, answer = block.groups()
         steps = ANNOTATION.findall(solution)
         worked.append(solved(question_id, question_id, question.strip(), steps, last_number(answer)))
-        for decoded in DECODED.finditer(text, block.end(), end):
-            said += decoded_tokens(f"{path}: question {question_id}", question_id, int(decoded[1]), decoded[2])
+        said += latents_of(f"{path}: question {question_id}", question_id, text[block.end() : end])
     if not said:
         raise DumpError(
             f'{path}: holds no decoded latents; wanted "CoT=<<16-3-4=9>> <<9*2=18>>, Answer=18.0" and lines as '
@@ -76,15 +81,38 @@ def read_dump(path: str | Path) -> tuple[list[Worked], list[Said]]:
     return worked, said
 
 
-def decoded_tokens(place: str, question_id: str, latent: int, listed: str) -> list[Said]:
-    """One line's tokens, as Python writes a list of texts."""
+def latents_of(place: str, question_id: str, text: str) -> list[Said]:
+    """The decoded latents of one question; `DumpError` for a line that begins as one and is none."""
+    found: dict[int, list[str]] = {}
+    for line in text.splitlines():
+        if not line.startswith("decoded ") or "attended" in line:  # what is attended to is no decoding
+            continue
+        decoded = DECODED.fullmatch(line)
+        tokens = None if decoded is None else texts_of(decoded[2])
+        if decoded is None or not tokens:
+            wanted = "decoded 0th latent (top5): [' 13', '13', …]"
+            raise DumpError(f"{place}: found {line[:80]!r}, wanted a line as {wanted}")
+        latent = int(decoded[1])
+        if latent in found:
+            raise DumpError(f"{place}: latent {latent} is there twice, wanted once; drop one")
+        found[latent] = tokens
+    return [
+        Said(question_id, latent + BOT, rank, token)
+        for latent, tokens in found.items()
+        for rank, token in enumerate(tokens, start=1)
+    ]
+
+
+def texts_of(listed: str) -> list[str] | None:
+    """A list of texts as Python writes it; None for anything else, broken characters among it."""
     try:
         tokens = ast.literal_eval(listed)
+        fine = isinstance(tokens, list) and all(
+            isinstance(token, str) and token.encode() is not None for token in tokens
+        )
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        tokens = None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise DumpError(f"{place}: latent {latent} is {listed[:80]!r}, wanted a list of texts in quotes")
-    return [Said(question_id, latent + BOT, rank, token) for rank, token in enumerate(tokens, start=1)]
+        return None
+    return tokens if fine else None
 
 
 def dump_tables(worked: Sequence[Worked], said: Sequence[Said], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 from analysis.table import write_whole
 from patching.store import file_digest, now, versions, write_json
 from patching.worked import Sought, Worked, look_for
-from traces.lens import Attention, Lens, attention_of, logit_lens, number_tokens
+from traces.lens import Attention, Lens, answer_beginning, attention_of, logit_lens, number_tokens
 from traces.model import CodiModel
 from traces.text import last_number
-from traces.tokens import question_ids
+from traces.tokens import positions_needed, question_ids
 
 ABOUT = "lens.json"
 
@@ -52,7 +52,11 @@ def lens_tables(
     sought = look_for(worked, seed)
     width = max(map(len, sought), default=0)
     lengths = [len(question_ids(model, each.question)) for each in worked]
-    order = sorted(range(len(worked)), key=lengths.__getitem__, reverse=True)  # the longest are refused first
+    order = sorted(range(len(worked)), key=lengths.__getitem__, reverse=True)
+    need = positions_needed(model, lengths[order[0]], len(answer_beginning(model)))
+    if need > model.n_positions:
+        which = worked[order[0]].question_id
+        raise ValueError(f"question {which} needs {need} positions, the model has {model.n_positions}; leave it out")
     parts: list[list[pd.DataFrame]] = [[], [], [], []]
     with tqdm(total=len(order), desc="lens", unit="question", disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
@@ -152,10 +156,14 @@ def in_order(frame: pd.DataFrame, place: dict[str, int]) -> pd.DataFrame:
 
 
 def save_lens(tables: LensTables, folder: Path, about: dict[str, Any]) -> Path:
-    """Write the tables as Parquet, and last `lens.json`, which says what was read by which model and versions."""
+    """Write the tables as Parquet, and last `lens.json`, which says what was read by which model and versions.
+
+    Until then it says that the folder is not finished, so that half of another lens is never taken for a whole one.
+    """
+    write_json(folder / ABOUT, {"finished": False})
     for name, table in tables._asdict().items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
-    write_json(folder / ABOUT, about)
+    write_json(folder / ABOUT, {**about, "finished": True})
     return folder
 
 
@@ -166,6 +174,8 @@ def open_folder(folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file():
         raise ValueError(f"{folder}: holds files but no {ABOUT}; choose another with --out")
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ABOUT).is_file():
+        write_json(folder / ABOUT, {"finished": False})  # from the first moment it says what it is
     return folder
 
 

@@ -5,7 +5,9 @@ A solution's *intermediates* are the results of all its annotated steps but the 
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,7 +15,8 @@ from typing import NamedTuple
 from patching.chains import ANNOTATION
 from patching.pairs import Pair
 from traces.gsm8k import Problem
-from traces.text import last_number
+
+NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 class Worked(NamedTuple):
@@ -52,8 +55,17 @@ def of_problems(problems: Iterable[Problem]) -> list[Worked]:
 
 def solved(question_id: str, cluster_id: str, question: str, steps: Sequence[str], answer: float) -> Worked:
     """A question with the results of its solution's steps: what stands behind the last `=` of each, rounded or not."""
-    results = tuple(last_number(step.rpartition("=")[2]) for step in steps)  # NaN where that is no number
+    results = tuple(result_of(step.rpartition("=")[2]) for step in steps)
     return Worked(question_id, cluster_id, question, results[:-1], answer, len(results))
+
+
+def result_of(text: str) -> float:
+    """A step's result as a number: `.5`, `1,200`, `$3`, `50%` and `3/4` too; NaN where it is none, or has no end."""
+    above, slash, below = text.strip().lstrip("$").rstrip("%.").replace(",", "").partition("/")
+    if not NUMBER.fullmatch(above) or (slash and not NUMBER.fullmatch(below)):
+        return math.nan
+    value = float(above) / float(below) if slash and float(below) else float(above) if not slash else math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def another(worked: Sequence[Worked], seed: int = 0) -> list[tuple[float, ...]]:

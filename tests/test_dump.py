@@ -1,9 +1,13 @@
 """Published dumps of decoded latents: read, refused, and scored as our own lens is."""
 
+import math
+
+import pandas as pd
 import pytest
 
 from analysis.lens import decodable, match_tokens
 from patching.dump import DumpError, dump_tables, read_dump
+from patching.worked import result_of
 
 DUMP = r"""Question0...
 A hen lays 16 eggs...
@@ -67,8 +71,15 @@ def test_a_question_counts_where_each_of_its_intermediates_is_said(dump):
         ("", "holds no decoded latents"),
         ("Question0...\nHow?...\nCoT=<<1+1=2>>, Answer=2.0\n", "holds no decoded latents"),
         (DUMP.replace("Question4", "Question0"), "question 0 is there 2 times"),
-        (DUMP.replace("[' 9', '9'", "[' 9', 9"), "question 0: latent 2 is .* wanted a list of texts"),
-        (DUMP.replace("[' 9', '9'", "[' 9', __import__('os')"), "question 0: latent 2 is .* wanted a list of texts"),
+        (DUMP.replace("[' 9', '9'", "[' 9', 9"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("[' 9', '9'", "[' 9', __import__('os')"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("[' 9', '9'", "' 9', '9'"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("[' 9', '9'", "['\\ud800', '9'"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("2th latent (top5): [' 9'", "1th latent (top5): [' 9'"), "question 0: latent 1 is there twice"),
+        (DUMP.replace("decoded 2th", "decoded -2th"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("CoT=<<16-3-4=9>> <<9*2=18>>, Answer=18.0\n", ""), "question 0 has no line 'CoT=…, Answer=…'"),
+        (DUMP.replace("CoT=<<2*30", "CoT-<<2*30"), "question 4 has no line 'CoT=…, Answer=…'"),
+        (DUMP.replace("[' 14', 'fifteen', ' 9', '1', '5']", "[]"), "question 4: found .* wanted a line as"),
     ],
 )
 def test_what_is_no_dump_is_refused_in_a_sentence(dump, content, sentence):
@@ -77,16 +88,38 @@ def test_what_is_no_dump_is_refused_in_a_sentence(dump, content, sentence):
         read_dump(dump)
 
 
-def test_a_question_without_a_solution_is_not_taken_for_the_next_one(dump):
-    dump.write_text(DUMP.replace("CoT=<<16-3-4=9>> <<9*2=18>>, Answer=18.0\n", ""), encoding="utf-8")
-    worked, said = read_dump(dump)
-    assert [w.question_id for w in worked] == ["4"]
-    assert {one.question_id for one in said} == {"4"}
-
-
 def test_a_folder_and_a_file_of_other_bytes_are_refused(tmp_path):
     with pytest.raises(DumpError, match="is a folder"):
         read_dump(tmp_path)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DumpError, match="is not UTF-8"):
         read_dump(tmp_path / "bytes")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("9", 9),
+        (".5", 0.5),
+        ("-.5", -0.5),
+        ("15.00", 15),
+        ("1,200", 1200),
+        ("$3", 3),
+        ("50%", 50),
+        ("3/4", 0.75),
+        ("7.", 7),
+    ],
+)
+def test_a_steps_result_is_read_whole(text, number):
+    assert result_of(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "x", "9 apples", "1/0", "1e400", "٣", "1/2/3", "--3"])
+def test_what_is_no_number_is_none_and_not_some_part_of_it(text):
+    assert math.isnan(result_of(text))
+
+
+def test_digits_of_other_scripts_are_words():
+    says = pd.DataFrame({"question_id": "a", "step": 0, "layer": 0, "rank": [1, 2], "token": ["７", "7"]})
+    found = match_tokens(says, pd.DataFrame({"question_id": ["a"], "value": [7.0]}))
+    assert found["rank"].tolist() == [2]

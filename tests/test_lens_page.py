@@ -65,7 +65,7 @@ def test_numbers_that_are_no_single_token_are_counted(folder):
     table = pd.read_parquet(folder / "values.parquet")
     gone = table["question_id"].eq("0 clean") & table["role"].eq("answer")
     table.assign(rank=table["rank"].mask(gone)).to_parquet(folder / "values.parquet")
-    assert any("1 of their numbers are no single token" in sentence for sentence in lens_sentences(read_lens(folder)))
+    assert any("1 numbers of those are no single token" in sentence for sentence in lens_sentences(read_lens(folder)))
 
 
 def test_without_solutions_the_rest_is_shown_and_what_is_not_is_said(folder):
@@ -84,6 +84,47 @@ def test_a_damaged_folder_is_refused_in_a_sentence(folder, name, content):
     assert result.exit_code == 2
     assert "run codi lens again to write it" in result.output
     assert "Traceback" not in result.output
+
+
+def test_what_was_cut_short_is_not_taken_for_whole_and_can_be_given_again(folder, monkeypatch):
+    thought = ROOT / "traces" / "embedded" / "thought"
+    (folder / "lens.json").write_text('{"finished": false}')
+    assert "this lens was cut short; run codi lens again" in codi("report", folder).output
+    assert codi("lens", thought, "--limit", 2, "--out", folder, "--device", "cpu").exit_code == 0
+    assert "answers 4 of 4 questions" in codi("report", folder).output
+    monkeypatch.setattr("patching.lens.write_whole", lambda *_: 1 / 0)
+    assert (
+        codi("lens", thought, "--limit", 3, "--out", folder, "--device", "cpu").exit_code == 1
+    )  # it broke in the middle
+    assert "this lens was cut short" in codi("report", folder).output
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("questions", lambda table: table.head(0), "it has no rows"),
+        ("says", lambda table: table.assign(rank="first"), "its column 'rank' holds no numbers"),
+        ("says", lambda table: table.assign(question_id="other"), "its tables are of other questions"),
+        ("questions", lambda table: pd.concat([table, table]), "or twice of one"),
+    ],
+)
+def test_a_table_that_is_whole_and_wrong_is_refused_in_a_sentence(folder, name, change, sentence):
+    change(pd.read_parquet(folder / f"{name}.parquet")).to_parquet(folder / f"{name}.parquet")
+    result = codi("report", folder)
+    assert result.exit_code == 2
+    assert sentence in result.output
+
+
+def test_figures_of_a_lens_go_where_they_are_wanted(folder, tmp_path):
+    assert codi("report", folder, "--figures", tmp_path / "figures").exit_code == 0
+    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == FIGURES
+
+
+def test_one_question_has_no_interval_and_the_page_says_so(tmp_path):
+    thought = ROOT / "traces" / "embedded" / "thought"
+    result = codi("lens", thought, "--limit", 1, "--out", tmp_path / "one", "--device", "cpu")
+    assert "100% [one cluster, so no interval]" in result.output
+    assert "nan" not in result.output
 
 
 def test_a_missing_table_and_one_without_a_column_are_named(folder):
@@ -134,4 +175,5 @@ def test_a_published_dump_is_scored_beside_its_chance_level(tmp_path):
     refused = codi("score", tmp_path / "dump.txt", "--top", 9)
     assert refused.exit_code == 2
     assert "--top can be 1 to 5, not 9" in refused.output
+    assert "nan" not in result.output
     assert codi("score", tmp_path / "none.txt").exit_code == 2

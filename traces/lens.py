@@ -22,7 +22,7 @@ from traces.text import clean_text, last_number
 from traces.thought import Edits, run
 from traces.tokens import answer_ids, encode, opening_ids, question_ids, texts
 
-NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*")
+NUMBER = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
 
 
 class Lens(NamedTuple):
@@ -89,6 +89,14 @@ def logit_lens(
     forward. `numbers`, from `number_tokens`, saves reading the vocabulary again.
     """
     values = values or [()] * len(questions)
+    check_questions(questions)
+    if len(values) != len(questions) or len(set(map(len, values))) > 1:
+        counts = ", ".join(map(str, map(len, values)))
+        raise ValueError(
+            f"values has {counts} numbers for {len(questions)} questions, wanted as many for each question"
+        )
+    if not 1 <= top <= len(model.tokenizer):
+        raise ValueError(f"top is {top}, wanted 1 to {len(model.tokenizer)}, the size of the vocabulary")
     ids = value_ids(number_tokens(model) if numbers is None and any(values) else numbers or {}, values)
     rows, prefix = encode(model, [[question] for question in questions]), torch.tensor([answer_ids(model)])
     reader = Reader(model, ids.to(model.device), top, rows.bot_column)
@@ -113,6 +121,13 @@ def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
     found = logit_lens(model, [question], top=top)
     steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in found.tokens[0, 1:, -1].tolist()]
     return Asked(found.answers[0], last_number(found.answers[0]), steps)
+
+
+def check_questions(questions: Sequence[str]) -> None:
+    """Refuse what is no list of questions."""
+    if isinstance(questions, str) or not questions:
+        found = "a text" if isinstance(questions, str) else "no question"
+        raise ValueError(f"questions is {found}, wanted a list of questions")
 
 
 def value_ids(
@@ -169,6 +184,7 @@ def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
     goes), its words, BoT, each latent step, what opens the answer (EoT) and what is forced of it. The model attends in
     eager mode meanwhile: others give no weights.
     """
+    check_questions(questions)
     rows = encode(model, [[question] for question in questions])
     opening, forced = len(opening_ids(model)), answer_beginning(model)
     members = key_groups(model, rows, opening, len(forced))
