@@ -332,7 +332,8 @@ def check_remote(config: Config) -> None:
 def submit_remote(config: Config, out: Out = None) -> None:
     """Submit a run's jobs and come back; `codi remote collect` fetches what is there.
 
-    The checks before the sweep are waited for. Once more, it submits what failed or was lost.
+    The checks before the sweep are waited for. Given again, it submits what failed, and what is not there after
+    remote.timeout seconds.
     """
     later(config, out, "submit")
 

@@ -63,7 +63,10 @@ def run_experiment(
         model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
         if (about := open_run(out, described(config, model, part), fresh)) is None:
             return out  # this very run is there, finished
-        ledger = None if later is None else Ledger(out / "jobs.json", sending=later == "submit")
+        ledger = None
+        if later is not None:
+            assert config.remote is not None
+            ledger = Ledger(out / "jobs.json", sending=later == "submit", patience=config.remote.timeout)
         shards = Shards(
             out, about["identity"], *(part or (1, 1)), max_failed=config.max_failed,
             begin=(lambda name: None) if ledger is None else ledger.begin,

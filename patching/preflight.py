@@ -19,12 +19,12 @@ from patching.sites import THOUGHT, resid
 from patching.sources import itself
 from traces.checkpoint import CheckpointError
 from traces.deployment import greet, host_of
+from traces.merge import ALLOWED
 from traces.model import CodiModel, load_codi
 from traces.session import start
 from traces.tokens import question_ids
 
-# What may differ between two machines, as a share of the largest logit.
-CLOSE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+LOADABLE = 8 * 2**30  # bytes of weights that are loaded here to be compared with
 
 
 def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "auto") -> Iterator[Check]:
@@ -92,12 +92,17 @@ def compared_weights(folder: Any, model: CodiModel, ids: Tensor, there: Tensor) 
     """Base and adapter by a fingerprint of logits: with the adapter and without, and against the weights at hand."""
     bare = load_codi(folder, dtype=str(model.dtype).removeprefix("torch."), remote=model.deployment, adapted=False)
     change = float((start(bare, partial(first_logits, bare, ids)).result() - there).abs().max())
-    allowed = CLOSE.get(there.dtype, 1e-1) * float(there.abs().max())
+    allowed = ALLOWED[there.dtype] * float(there.abs().max())  # what rounding changes
     yield Check(
         "adapter", "invariant", change > 0, change,
         f"The adapter moves a logit there by up to {change:.3g}." if change > 0 else
         "With the adapter and without, the logits are the same there: it is not applied.",
     )  # fmt: skip
+    size = sum(weight.numel() for weight in model.lm._module.parameters()) * there.dtype.itemsize
+    if size > LOADABLE:
+        said = f"Not compared with weights here: they are {size / 2**30:.0f} GiB."
+        yield Check("weights", "finding", None, None, said)
+        return
     try:
         local = load_codi(folder, "cpu", str(there.dtype).removeprefix("torch."))
     except CheckpointError as error:

@@ -163,3 +163,9 @@ def test_what_is_no_deployment_is_told_apart_from_one_that_is_away(monkeypatch):
         answer(404, "")
     with pytest.raises(DeploymentError, match="/status is no JSON; is it an NDIF deployment?"):
         answer(200, "<html>")
+
+
+def test_a_plan_names_the_limit_that_a_request_is_held_to():
+    from patching import costs
+
+    assert costs.LARGEST == deployment.LARGEST

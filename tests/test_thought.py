@@ -149,3 +149,16 @@ def test_bfloat16_runs_and_stays_close(random_checkpoint, problems):
     logits = record(low, [problems[0].question]).logits
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
+
+
+def test_the_room_that_is_checked_is_that_of_the_steps_taken(model, problems):
+    need = len(question_ids(model, problems[0].question)) + 2 + len(answer_ids(model))  # BoT, EoT, no latent step
+    before = model.lm.config.max_position_embeddings
+    rows, prefix = encode(model, [[problems[0].question]]), torch.tensor([answer_ids(model)])
+    try:
+        model.lm.config.max_position_embeddings = need
+        assert run(model, rows, prefix, n_latents=0).forced is not None
+        with pytest.raises(ValueError, match="shorten them"):
+            run(model, rows, prefix)
+    finally:
+        model.lm.config.max_position_embeddings = before

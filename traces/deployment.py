@@ -150,10 +150,16 @@ class LaterJob:
         self.ledger, self.host = model.ledger, host_of(place)
         self.name, self.state, self.value = self.ledger.next(), "NOT SENT", None
         try:
-            job = self.ledger.submitted(self.name, lambda: submit(model, partial(not_too_quick, body), self.host))
-            if job is not None:
+            for _ in range(2):  # where it is lost, once more
+                job = self.ledger.submitted(self.name, lambda: submit(model, partial(not_too_quick, body), self.host))
+                if job is None:
+                    break
                 self.state = "SENT"
                 self._ask(job)
+                if self.value is not None or not self.ledger.is_lost(self.name):
+                    break
+                self.ledger.forget(self.name)
+                self.state = "LOST"
         except Exception as error:
             raise told(error, self.host) from error
 
@@ -166,10 +172,7 @@ class LaterJob:
             self.ledger.forget(self.name)
             raise
         self.state = polled.status.value if polled.status is not None else "SENT"
-        if found is not None:
-            self.value = found["value"]
-        else:
-            self.ledger.pending[self.name] = self.state
+        self.value = None if found is None else found["value"]
 
     def ready(self, seconds: float = 0.0) -> bool:
         """What is not there by now is not waited for."""

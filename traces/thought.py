@@ -195,7 +195,8 @@ def run(
     """
     edits = edits if isinstance(edits, Edits) else Edits(tuple(edits))
     script = forced if isinstance(forced, Script) else Script(forced)
-    steps = options.get("n_latents") or model.n_latents
+    wanted = options.get("n_latents")
+    steps = model.n_latents if wanted is None else wanted
     longest = positions_needed(model, int((rows.bot_position.cpu().amax(1) + script.lengths.cpu()).max()), 0, steps)
     if longest > model.n_positions:
         have = f"the model has {model.n_positions}"

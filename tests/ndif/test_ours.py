@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -209,12 +210,20 @@ def codi(*arguments: object):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_jobs_are_submitted_now_and_collected_later(plain_server: Server, written: Path, whole, tmp_path: Path) -> None:
+def test_jobs_are_submitted_now_and_collected_later_and_lost_ones_again(
+    plain_server: Server, written: Path, whole, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     sent = codi("remote", "submit", written, "--out", out)
     assert sent.exit_code == 0, sent.output
     assert "jobs are not finished" in sent.output
     assert not (out / "cells.parquet").exists()
+    jobs = json.loads((out / "jobs.json").read_text())
+    lost = next(iter(jobs))
+    (out / "jobs.json").write_text(json.dumps({**jobs, lost: ["0" * 32, 0.0]}))  # an id that is never answered
+    assert "1 lost" in codi("remote", "collect", written, "--out", out).output
+    assert lost not in json.loads((out / "jobs.json").read_text())
+    assert codi("remote", "submit", written, "--out", out).exit_code == 0
     for _ in range(60):
         got = codi("remote", "collect", written, "--out", out)
         assert got.exit_code == 0, got.output
