@@ -1,3 +1,4 @@
+# The folders stand at the top level and are imported as codi_tracing.<folder>; type checkers follow the links in .venv.
 # `make demo` and `make test` each set up .venv first, where it is missing or the pins have changed.
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(if $(shell \
 	$(python) -c 'import sys; print("fits" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null),$(python))))
@@ -61,4 +62,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "found no Python 3.11 to 3.13; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@mkdir -p .venv/links/codi_tracing
+	@cd .venv/links/codi_tracing && ln -sfn $(foreach folder,configs traces patching analysis codi_tracing/cli,../../../$(folder)) \
+		$(foreach file,__init__.py __init__.pyi py.typed,../../../codi_tracing/$(file)) .
 	@touch $@

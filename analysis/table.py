@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
+
+from codi_tracing.analysis.io.atomic import write_whole
 
 SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", "bot")
 CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
@@ -94,22 +94,6 @@ def _cut(value: object) -> str:
     """A value, as much of it as a sentence bears."""
     text = str(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file through a temporary one beside it, so that a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # temporary files are private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def write_table(table: pd.DataFrame, path: Path | str) -> Path:

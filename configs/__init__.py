@@ -1,5 +1,1 @@
-"""What to run: TOML files and the schema that they are read with."""
-
-from configs.schema import ConfigError, RunConfig, TrainConfig, load_config
-
-__all__ = ["ConfigError", "RunConfig", "TrainConfig", "load_config"]
+"""What to run: the vocabulary, the config schema, and the shipped TOML files."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patching.readings import ANSWER_METRICS, EDIT_METRICS, LENS_METRICS
+from codi_tracing.patching.answer_metrics import ANSWER_METRICS, EDIT_METRICS, LENS_METRICS
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ def write_random_checkpoint(
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from tests.upstream import random_base
-    from traces.checkpoint import Card, projection, write_checkpoint
-    from traces.model import FAMILIES
-    from traces.problems import build_tokenizer
+    from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
+    from codi_tracing.traces.model.families import FAMILIES
+    from codi_tracing.traces.training.word_problems import build_tokenizer
+    from tests.support.upstream import random_base
 
     tokenizer = build_tokenizer()
     base = random_base(family, len(tokenizer), layers=layers, tied=family == "gpt2", seed=seed)
@@ -45,7 +45,7 @@ def random_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def model(random_checkpoint):
     """A random CODI model of three layers."""
-    from traces import load_codi
+    from codi_tracing.traces.model.loading import load_codi
 
     return load_codi(random_checkpoint, device="cpu")
 
@@ -53,7 +53,7 @@ def model(random_checkpoint):
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
 def both(request, tmp_path_factory):
     """A random model of each family."""
-    from traces import load_codi
+    from codi_tracing.traces.model.loading import load_codi
 
     folder = write_random_checkpoint(tmp_path_factory.mktemp("both"), family=request.param)
     return load_codi(folder, device="cpu")
@@ -62,7 +62,7 @@ def both(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def problems():
     """Word problems of different lengths."""
-    from traces.problems import fresh
+    from codi_tracing.traces.training.word_problems import fresh
 
     return fresh(seed=5, count=6)
 
@@ -72,8 +72,8 @@ def pairs_file(tmp_path_factory) -> Path:
     """Twelve clean/corrupted pairs, three of each of four templates, as `codi pairs arithmetic` writes them."""
     import random
 
-    from patching.arithmetic import as_records, draw_pair
-    from patching.store import write_json
+    from codi_tracing.analysis.io.atomic import write_json
+    from codi_tracing.patching.pair_making.arithmetic import as_records, draw_pair
 
     rng, records = random.Random(2), []
     for pair_id in range(12):
@@ -85,6 +85,6 @@ def pairs_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pairs(pairs_file):
-    from patching.pairs import load_pairs
+    from codi_tracing.patching.pairs.pair import load_pairs
 
     return load_pairs(pairs_file)

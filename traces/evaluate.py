@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from traces.gsm8k import Problem
-from traces.model import CodiModel
-from traces.text import last_number
-from traces.thought import run
-from traces.tokens import answer_ids, encode, positions_needed, question_ids, texts
+from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.loop.thought import run
+from codi_tracing.traces.loop.tokens import answer_ids, encode, positions_needed, question_ids, texts
+from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.text import last_number
 
 
 class Scored(NamedTuple):

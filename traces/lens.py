@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from traces.model import CodiModel
-from traces.rows import Rows
-from traces.text import clean_text, last_number
-from traces.thought import Edits, run
-from traces.tokens import answer_ids, encode, opening_ids, question_ids, texts
+from codi_tracing.traces.loop.rows import Rows
+from codi_tracing.traces.loop.thought import Edits, run
+from codi_tracing.traces.loop.tokens import answer_ids, encode, opening_ids, question_ids, texts
+from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.text import clean_text, last_number
 
 NUMBER = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
 

@@ -30,15 +30,22 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-import codi
-from analysis import effect as add_effect
-from analysis.style import dress, heading
-from patching import load_pairs, other, sitewise, sweep
-from traces import ask, load_codi, record
-from traces.tokens import answer_ids, question_ids
+import codi_tracing.analysis
+from codi_tracing.analysis.figures.style import dress, heading
+from codi_tracing.analysis.statistics.effects import effect as add_effect
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import sitewise
+from codi_tracing.patching.interventions.sources import other
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.traces.lens import ask
+from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.tokens import answer_ids, question_ids
+from codi_tracing.traces.model.loading import load_codi
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
-os.chdir(Path(codi.__file__).parent)  # paths are relative to the repository, wherever this notebook runs
+os.chdir(
+    Path(codi_tracing.analysis.__file__).parents[1]
+)  # paths are relative to the repository, wherever this notebook runs
 
 # %% [markdown]
 # ## The model and the pair

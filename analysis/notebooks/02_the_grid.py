@@ -25,30 +25,27 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-import codi
-from analysis import (
-    ceiling,
-    corner_bars,
-    corners,
-    critical,
-    decodable,
-    decodable_bars,
-    decomposition,
-    effect,
-    heatmap,
-    pair_strip,
-    pooled,
-    rank_differences,
-    site_effects,
-    site_pairs,
-    verdict,
-    winner,
-)
-from patching import THOUGHT, itself, lens_tables, load_pairs, of_pairs, other, sitewise, sweep, unrelated
-from traces import load_codi
+import codi_tracing.analysis
+from codi_tracing.analysis.figures.corners import corner_bars
+from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
+from codi_tracing.analysis.figures.pairs import pair_strip, site_pairs
+from codi_tracing.analysis.lens.charts import decodable_bars
+from codi_tracing.analysis.lens.statistics import decodable
+from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.sites import critical, rank_differences, winner
+from codi_tracing.analysis.statistics.verdict import ceiling, corners, decomposition, verdict
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import THOUGHT, sitewise
+from codi_tracing.patching.interventions.sources import itself, other, unrelated
+from codi_tracing.patching.lens.questions import of_pairs
+from codi_tracing.patching.lens.tables import lens_tables
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.traces.model.loading import load_codi
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
-os.chdir(Path(codi.__file__).parent)  # paths are relative to the repository, wherever this notebook runs
+os.chdir(
+    Path(codi_tracing.analysis.__file__).parents[1]
+)  # paths are relative to the repository, wherever this notebook runs
 
 # %% [markdown]
 # ## One table for each model

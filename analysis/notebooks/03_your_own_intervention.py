@@ -32,15 +32,23 @@ import altair as alt
 import pandas as pd
 import torch
 
-import codi
-from analysis import effect, heatmap, pooled, site_effects
-from analysis.style import BLUE, GREY, dress, heading
-from patching import Site, Value, load_pairs, logit_difference, other, sitewise, sweep, unrelated, zero
-from traces import load_codi, record
-from traces.text import last_number
+import codi_tracing.analysis
+from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
+from codi_tracing.analysis.figures.style import BLUE, GREY, dress, heading
+from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import Site, sitewise
+from codi_tracing.patching.interventions.sources import Value, other, unrelated, zero
+from codi_tracing.patching.metrics import logit_difference
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.text import last_number
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
-os.chdir(Path(codi.__file__).parent)  # paths are relative to the repository, wherever this notebook runs
+os.chdir(
+    Path(codi_tracing.analysis.__file__).parents[1]
+)  # paths are relative to the repository, wherever this notebook runs
 
 model = load_codi("traces/embedded/thought", device="cpu")
 pairs = load_pairs("patching/data/arithmetic_pairs.json")
@@ -319,7 +327,7 @@ print(f"k = {model.d_model} is the other run: {((whole.xs(model.d_model, level='
 # As a linear claim this is weak: principal directions are those in which the runs differ *most*, not those on which
 # the answer depends, and a logit difference on its way from one answer to another says little in between. Directions
 # that are *trained* for their effect, as in distributed alignment search, are another step; how gradients are taken
-# through the loop can be read in `patching/attribution.py`. But this is a complete experiment: a question, a held-out
+# through the loop can be read in `patching/engine/attribution.py`. But this is a complete experiment: a question, a held-out
 # half, a control, two identities, and a chart.
 #
 # A vector of one's own is added by `steer(vector, 2.0)`; a model of one's own is next: [4. A real

@@ -45,26 +45,31 @@ import pandas as pd
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-import codi
-from analysis import step_curve, step_effects, verdict
-from analysis.inference import share_interval
-from analysis.style import BLUE, dress, heading
-from patching import THOUGHT, load_pairs, stepwise, sweep
-from patching.cells import prepare
-from patching.contrast import judge, split_usable
-from patching.generate import make_pairs
-from patching.pairs import pairs_from_records
-from patching.selection import both_correct
-from patching.sources import draw_unrelated
-from traces import load_codi, record
-from traces.convert import convert
-from traces.evaluate import score
-from traces.gsm8k import Problem, read_problems
-from traces.model import reinitialise
-from traces.problems import fresh
+import codi_tracing.analysis
+from codi_tracing.analysis.figures.steps import step_curve, step_effects
+from codi_tracing.analysis.figures.style import BLUE, dress, heading
+from codi_tracing.analysis.statistics.inference import share_interval
+from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import THOUGHT, stepwise
+from codi_tracing.patching.pair_making.gsm8k import make_pairs
+from codi_tracing.patching.pairs.donors import draw_unrelated
+from codi_tracing.patching.pairs.pair import load_pairs, pairs_from_records
+from codi_tracing.patching.pairs.selection import both_correct
+from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.validity import split_usable
+from codi_tracing.patching.pairs.verdicts import judge
+from codi_tracing.traces.convert.convert import convert
+from codi_tracing.traces.evaluate import score
+from codi_tracing.traces.gsm8k import Problem, read_problems
+from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.model.loading import load_codi, reinitialise
+from codi_tracing.traces.training.word_problems import fresh
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
-os.chdir(Path(codi.__file__).parent)  # paths are relative to the repository, wherever this notebook runs
+os.chdir(
+    Path(codi_tracing.analysis.__file__).parents[1]
+)  # paths are relative to the repository, wherever this notebook runs
 
 PUBLISHED, BASE, FOLDER = "zen-E/CODI-gpt2", "openai-community/gpt2", Path("checkpoints/codi-gpt2")
 GSM8K = Path("data/gsm8k_test.jsonl")  # openai/grade-school-math, grade_school_math/data/test.jsonl

@@ -11,10 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import torch
 
+from codi_tracing.traces.model.loading import pick_device
 from tests.bench import growth, report, shares
 from tests.bench.floor import rate_of, work_of
 from tests.bench.job import Job, job_of
@@ -30,7 +29,8 @@ from tests.bench.variants import (
     some_cells,
     spread,
 )
-from traces.model import pick_device
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 CHECKED_PAIRS = 2  # in fp32, where the timed numbers are not
 

@@ -10,11 +10,11 @@ import nnsight
 import torch
 from torch import Tensor
 
-from patching.cells import Prepared
-from patching.sites import Site
+from codi_tracing.patching.interventions.sites import Site
+from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.traces.loop.tokens import question_ids
+from codi_tracing.traces.text import last_number
 from tests.bench.job import MOST_TOKENS, Found, Job, Plain, steps_of
-from traces.text import last_number
-from traces.tokens import question_ids
 
 
 class Alone(NamedTuple):

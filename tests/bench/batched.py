@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from patching.cells import Prepared
+from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.traces.loop.tokens import question_ids
 from tests.bench.job import Job, Plain, steps_of
-from traces.tokens import question_ids
 
 CLEAN, CORRUPTED = HOSTS = range(2)
 GROUPED = "heads_that_share_keys_together"

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from patching.cells import Cell, Prepared, grid
-from patching.engine import sweep_cells
-from patching.sites import Site
-from patching.sources import other
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.sites import Site
+from codi_tracing.patching.interventions.sources import other
+from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.traces.model.codi_model import CodiModel
 from tests.bench.sizes import ROOT, SIZES, load, pairs_of
 from tests.bench.timing import median, seconds
-from traces.model import CodiModel
 
 AXES = {"cells": (7, 14, 28, 56, 112, 224, 448), "pairs": (4, 8, 16, 32, 64), "tokens": (30, 60, 120, 240)}
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

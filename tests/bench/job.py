@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from patching.cells import Prepared
-from patching.sites import Site, layerwise, sitewise
-from traces.checkpoint import ADAPTER, base_location
-from traces.merge import merge_lora
-from traces.model import CodiModel
+from codi_tracing.patching.interventions.sites import Site, layerwise, sitewise
+from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.traces.lora_merge import merge_lora
+from codi_tracing.traces.model.checkpoint import ADAPTER, base_location
+from codi_tracing.traces.model.codi_model import CodiModel
 
 MOST_TOKENS = 12  # of a greedy answer
 

@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from patching.cells import grid
-from patching.engine import sweep_cells
-from patching.sources import other
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.sources import other
 from tests.bench.job import Job
 
 Place = tuple[str, int, int | None]  # pair, layer, step

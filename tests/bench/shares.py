@@ -17,7 +17,13 @@ from tests.bench.ours import swept
 PRODUCTS, ATTENTION, METRICS = "matrix products", "attention", "metrics and table"
 NNSIGHT, MODEL, ENGINE = "nnsight", "other layers of the model", "engine: masks, edits, tokens"
 WAITING = ("threading.py", "queue.py", "selectors.py")
-MEASURING = ("patching/metrics.py", "patching/readout.py", "patching/tabulate.py", "analysis/", "/pandas/")
+MEASURING = (
+    "patching/metrics.py",
+    "patching/engine/readout.py",
+    "patching/engine/table_rows.py",
+    "analysis/",
+    "/pandas/",
+)
 INNERMOST = (  # the first that is found in a stack, from the innermost frame outwards
     ("torch/nn/modules/linear.py", PRODUCTS),
     ("peft/", PRODUCTS),  # unmerged LoRA: more products, and their sums

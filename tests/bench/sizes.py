@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-from patching.cells import Prepared, prepare
-from patching.pairs import Pair, Side, load_pairs
-from traces.model import CodiModel, load_codi
-from traces.problems import Problem, build_tokenizer, draw
+from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
+from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.training.word_problems import Problem, build_tokenizer, draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +66,8 @@ def write_random(folder: Path, shape: Shape, dtype: torch.dtype, seed: int = 0) 
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from traces.checkpoint import Card, projection, write_checkpoint
-    from traces.model import FAMILIES
+    from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
+    from codi_tracing.traces.model.families import FAMILIES
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()  # its words are the first of a larger vocabulary

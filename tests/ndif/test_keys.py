@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from tests.ndif.conftest import EMBEDDED, KNOWN, TRUSTED
+from tests.ndif.conftest import EMBEDDED, KNOWN, TRUSTED, text_model
 from tests.ndif.server import Server
 from tests.ndif.test_failures import refused
-from tests.ndif.test_server import logits, text_model
+from tests.ndif.test_server import logits
 
 
 def use(patch: pytest.MonkeyPatch, key: str | None) -> None:
@@ -59,9 +59,9 @@ def test_which_models_are_served_is_told_without_a_key(server_with_keys: Server)
 def test_ours_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
     server_with_keys: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from traces.deployment import DeploymentError
-    from traces.model import load_codi
-    from traces.thought import record
+    from codi_tracing.traces.loop.thought import record
+    from codi_tracing.traces.model.loading import load_codi
+    from codi_tracing.traces.remote.ndif import DeploymentError
 
     model = load_codi(EMBEDDED / "thought", remote=server_with_keys.url)
     question = ["On Sunday Ann had 7 pens. On Monday Ann bought 5 pens. How many pens does Ann have now?"]

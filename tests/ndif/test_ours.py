@@ -14,21 +14,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codi import app
-from configs.schema import Remote, RunConfig
-from patching import Site, edge, headwise, load_pairs, mean, other, sitewise, stepwise, sweep, unrelated, zero
-from patching.contrast import split_usable
-from patching.engine import prepare
-from patching.experiment import run_experiment
-from patching.preflight import preflight
-from patching.sites import BOT, QUESTION, THOUGHT
+from codi_tracing.cli.app import app
+from codi_tracing.configs.schema import Remote, RunConfig
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.edges import edge
+from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site, headwise, sitewise, stepwise
+from codi_tracing.patching.interventions.sources import mean, other, unrelated, zero
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.validity import split_usable
+from codi_tracing.patching.runs.experiment import run_experiment
+from codi_tracing.patching.runs.ndif_check import preflight
+from codi_tracing.traces.evaluate import answers
+from codi_tracing.traces.lens import attention_of, logit_lens
+from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.remote.ndif import DeploymentError
 from tests.ndif.conftest import EMBEDDED
 from tests.ndif.server import Server
-from traces.deployment import DeploymentError
-from traces.evaluate import answers
-from traces.lens import attention_of, logit_lens
-from traces.model import load_codi
-from traces.thought import record
 
 ROOT = Path(__file__).parents[2]
 PAIRS = ROOT / "patching" / "data" / "arithmetic_pairs.json"
@@ -175,7 +178,7 @@ def test_a_run_that_gave_up_is_gone_on_with_by_the_same_command(plain_server: Se
         plain_server.kill_api()
 
     with pytest.MonkeyPatch.context() as patch:
-        from patching import shards
+        from codi_tracing.patching.runs import batch_files as shards
 
         written = shards.write_shard
 
@@ -289,7 +292,7 @@ def test_a_base_that_the_server_cannot_load_is_named(plain_server: Server, pairs
 
 
 def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pairs, monkeypatch) -> None:
-    from traces import deployment
+    from codi_tracing.traces.remote import ndif as deployment
 
     monkeypatch.setattr(deployment, "LARGEST", 1000)
     with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
@@ -297,7 +300,7 @@ def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pai
 
 
 def test_gradients_are_refused_before_anything_is_sent(plain_server: Server, pairs) -> None:
-    from patching.attribution import attribute
+    from codi_tracing.patching.engine.attribution import attribute
 
     model = there(plain_server)
     with pytest.raises(ValueError, match="load the model here"):

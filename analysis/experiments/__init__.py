@@ -1,0 +1,1 @@
+"""Data and figure of each experiment."""

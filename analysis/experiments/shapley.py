@@ -1,0 +1,164 @@
+"""Shapley values of latent steps: each step's fair share of what the whole thought does, and which steps need others.
+
+The players are the steps, and the worth of a set of steps is the effect of writing their cache entries together. There
+are two games: in `total` later steps read what was written, in `answer only` nothing but the answer does.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import factorial
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from codi_tracing.analysis.experiments.influence import step_cells
+from codi_tracing.analysis.figures.marks import below, scale_of, tips
+from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
+from codi_tracing.analysis.labels import about_pooled, metric_noun, what_where
+from codi_tracing.analysis.rows import from_other_run
+from codi_tracing.analysis.statistics.effects import effect, pooled
+
+GAMES = {  # what each game is, and its colour
+    "total": ("Total: later steps read them too", BLUE),
+    "answer only": ("Answer only: nothing else reads them (K_T frozen)", ORANGE),
+}
+PAIR = ["protocol", "direction", "metric", "game", "cluster_id", "pair_id"]
+BY = PAIR[:4]
+
+
+def shapley_values(table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising") -> pd.DataFrame:
+    """Each step's exact Shapley value in units of effect, by `game`, pooled; the steps' values sum to the ceiling.
+
+    A step's value is what it adds to the steps written before it, averaged over all orders (Shapley 1953, A value for
+    n-person games).
+    """
+    worths, steps = _worths(table, metric, direction)
+    return _pooled_indices(worths, {(step,): ("step",) for step in range(steps)}, steps)
+
+
+def shapley_interactions(
+    table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising"
+) -> pd.DataFrame:
+    """Exact Shapley interaction index of each pair of steps, `earlier` and `later`, in units of effect, by `game`.
+
+    Above 0 the two do more together than apart, below 0 one can stand in for the other (Grabisch and Roubens 1999, An
+    axiomatic approach to the concept of interaction among players in cooperative games).
+    """
+    worths, steps = _worths(table, metric, direction)
+    return _pooled_indices(worths, {pair: ("earlier", "later") for pair in combinations(range(steps), 2)}, steps)
+
+
+def index_weights(members: tuple[int, ...], steps: int) -> NDArray[np.float64]:
+    """Weights over all sets of steps whose sum of weight × worth is the index of `members`: one step's or a pair's.
+
+    A set is a number whose bit i says whether step i is in it.
+    """
+    weights = np.zeros(2**steps)
+    target = sum(1 << step for step in members)
+    for others in range(2**steps):
+        if others & target:
+            continue
+        size, outside = others.bit_count(), steps - len(members) - others.bit_count()
+        share = factorial(size) * factorial(outside) / factorial(steps - len(members) + 1)
+        for count in range(len(members) + 1):
+            for joined in combinations(members, count):
+                together = others | sum(1 << step for step in joined)
+                weights[together] += share * (-1) ** (len(members) - count)
+    return weights
+
+
+def _pooled_indices(worths: pd.DataFrame, indices: dict[tuple[int, ...], tuple[str, ...]], steps: int) -> pd.DataFrame:
+    """The indices of every pair of questions, pooled; the columns named in `indices` say whose each is."""
+    values = worths[list(range(2**steps))].to_numpy()
+    named = worths[[*PAIR, "denominator"]]
+    parts = [
+        named.assign(numerator=values @ index_weights(members, steps), **dict(zip(columns, members, strict=True)))
+        for members, columns in indices.items()
+    ]
+    return pooled(pd.concat(parts), [*BY, *next(iter(indices.values()))])
+
+
+def _worths(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFrame, int]:
+    """One row per game and pair: a column of numerators for each set of steps, and the pair's denominator."""
+    rows = effect(table[(table["metric"] == metric) & (table["direction"] == direction)])
+    rows = rows[
+        from_other_run(rows) & rows[["layer", "step", "head", "cut", "n_latents", "read_step"]].isna().all(axis=1)
+    ]
+    played = (rows["site"] == "kv") & rows["step_set"].notna() & (rows["freeze"].isna() | (rows["freeze"] == "K_T"))
+    sets = rows[played].assign(game=rows["freeze"].isna().map({True: "total", False: "answer only"}))
+    if sets.empty:
+        raise ValueError(
+            f"the table has no rows of sets of steps (site kv, step_set given) with metric {metric!r}, direction "
+            f"{direction}; run configs/shapley.toml"
+        )
+    members = sets["step_set"].map(lambda words: [int(step) for step in words.split("+")])
+    steps = max(map(max, members)) + 1
+    sets = sets.assign(written=members.map(lambda chosen: sum(1 << step for step in set(chosen))))
+    whole = rows[(rows["site"] == "thought") & rows["freeze"].isna() & rows["step_set"].isna()]
+    pairs = sets[PAIR].drop_duplicates()
+    # The full set is the whole thought, in both games: no step is later than it, and the answer reads all of it.
+    full = whole.merge(pairs, on=[name for name in PAIR if name != "game"]).assign(written=2**steps - 1)
+    known = pd.concat([sets[sets["written"] != 2**steps - 1], full])
+    worths = known.groupby([*PAIR, "written"])["numerator"].mean().unstack()
+    _require_every_set(known.groupby([*PAIR, "written"]).size().unstack(fill_value=0), steps)
+    scale = full.groupby(PAIR)["denominator"].mean()
+    worths[0] = 0.0  # nothing written: the host's own value
+    return worths.join(scale).reset_index(), steps
+
+
+def _require_every_set(counts: pd.DataFrame, steps: int) -> None:
+    """ValueError that names the first set of steps which a pair was not written with."""
+    order = sorted(range(1, 2**steps), key=lambda chosen: (chosen.bit_count(), _name(chosen, steps)))
+    for chosen in order:
+        lacking = counts.index if chosen not in counts else counts.index[counts[chosen] == 0]
+        if len(lacking):
+            *_, game, _cluster, pair_id = lacking[0]
+            what = "whole thought" if chosen == 2**steps - 1 else f"step set {_name(chosen, steps)}"
+            raise ValueError(
+                f"the table lacks the {what} in the game {game!r} of pair {pair_id}, and Shapley values need every "
+                "set; run configs/shapley.toml"
+            )
+
+
+def _name(chosen: int, steps: int) -> str:
+    """A set of steps as the table writes it: 0+2+5."""
+    return "+".join(str(step) for step in range(steps) if chosen >> step & 1)
+
+
+def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
+    """Bars of `shapley_values` by step, beside the matrices of `shapley_interactions`, for each game."""
+    games = [game for game in GAMES if game in set(values["game"])]
+    base = alt.Chart(values).encode(
+        x=alt.X("step:O", title="latent step", axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("game:N", sort=games),
+        tooltip=tips("game", "step"),
+    )
+    colour = alt.Color("game:N", title=None, legend=below(2), scale=scale_of({game: GAMES[game][1] for game in games}))
+    bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (effect; 1: donor)"), color=colour)
+    whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
+    shares = (bars + whiskers).properties(width=250, height=210, title="each step's share")
+    matrices = []
+    reach = max(float(interactions["effect"].abs().max()), 0.05)  # so that rounding has no colour
+    for game in games:
+        cells = step_cells(
+            interactions[interactions["game"] == game], "later", "earlier", reach, ("later step", "earlier step")
+        )
+        matrices.append(cells.properties(title=f"interaction, {game}"))
+    sums = "; ".join(f"{game} {values.loc[values['game'] == game, 'effect'].sum():z.2f}" for game in games)
+    return dress(
+        alt.hconcat(shares, alt.hconcat(*matrices)).resolve_scale(color="independent"),
+        heading(
+            "Each latent step's share of the whole thought's effect, and which steps need others",
+            f"Written: cache entries of every set of steps, all layers, {what_where(values['direction'].iloc[0])}",
+            ". ".join(GAMES[game][0] for game in games)
+            + ". Interaction: above 0 they do more together, below 0 one stands in for the other",
+            f"Effect on {metric_noun(values['metric'].iloc[0])}, pooled; sum over steps (ceiling): {sums}; whiskers: "
+            "95% over clusters",
+            about_pooled(values),
+            width=WIDTH + 250 * len(games),
+        ),
+    )

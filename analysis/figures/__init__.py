@@ -1,0 +1,1 @@
+"""Figures: `<name>_data(table)` and `<name>_chart(data)`."""

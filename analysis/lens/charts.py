@@ -1,0 +1,189 @@
+"""Charts of the lens: one thought in words, known numbers in all thoughts, and what attends to what."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from codi_tracing.analysis.figures.marks import below
+from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
+from codi_tracing.analysis.lens.statistics import NUMBER
+
+OWNERS = {"own": "its own intermediates", "another": "another question's (chance level)"}
+MARKS = {"an intermediate": ORANGE, "the answer": GREEN}
+BLUES = ["#ffffff", "#6baed6", "#08519c"]
+SHARES = alt.Scale(domain=[0, 1], range=BLUES, interpolate="rgb")
+NARROW = 44  # pixels of a step's column
+
+
+def lens_grid(says: pd.DataFrame, values: pd.DataFrame, questions: pd.DataFrame, question_id: str) -> Any:
+    """One question's thought in words: every state's likeliest token, by layer and step, known numbers framed."""
+    asked = questions[questions["question_id"] == question_id]
+    if asked.empty:
+        known = ", ".join(questions["question_id"].head(3))
+        raise ValueError(f"no question {question_id!r}; there are {len(questions)}, the first are {known}")
+    about, rows = asked.iloc[0], says[says["question_id"] == question_id]
+    own = values[(values["question_id"] == question_id) & (values["owner"] == "own")]
+    tops = rows.assign(said=rows["token"].map(shown) + " " + rows["probability"].map("{:.0%}".format))
+    tops = tops.groupby(["step", "layer"])["said"].agg("  ".join).rename("tops").reset_index()
+    cells = named(rows[rows["rank"] == 1].merge(tops, on=["step", "layer"]))
+    number = pd.to_numeric(cells["token"].str.extract(f"^{NUMBER}$", expand=False))
+    roles = own.drop_duplicates("value").set_index("value")["role"]  # an intermediate comes before the answer
+    cells["mark"] = number.map(roles).map({"intermediate": "an intermediate", "answer": "the answer"})
+    cells["text"] = cells["token"].map(shown)
+    legend = alt.Legend(format="%", values=[0, 0.5, 1], gradientLength=80)
+    colour = alt.Color("probability:Q", scale=SHARES, legend=legend)
+    base = grid(cells)
+    tooltip = ["at", "in", alt.Tooltip("tops:N", title="likeliest"), alt.Tooltip("entropy:Q", format=".2f")]
+    rects = base.mark_rect().encode(color=colour, tooltip=tooltip)
+    frames = base.transform_filter("isValid(datum.mark)").mark_rect(filled=False, strokeWidth=2.5)
+    frame = alt.Stroke(
+        "mark:N", title="framed", scale=alt.Scale(domain=list(MARKS), range=list(MARKS.values())),
+        legend=alt.Legend(orient="bottom", titleOrient="left"),
+    )  # fmt: skip
+    ink = alt.condition(alt.datum.probability > 0.6, alt.value("white"), alt.value("#222"))
+    text = base.mark_text(fontSize=10, limit=NARROW).encode(text="text:N", color=ink)
+    steps = f"intermediates {about['intermediates']}; " if about["intermediates"] else ""
+    return dress(
+        (rects + frames.encode(stroke=frame) + text).properties(**size_of(cells)),
+        heading(
+            "What one thought says: the likeliest token at every layer and step",
+            str(about["question"]),
+            f"{steps}answer {about['answer']:g}; the model said {str(about['said'])!r}",
+            "Read through the final norm and LM head; exact after the last layer",
+        ),
+    )
+
+
+def decodable_bars(shares: pd.DataFrame) -> Any:
+    """Share of questions whose intermediates are said, by steps of the solution, beside the chance level."""
+    top = int(shares["top"].iloc[0])
+    named_ = shares.assign(whose=shares["owner"].map(OWNERS))
+    names = [name for owner, name in OWNERS.items() if owner in set(shares["owner"])]
+    colour = alt.Color(
+        "whose:N", title=None, scale=alt.Scale(domain=names, range=[BLUE, GREY][: len(names)]), legend=below(1)
+    )
+    base = alt.Chart(named_).encode(
+        x=alt.X("steps:O", title="steps of the solution", axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("whose:N", sort=names),
+        color=colour,
+    )
+    tooltip = ["whose", "steps", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("share", "low", "high"))]
+    y = alt.Y("share:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, tooltip=[*tooltip, "n", "clusters"])
+    whiskers = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+    titles = {"all of them": "all of a question's", "each of them": "each by itself"}
+    panels = [
+        (whiskers + points)
+        .transform_filter(alt.datum.measure == measure)
+        .properties(width=WIDTH // 2 - 10, height=190, title=small(title))
+        for measure, title in titles.items()
+    ]
+    counts = shares[shares["owner"] == "own"].drop_duplicates("steps").set_index("steps")["n"]
+    return dress(
+        alt.hconcat(*panels),
+        heading(
+            f"Intermediates among the {top} likeliest tokens of some latent",
+            "After the last layer, at BoT or any latent step; whiskers: 95% over clusters",
+            "n = " + ", ".join(f"{n} questions of {steps} steps" for steps, n in counts.items()),
+            width=WIDTH + 40,
+        ),
+    )
+
+
+def said_heatmaps(found: pd.DataFrame) -> Any:
+    """Where each number is said, from `said_where`: share of questions by layer and step, a panel for each number."""
+    top, panels = int(found["top"].iloc[0]), []
+    for number in sorted(
+        found["number"].unique(), key=lambda number: (number == "another's", number == "answer", number)
+    ):
+        part = found[found["number"] == number]
+        title = "another question's intermediates" if number == "another's" else number
+        panels.append(
+            place_panel(part, "share", ".0%", SHARES).properties(title=small(f"{title} (n = {part['n'].max()})"))
+        )
+    return dress(
+        alt.concat(*panels, columns=2),
+        heading(
+            f"Where a known number is among the {top} likeliest tokens",
+            "Share of questions (of another question's: of its numbers); numbers that are no single token left out; "
+            "intervals in the tooltips",
+            f"{found['clusters'].max()} clusters; read through the final norm and LM head",
+            width=WIDTH * 2,
+        ),
+    )
+
+
+def entropy_heatmap(found: pd.DataFrame) -> Any:
+    """How undecided the next token is, from `uncertainty`: mean entropy by layer and step."""
+    scale = alt.Scale(domain=[0, max(float(found["entropy"].max()), 0.1)], range=BLUES, interpolate="rgb")
+    return dress(
+        place_panel(found, "entropy", ".1f", scale),
+        heading(
+            "How undecided a state is: entropy of its next token",
+            "Mean over questions, in nats; read through the final norm and LM head; intervals in the tooltips",
+            f"n = {found['n'].max()} questions, {found['clusters'].max()} clusters",
+        ),
+    )
+
+
+def place_panel(found: pd.DataFrame, value: str, form: str, scale: alt.Scale) -> Any:
+    """A number for every layer and step, written into its cell."""
+    cells = named(found)
+    base, most = grid(cells), scale.to_dict()["domain"][1]
+    exact = ".1%" if form.endswith("%") else ".2f"
+    tooltip: list[Any] = ["at", "in", *(alt.Tooltip(f"{name}:Q", format=exact) for name in (value, "low", "high"))]
+    tooltip += [alt.Tooltip("median_rank:Q", format=".0f", title="median rank")] if "median_rank" in found else []
+    legend = alt.Legend(format=form, values=[0, most / 2, most])
+    rects = base.mark_rect().encode(
+        color=alt.Color(f"{value}:Q", title=value, scale=scale, legend=legend), tooltip=[*tooltip, "n", "clusters"]
+    )
+    ink = alt.condition(alt.datum[value] > 0.6 * most, alt.value("white"), alt.value("#222"))
+    text = base.mark_text(fontSize=9).encode(text=alt.Text(f"{value}:Q", format=form), color=ink)
+    return (rects + text).properties(**size_of(cells, 34))
+
+
+def small(title: str) -> alt.TitleParams:
+    """A panel's own title, below the chart's."""
+    return alt.TitleParams(text=title, fontSize=11)
+
+
+def grid(cells: pd.DataFrame) -> alt.Chart:
+    """Layers upwards, BoT and the steps from left to right."""
+    return alt.Chart(cells).encode(
+        x=alt.X("at:N", sort=step_names(cells), title="latent step", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("in:N", sort=layer_names(cells)[::-1], title="layer"),
+    )
+
+
+def named(cells: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the names of their steps (`at`) and layers (`in`)."""
+    return cells.assign(
+        **{
+            "at": cells["step"].map(lambda step: "BoT" if step < 0 else str(step)),
+            "in": cells["layer"].map(lambda layer: "fed" if layer < 0 else str(layer)),
+        }
+    )
+
+
+def step_names(cells: pd.DataFrame) -> list[str]:
+    return list(cells.sort_values("step")["at"].unique())
+
+
+def layer_names(cells: pd.DataFrame) -> list[str]:
+    return list(cells.sort_values("layer")["in"].unique())
+
+
+def size_of(cells: pd.DataFrame, narrow: int = NARROW) -> dict[str, int]:
+    return {"width": narrow * cells["at"].nunique(), "height": 22 * cells["in"].nunique()}
+
+
+def shown(token: str) -> str:
+    """A token as a cell shows it: without blanks around it, or as Python writes it where nothing else is left."""
+    bare = token.strip()
+    if not bare or not bare.isprintable():
+        bare = json.dumps(token, ensure_ascii=True)
+    return bare if len(bare) <= 12 else f"{bare[:11]}…"

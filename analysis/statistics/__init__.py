@@ -1,0 +1,1 @@
+"""Effects, intervals, tests, site rankings, and the verdict."""

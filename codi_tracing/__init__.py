@@ -1,0 +1,5 @@
+"""Causal tracing of latent chain of thought. `__init__.pyi` lists the public names; each is imported when first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

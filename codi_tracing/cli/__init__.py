@@ -1,0 +1,1 @@
+"""The command `codi`: a module per group of commands."""

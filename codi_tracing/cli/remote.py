@@ -1,0 +1,85 @@
+"""codi remote check, submit, collect: a run on an NDIF deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from codi_tracing.cli.app import FAILED, Config, Out, from_here, here, pair_bar, print_conclusions, printable, stop
+
+remote_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None,
+    help="A deployment of NDIF: check it, or submit a run's jobs and collect them later. Its key is NDIF_API_KEY's.",
+)  # fmt: skip
+
+
+@remote_app.command("check")
+def check_remote(config: Config) -> None:
+    """Ask whether the config's deployment would run it as it would run here: a job or two, before the sweep.
+
+    The exit code is 1 where something fails that must hold: the adapter is not applied there, weights are others, a
+    run patched with itself changes.
+    """
+    from codi_tracing.configs.load import load_config
+    from codi_tracing.configs.schema import RunConfig
+
+    settings = load_config(config, RunConfig, remote=True)
+    assert settings.remote is not None
+    if settings.remote.host == "local":
+        raise ValueError(f'{config}: remote is "local", which is this machine; name a deployment\'s host')
+    from codi_tracing.analysis.report.conclusions import mark
+    from codi_tracing.patching.pairs.pair import load_pairs
+    from codi_tracing.patching.pairs.validity import split_usable
+    from codi_tracing.patching.runs.ndif_check import preflight
+
+    usable, _ = split_usable(load_pairs(settings.pairs.file))
+    failed = []
+    for check in preflight(settings.checkpoint, settings.remote, usable, settings.dtype):
+        item = check._asdict()
+        typer.echo(f"{mark(item):<7} {item['name']:<11} {printable(item['sentence'])}")
+        failed += [item["name"]] if mark(item) == "FAILED" else []
+    if failed:
+        stop(f"{', '.join(failed)}: so no number from there can be trusted", FAILED)
+
+
+@remote_app.command("submit")
+def submit_remote(config: Config, out: Out = None) -> None:
+    """Submit a run's jobs and come back; `codi remote collect` fetches what is there.
+
+    The checks before the sweep are waited for. Given again, it submits what failed, and what is not there after
+    remote.timeout seconds.
+    """
+    later(config, out, "submit")
+
+
+@remote_app.command("collect")
+def collect_remote(config: Config, out: Out = None) -> None:
+    """Fetch the jobs of a submitted run that are finished; when all are, the run is too, and is reported."""
+    later(config, out, "collect")
+
+
+def later(config: Path, out: Path | None, what: Any) -> None:
+    """Submit or collect a run's jobs, and report on the run once it is finished."""
+    from codi_tracing.configs.load import load_config
+    from codi_tracing.configs.schema import RunConfig
+
+    settings = load_config(config, RunConfig, out=here(out), remote=True)
+    if settings.remote is None or settings.remote.host == "local":
+        raise ValueError(f"{config}: remote is not a deployment; set remote = true, or the table [remote]")
+    from codi_tracing.analysis.report.write import write_report
+    from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
+    from codi_tracing.traces.remote.submitted_jobs import NotYet
+
+    folder = settings.out or Path("runs", settings.name)
+    if what == "collect" and not (folder / "jobs.json").is_file():
+        raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {from_here(config)}")
+    try:
+        run_experiment(settings, folder, later=what)
+    except InvariantError as error:
+        stop(str(error), FAILED)
+    except NotYet as state:
+        typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
+        return
+    print_conclusions(folder, write_report(folder, progress=pair_bar))

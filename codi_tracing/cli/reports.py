@@ -1,0 +1,159 @@
+"""codi report, compare, lens, score."""
+
+from __future__ import annotations
+
+from math import isnan
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codi_tracing.cli.app import (
+    SHIPPED_PAIRS,
+    Checkpoint,
+    Device,
+    Dtype,
+    OnNdif,
+    aligned,
+    app,
+    from_here,
+    pair_bar,
+    print_conclusions,
+    print_paragraphs,
+)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `codi run` leaves it.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures there, and not those of single pairs.")
+    ] = None,
+) -> None:
+    """Draw a run's figures (PNG at 300 dpi, SVG, HTML, Vega-Lite) and report again from its table.
+
+    What `codi lens` wrote is drawn again too.
+    """
+    if (run / "lens.json").is_file():
+        from codi_tracing.analysis.report.lens_page import write_lens_report
+
+        print_lens(run, write_lens_report(run, figures=figures))
+        return
+    from codi_tracing.analysis.report.write import write_report
+
+    print_conclusions(run, write_report(run, figures or True, progress=pair_bar))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same pairs.")],
+    metric: Annotated[str, typer.Option(help="Whose effects are compared.")] = "logit_difference",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+) -> None:
+    """Compare two runs on the same pairs, as of two checkpoints or protocols: paired differences with intervals."""
+    from codi_tracing.analysis.report.conclusions import comparison
+    from codi_tracing.analysis.report.write import write_comparison
+
+    print_paragraphs(comparison(first, second, metric))
+    if out is not None:
+        typer.echo(f"\nTable and chart: {from_here(write_comparison(first, second, out, metric))}")
+
+
+@app.command()
+def lens(
+    checkpoint: Checkpoint,
+    pairs: Annotated[Path, typer.Option(help="Pairs to read.", show_default="the shipped ones")] = SHIPPED_PAIRS,
+    data: Annotated[Path | None, typer.Option(help="Instead of pairs: questions in GSM8K's form, JSONL.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs or questions.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the likeliest tokens are kept.")] = 10,
+    question: Annotated[
+        str | None, typer.Option(metavar="ID", help='Whose thought is drawn, as "0 clean" or a line of the data.')
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Questions read at once.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder; runs/lens-<checkpoint> if left out.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    remote: OnNdif = False,
+) -> None:
+    """Read what each latent says (logit lens) and what it attends to; find known numbers, beside the chance level.
+
+    Tables, figures and a page; what a state says is not what it does, for which there is `codi run`.
+    """
+    from codi_tracing.patching.lens.questions import of_pairs, of_problems
+
+    if data is not None and pairs != SHIPPED_PAIRS:
+        raise ValueError("--pairs and --data are given, wanted one of them")
+    if data is None:
+        from codi_tracing.patching.pairs.pair import load_pairs
+
+        worked = of_pairs(load_pairs(pairs)[:limit])
+    else:
+        from codi_tracing.traces.gsm8k import read_problems
+
+        worked = of_problems(read_problems(data)[:limit])
+    if question is not None and question not in {each.question_id for each in worked}:
+        raise ValueError(f"--question is {question!r}; the first of {len(worked)} is {worked[0].question_id!r}")
+    from codi_tracing.analysis.report.lens_page import write_lens_report
+    from codi_tracing.patching.lens.tables import described_lens, lens_tables, open_folder, save_lens
+    from codi_tracing.traces.model.loading import load_codi
+
+    model = load_codi(checkpoint, device, dtype, remote)
+    folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
+    tables = lens_tables(model, worked, top=top, batch_size=batch, seed=seed, progress=True)
+    save_lens(tables, folder, described_lens(model, data or pairs, worked, top, seed))
+    print_lens(folder, write_lens_report(folder, question))
+
+
+@app.command("score")
+def score_dump(
+    dump: Annotated[Path, typer.Argument(metavar="DUMP", help="Upstream's decoded_latent.txt, or one like it.")],
+    top: Annotated[int, typer.Option(min=1, help="So many of the likeliest tokens count.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+) -> None:
+    """Score a published dump of decoded latents: how many solutions' intermediates it says, beside the chance level.
+
+    The same matching as `codi lens`: a token counts where it equals the number, whatever its blanks.
+    """
+    from codi_tracing.patching.lens.dump import dump_tables, read_dump
+
+    says, values = dump_tables(*read_dump(dump), seed=seed)
+    from codi_tracing.analysis.lens.charts import OWNERS
+    from codi_tracing.analysis.lens.statistics import decodable, match_tokens
+
+    if top > (kept := int(says.groupby(["question_id", "step"])["rank"].max().min())):
+        raise ValueError(
+            f"{dump}: holds the {kept} likeliest tokens of each latent; --top can be 1 to {kept}, not {top}"
+        )
+    shares = decodable(match_tokens(says, values), top)
+    wide = shares.pivot(index=["steps", "owner"], columns="measure", values=["share", "low", "high", "n"])
+    rows = [
+        [
+            str(steps), OWNERS[owner], f"{row['share', 'all of them']:.1%}",
+            "one cluster" if isnan(row["low", "all of them"])
+            else f"[{row['low', 'all of them']:.1%}, {row['high', 'all of them']:.1%}]",
+            f"{row['share', 'each of them']:.1%}", f"{row['n', 'all of them']:.0f}",
+        ]
+        for (steps, owner), row in zip(wide.index, wide.to_dict("records"), strict=True)
+    ]  # fmt: skip
+    heads = ["steps", "", "all said", "95 % interval", "each said", "n"]
+    typer.echo(aligned([heads, *rows]))
+    if out is not None:
+        from codi_tracing.analysis.io.images import save_figures
+        from codi_tracing.analysis.lens.charts import decodable_bars
+
+        save_figures({"decodable": decodable_bars(shares).to_dict()}, out)
+        shares.to_parquet(out / "decodable.parquet", index=False)
+        typer.echo(f"\nTable and chart: {from_here(out)}")
+
+
+def print_lens(folder: Path, page: Path) -> None:
+    """Where the lens's page is, and what it says."""
+    from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens
+
+    typer.echo(f"\nPage: {from_here(page)}\n")
+    print_paragraphs(lens_sentences(read_lens(folder)))

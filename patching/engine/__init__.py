@@ -1,0 +1,1 @@
+"""Running many cells in one forward, and their rows."""

@@ -1,0 +1,72 @@
+"""From what a block measured to rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from codi_tracing.analysis.table import check_table
+from codi_tracing.patching.answer_metrics import ANSWER_METRICS
+from codi_tracing.patching.interventions.cells import Cell, described
+from codi_tracing.patching.pairs.donors import Donor
+from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.traces.text import last_number
+
+ORDER = ("rank", "place", "cell")  # columns beside the table's own, of rows that are still in batches
+Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
+
+
+def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequence[str], unpatched: int) -> Values:
+    """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
+    numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
+    patched = numbers[unpatched:]
+    runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
+    return {
+        name: np.array(
+            [[[ANSWER_METRICS[name](v, p.keys) for v in r[:, i]] for i, p in enumerate(batch)] for r in runs]
+        )
+        for name in metrics
+    }
+
+
+def rows_of(
+    batch: Sequence[Prepared],
+    donors: Sequence[Sequence[Donor]],
+    cells: Sequence[Cell],
+    values: Values,
+    protocol: str = "latent_loop",
+    read_step: int | None = None,
+) -> pd.DataFrame:
+    """The block's rows; those of an unrelated source are left out where the pair has no such donor."""
+    about_cells = pd.DataFrame(
+        {"cell": index, "protocol": protocol, **described(cell), "read_step": read_step}
+        for index, cell in enumerate(cells)
+    )
+    pairs = pd.DataFrame(
+        {"pair_id": str(p.pair.pair_id), "cluster_id": p.pair.cluster_id, "kind": p.pair.kind, "place": place}
+        for place, p in enumerate(batch)
+    )
+    frame = pd.DataFrame({"metric": list(values)}).merge(pairs, how="cross").merge(about_cells, how="cross")
+    patched, clean, corrupted = np.stack(list(values.values()), 1).reshape(3, -1)
+    frame = frame.assign(patched=patched, clean=clean, corrupted=corrupted)
+    unrelated_run = frame["source"] == "unrelated"
+    names = {(place, i): d.pair_id for place, drawn in enumerate(donors) for i, d in enumerate(drawn)}
+    drawn = [names.get(key) for key in zip(frame["place"], frame["draw"].fillna(0).astype(int), strict=True)]
+    frame["source_pair"] = pd.Series(drawn, frame.index, dtype="object").where(unrelated_run, frame["pair_id"])
+    return frame[~unrelated_run | frame["source_pair"].notna()].drop(columns="place")
+
+
+def placed(frame: pd.DataFrame, batch: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows with the columns of `ORDER` that say where they stand in the table: pair, metric and cell."""
+    ranks = {str(p.pair.pair_id): p.rank for p in batch}
+    places = {name: i for i, name in reversed(list(enumerate(metrics)))}
+    return frame.assign(rank=frame["pair_id"].map(ranks), place=frame["metric"].map(places))
+
+
+def in_order(table: pd.DataFrame, order: Sequence[str] = ORDER) -> pd.DataFrame:
+    """The table by pair, metric, cell and read step, whatever the order of batches and blocks; `order` is dropped."""
+    keys = table[list(order)].assign(read_step=table["read_step"].fillna(-1).astype(int))
+    sorted_rows = table.loc[keys.sort_values([*keys], kind="stable").index]
+    return check_table(sorted_rows.drop(columns=list(order)).reset_index(drop=True))

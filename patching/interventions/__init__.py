@@ -1,0 +1,1 @@
+"""What a patched run is: sites, sources, knocked-out edges, cells."""

@@ -1,0 +1,178 @@
+"""What a sweep runs: cells (what is written where, into which run) and pairs prepared for a tokenizer. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from codi_tracing.patching.answer_metrics import WHOLE_ANSWER
+from codi_tracing.patching.interventions.edges import Edge, check_edge
+from codi_tracing.patching.interventions.sites import CUTS, HELD, INSIDE, THOUGHT, Site, Sized, check_freeze
+from codi_tracing.patching.interventions.sources import (
+    HOSTS,
+    RUNS,
+    Value,
+    itself,
+    mean,
+    other,
+    source_name,
+    step_mean,
+    unrelated,
+)
+
+Source = Callable[[str], str] | Value
+PROTOCOLS = ("latent_loop", "placeholder")
+
+
+class Cell(NamedTuple):
+    """One patched run of every pair: what is written where, into which run, with which routes held and edges cut.
+
+    `draw` counts from 0 where the source is drawn; `n_latents` is how many steps it thinks, `None` for all.
+    """
+
+    direction: str
+    source: Source
+    site: Site
+    freeze: tuple[str, ...] = ()
+    draw: int = 0
+    cuts: tuple[Edge, ...] = ()
+    n_latents: int | None = None
+
+    @property
+    def host(self) -> str:
+        return HOSTS[self.direction]
+
+    @property
+    def donor(self) -> str:
+        """The run that is copied; with a computed value, the one that it may look at."""
+        return other(self.host) if isinstance(self.source, Value) else self.source(self.host)
+
+    @property
+    def donor_cell(self) -> int:
+        """The donor's cell, which is its segment too: the first draw of an unrelated run stands third."""
+        return RUNS.index(self.donor) + (self.draw if self.donor == "unrelated" else 0)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the source is a matter of chance."""
+        return self.source.drawn if isinstance(self.source, Value) else self.donor == "unrelated"
+
+
+def grid(
+    sites: Sequence[Site],
+    sources: Sequence[Source] = (other, unrelated),
+    directions: Sequence[str] = tuple(HOSTS),
+    freeze: Sequence[str] = (),
+    draws: int = 1,
+    cuts: Sequence[Edge] = (),
+) -> list[Cell]:
+    """Every direction × source × draw × site, the routes in `freeze` held at the host's values, `cuts` cut."""
+    for direction in directions:
+        if direction not in HOSTS:
+            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
+    check_freeze(freeze)
+    held = tuple(route for route in HELD if route in freeze)
+    return [
+        Cell(direction, source, site, held, draw, tuple(cuts))
+        for direction in directions
+        for source in sources
+        for draw in range(draws if Cell(direction, source, THOUGHT).drawn else 1)
+        for site in sites
+    ]
+
+
+def knockouts(cuts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
+    """Runs of which nothing is patched, and one edge cut."""
+    return [Cell(direction, itself, THOUGHT, cuts=(cut,)) for direction in directions for cut in cuts]
+
+
+def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
+    """Refuse, before anything runs, sites and edges that do not exist, and combinations that mean nothing."""
+    seen: set[Cell] = set()
+    for cell in cells:
+        if cell in seen:
+            raise ValueError(f"{cell.direction} of {cell.site} occurs twice in the sweep; name each site once")
+        seen.add(cell)
+        cell.site.places(model)
+        for cut in cell.cuts:
+            check_edge(model, cut)
+        if cell.n_latents is not None and cell.n_latents < 0:
+            raise ValueError(f"n_latents {cell.n_latents} is no number of steps; use 0 or more")
+        kind = cell.site.kind
+        if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
+            kinds = ", ".join(("latent", *INSIDE))
+            raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
+        meant = () if kind == "thought" else ("K_T", "K_A") if kind in CUTS else HELD
+        if lost := [route for route in cell.freeze if route not in meant]:
+            offer = f"it can hold {' and '.join(meant)}" if meant else "nothing can be held there"
+            raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
+
+
+def check_single_pass(
+    cells: Sequence[Cell], metrics: Sequence[Any], step_metrics: Sequence[str], always: Sequence[Edge]
+) -> None:
+    """Refuse what the single pass over placeholders has not: a loop, whose routes and entries could be held or cut."""
+    if always or step_metrics:
+        raise ValueError("protocol 'placeholder' runs no loop: edges cut always and step metrics have no meaning in it")
+    if whole := [name for name in WHOLE_ANSWER if name in metrics]:
+        raise ValueError(f"protocol 'placeholder' scores no whole answers; drop the metric {whole[0]!r}")
+    for cell in cells:
+        if cell.source in (mean, step_mean):
+            raise ValueError("protocol 'placeholder' has no means, which are those of the loop; use another source")
+        if cell.site.kind not in (*INSIDE, "thought"):
+            raise ValueError(
+                f"protocol 'placeholder' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
+            )
+        if cell.freeze or cell.cuts or cell.n_latents is not None:
+            raise ValueError(
+                "protocol 'placeholder' runs no loop: freeze, cut edges and n_latents have no meaning in it"
+            )
+
+
+def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
+    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
+
+    def tells(cell: Cell) -> bool:
+        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
+        taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
+        return last < step < taken and cell.site.kind != "thought"
+
+    return [index for index, cell in enumerate(cells) if tells(cell)]
+
+
+def described(cell: Cell) -> dict[str, object]:
+    """A cell's columns of the table."""
+    site = cell.site
+    return {
+        "direction": cell.direction,
+        "source": source_name(cell.source, cell.host),
+        "draw": cell.draw if cell.drawn else None,
+        "site": site.kind,
+        "layer": site.layer,
+        "layer_last": site.layer if site.layer_last is None else site.layer_last,
+        "step": site.step,
+        "step_last": site.step if site.step_last is None else site.step_last,
+        "step_set": "+".join(map(str, site.step_set)) or None,
+        "head": site.head,
+        "freeze": "+".join(cell.freeze) or None,
+        "cut": " ".join(map(str, cell.cuts)) or None,
+        "n_latents": cell.n_latents,
+    }
+
+
+class Write(NamedTuple):
+    """One patched cell: its index, its host's and its donor's cell, what is written, and which routes are held.
+
+    With a `value` it is computed, and the donor is the pair's other run, which the value may look at. `cuts` are edges
+    of its own that are knocked out; it thinks `n_latents` steps, `None` for as many as the model was trained with.
+    """
+
+    cell: int
+    host: int
+    donor: int
+    site: Site
+    freeze: tuple[str, ...] = ()
+    value: Value | None = None
+    draw: int = 0
+    cuts: tuple[Edge, ...] = ()
+    n_latents: int | None = None

@@ -1,0 +1,71 @@
+"""Attention edges that can be knocked out: who reads, and what it no longer sees.
+
+`answer-question` hides the question from EoT, prefix and answer; `answer-3` hides step 3 from them; `4-1` hides step 1
+from step 4; `4-1@2` does so in layer 2 alone. What is hidden has no substitute, so a run with a cut edge is off the
+distribution that the model was trained on: say so beside every number. Geva et al. (2304.14767) cut edges so in
+ordinary transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from codi_tracing.patching.interventions.sites import Sized
+
+if TYPE_CHECKING:
+    from codi_tracing.traces.loop.rows import Sights
+
+FORM = re.compile(r"(answer|\d+)-(question|bot|\d+)(?:@(\d+))?")
+
+
+class Edge(NamedTuple):
+    """One edge: `reader` is a latent step, or `None` for the answer; `layer` is `None` for all layers."""
+
+    reader: int | None
+    read: int | str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        reader = "answer" if self.reader is None else self.reader
+        return f"{reader}-{self.read}" + ("" if self.layer is None else f"@{self.layer}")
+
+
+def edge(text: str) -> Edge:
+    """Read an edge as it is written in a config."""
+    found = FORM.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"edge {text!r} is unknown; write answer-question, answer-bot, answer-3, 4-1, or 4-1@2 (layer)"
+        )
+    reader, read, layer = found.groups()
+    return Edge(
+        None if reader == "answer" else int(reader),
+        int(read) if read.isdigit() else read,
+        None if layer is None else int(layer),
+    )
+
+
+def check_edge(model: Sized, cut: Edge) -> None:
+    """Refuse what the model has not: steps, layers, and reading what comes later."""
+    for what, index, size in (
+        ("step", cut.reader, model.n_latents),
+        ("step", cut.read if isinstance(cut.read, int) else None, model.n_latents),
+        ("layer", cut.layer, model.n_layers),
+    ):
+        if index is not None and index >= size:
+            raise ValueError(f"edge {cut}: {what} {index} does not exist; this model has {what}s 0 to {size - 1}")
+    if cut.reader is not None and isinstance(cut.read, int) and cut.read >= cut.reader:
+        raise ValueError(f"edge {cut}: step {cut.reader} does not read step {cut.read}; a step reads earlier ones")
+
+
+def cut_edges(during: Sequence[Sights], after: Sights, cuts: Iterable[tuple[int, Edge]]) -> None:
+    """Cut each (cell, edge) out of what the cells see, in place; those of all layers first."""
+    for cell, cut in sorted(cuts, key=lambda item: item[1].layer is not None):
+        sights = after if cut.reader is None else during[cut.reader]
+        sight = sights.setdefault(cut.layer, sights[None].copy())
+        if isinstance(cut.read, int):
+            sight.steps[cell, cut.read] = -1
+        else:
+            getattr(sight, cut.read)[cell] = -1

@@ -1,0 +1,1 @@
+"""What latent states decode to, as tables."""

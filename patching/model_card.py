@@ -1,0 +1,212 @@
+"""What the card of an arithmetic checkpoint reports: accuracy by number of steps, corners, interchange, single steps.
+
+Everything is measured on fresh problems and fresh pairs from a seed, pairs answered correctly on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.verdict import corners, verdict
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, prefixes, stepwise
+from codi_tracing.patching.interventions.sources import other, unrelated
+from codi_tracing.patching.pair_making.arithmetic import as_records, draw_pair
+from codi_tracing.patching.pairs.donors import draw_unrelated
+from codi_tracing.patching.pairs.pair import Pair, pairs_from_records
+from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.traces.evaluate import answers
+from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.text import last_number
+from codi_tracing.traces.training.word_problems import Problem, fresh
+
+DIRECTIONS = ("denoising", "noising")
+METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
+
+
+def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
+    """Every figure of the card. `seed` must not be one that the checkpoint was trained on or its pairs drawn with."""
+    asked = fresh(seed, problems)
+    by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
+    ready, _ = prepare(model, fresh_pairs(model, pairs, seed + 1))
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
+    steps, upto = stepwise(model), prefixes(model)
+    cells = [*grid([THOUGHT], [other, unrelated]), *grid([*layerwise(model), *steps, *upto[1:]], [other])]
+    table = sweep_cells(
+        model, ready, cells, donors=donors, pairs_per_batch=16, metrics=METRICS
+    )  # fmt: skip
+    return {
+        "problems": problems,
+        "accuracy_by_steps": by_steps,
+        "pairs": len(ready),
+        "corners": corners(table).to_dict("records"),
+        "verdict": verdict(table).label,
+        "interchange_accuracy": interchange_accuracy(table, {d.pair_id: d.answer for drawn in donors for d in drawn}),
+        "unrelated_thought_gives_clean_answer": share(table, "answer_is_clean", "denoising", "unrelated"),
+        "ceiling": {d: effect_of(table, "thought", d) for d in DIRECTIONS},
+        "single_step": {d: [effect_of(table, "resid", d, s.step, s.step) for s in steps] for d in DIRECTIONS},
+        "step_prefix": {d: [effect_of(table, "resid", d, 0, s.step_last) for s in upto] for d in DIRECTIONS},
+        "single_layer": {
+            d: [effect_of(table, "resid", d, layer=s.layer) for s in layerwise(model)] for d in DIRECTIONS
+        },
+    }
+
+
+def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
+    """Greedy accuracy with `n_latents` steps of thought."""
+    questions = [problem.question for problem in problems]
+    said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
+    right = [last_number(text) == problem.answer for text, problem in zip(said, problems, strict=True)]
+    return sum(right) / len(right)
+
+
+def fresh_pairs(model: CodiModel, count: int, seed: int) -> list[Pair]:
+    """`count` new pairs, of which those answered correctly on both sides are kept."""
+    rng, records = random.Random(seed), []
+    for pair_id in range(count):
+        records += as_records(pair_id, *draw_pair(rng))
+    pairs = pairs_from_records(records)
+    ready, _ = prepare(model, pairs)
+    table = sweep_cells(
+        model,
+        ready,
+        grid([THOUGHT], [other], ["denoising"]),
+        pairs_per_batch=32,
+        metrics=["answer_is_clean", "answer_is_corrupted"],
+    )
+    right = table.pivot(index="pair_id", columns="metric", values=["clean", "corrupted"])
+    both = (right["clean"]["answer_is_clean"] == 1) & (right["corrupted"]["answer_is_corrupted"] == 1)
+    return [pair for pair in pairs if both.get(str(pair.pair_id), False)]
+
+
+def share(table: pd.DataFrame, metric: str, direction: str, source: str) -> float:
+    """Share of pairs in which the exchanged thought gives that answer."""
+    chosen = table[(table["metric"] == metric) & (table["direction"] == direction) & (table["source"] == source)]
+    return float(chosen.loc[chosen["site"] == "thought", "patched"].mean())
+
+
+def interchange_accuracy(table: pd.DataFrame, answers: dict[str, float]) -> float:
+    """Share of unrelated donors whose whole thought makes the host give the donor's answer, over both hosts."""
+    said = table[(table["metric"] == "answer") & (table["source"] == "unrelated") & (table["site"] == "thought")]
+    return float((said["patched"] == said["source_pair"].map(answers)).mean())
+
+
+def effect_of(
+    table: pd.DataFrame,
+    site: str,
+    direction: str,
+    step: int | None = None,
+    step_last: int | None = None,
+    layer: int | None = None,
+) -> float:
+    """Pooled effect on the logit difference of writing the other run there."""
+    chosen = table[
+        (table["metric"] == "logit_difference") & (table["site"] == site) & (table["direction"] == direction)
+    ]
+    chosen = chosen[chosen["source"].isin(["clean", "corrupted"])]
+    for column, wanted in (("step", step), ("step_last", step_last), ("layer", layer)):
+        chosen = chosen[chosen[column].isna() if wanted is None else chosen[column] == wanted]
+    return float(pooled(effect(chosen), by=["site"])["effect"].iloc[0])
+
+
+def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **options: int) -> Path:
+    """Measure the checkpoints `folder/<name>` and write `card.json` and the model card `README.md` beside them."""
+    figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
+    write_json(folder / "card.json", figures)
+    page = folder / "README.md"
+    page.write_text(card_text(figures, {name: read_recipe(folder / name) for name in names}), encoding="utf-8")
+    return page
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """How a checkpoint says that it was trained."""
+    return json.loads((folder / "codi.json").read_text(encoding="utf-8"))["provenance"]
+
+
+def card_text(figures: dict[str, dict[str, Any]], recipes: dict[str, dict[str, Any]]) -> str:
+    """The model card, in Markdown: what the models are, how they were trained, every measured figure."""
+    names = list(figures)
+    first = figures[names[0]]
+    steps = list(first["accuracy_by_steps"])
+    accuracies = [[n, *[f"{v:.1%}" for v in figures[n]["accuracy_by_steps"].values()]] for n in names]
+    counts = ", ".join(f"{n}: {figures[n]['pairs']}" for n in names)
+    exchanged = ["interchange_accuracy", "unrelated_thought_gives_clean_answer"]
+    parts = [
+        CARD_HEAD,
+        f"## Figures\n\nMeasured by `codi card` on {first['problems']} fresh problems, and on fresh pairs",
+        f"that the model answers correctly on both sides ({counts}).",
+        "Effects are pooled, on the logit difference, denoising / noising.\n",
+        "Accuracy after so many latent steps (trained with 6):\n",
+        _table(["steps", *steps], accuracies),
+        "Whole thought exchanged:\n",
+        _table(
+            ["", "ceiling", "interchange accuracy", "unrelated thought gives the clean answer", "verdict"],
+            [[n, _both(f["ceiling"]), *[f"{f[e]:.1%}" for e in exchanged], f["verdict"]] for n, f in figures.items()],
+        ),
+        "The four corners, and both questions with an unrelated thought (logit difference, then shares of answers):\n",
+        _table(
+            ["", "question", "thought", "logit difference", "clean answer", "corrupted answer", "other"],
+            [
+                [n, c["question"], c["thought"], f"{c['logit_difference']:.2f}"]
+                + [f"{c[f'answer_{key}']:.1%}" for key in ("clean", "corrupted", "other")]
+                for n, f in figures.items()
+                for c in f["corners"]
+            ],
+        ),
+        "Effect of the residual stream at all layers of one step, of steps 0 to k, and of one layer at all steps:\n",
+        *(_effects(figures, key, head) for key, head in EFFECTS.items()),
+        "## Recipes\n\n```json\n" + json.dumps(recipes, indent=2) + "\n```\n",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _effects(figures: dict[str, dict[str, Any]], key: str, head: str) -> str:
+    places = range(len(next(iter(figures.values()))[key]["denoising"]))
+    rows = [[n, *[_both({d: f[key][d][i] for d in DIRECTIONS}) for i in places]] for n, f in figures.items()]
+    return _table([head, *map(str, places)], rows)
+
+
+def _both(effects: dict[str, float]) -> str:
+    return f"{effects['denoising']:.2f} / {effects['noising']:.2f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+EFFECTS = {"single_step": "step", "step_prefix": "steps up to", "single_layer": "layer"}
+CARD_HEAD = """\
+# Two CODI models over one base
+
+Small models, trained by this project's own code, on which the whole instrument can be tried in a minute. They have the
+same task, the same base and (nearly) the same accuracy, and opposite causal stories: `thought` answers through its
+latent thought, `bypass` answers past it. **That the ceiling of `thought` is high is a design property of this model,
+not a finding about CODI.**
+
+- `base/`: a Llama of 4 layers (d 64, 4 heads, 2 key-value heads), trained from scratch on word problems with written
+  chain of thought (`<<7+5=12>>`) and, in 70 % of the examples, with the chain's bare results (`7 12 24`); then frozen.
+- `thought/`, `bypass/`: LoRA on all seven linear layers of a block, projection, BoT and EoT; six latent steps.
+- Task: stories of two to four dependent additions and subtractions of integers below 50, with names, objects and
+  several phrasings. In 70 % of them the chain cannot be composed while reading: the start value is told last, or the
+  days are told in another order than they follow one another. (Since only sums and differences occur, the changes could
+  be added up in any order; nothing forces a model to follow the chain.) One token per word and number.
+- Inference is standard CODI for both: nothing is hidden from the answer.
+
+What was supervised, beyond CODI's own three terms. `bypass`: nothing. `thought`: question and BoT were hidden from the
+answer phase, by attention mask, in a random share of the training examples; and for the first part of the training a
+cross-entropy read each step's intermediate result off that step's output (start value, then one result per step, then
+end of sequence; chains of three begin one step late, so that not all answers become known at the same step), with a
+weight that fell to zero. So `thought` was shown a timetable, and that its steps follow one is no discovery.
+
+Not for use as calculators, nor as evidence about larger models.
+"""

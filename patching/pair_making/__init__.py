@@ -1,0 +1,1 @@
+"""Making pairs: from GSM8K, from word problems, and matched donors."""

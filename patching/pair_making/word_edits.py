@@ -1,0 +1,117 @@
+"""Operator words turned into their opposites: "5 more than" and "5 fewer than", "twice as many" and "half as many"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+
+from codi_tracing.patching.pair_making.chains import ChainError, Expression, Leaf, Operation, leaves
+from codi_tracing.patching.pair_making.number_edits import Edit, Refused, Traced, recompute, well_posed
+
+# An operator's word and what becomes of it: the pattern, in which group "word" is the word.
+MORE = re.compile(
+    r"(?<!need )(?<!needs )(?<!needed )(?P<sign>\$?)\b(?P<number>\d[\d,]*) (?P<noun>(?!times|percent|better)[a-z]+ )?"
+    r"(?P<word>more|fewer|less) (?P<things>(?:[a-z]+ ){0,3})than\b"
+)
+MEASURES = "feet inches yards miles meters kilometers pounds ounces grams kilograms dollars cents hours minutes".split()
+# A comparison turned round may contradict what such a word says.
+RANKED = re.compile(r"\b(?:\w+est|most|least|younger|older|elder|smaller|bigger|larger|taller|shorter|cheaper)\b", re.I)
+TWICE = re.compile(r"\b(?P<word>twice|half) as (?:many|much|long|tall|far|fast|big|large|heavy|expensive)\b")
+DOUBLED = re.compile(r"\b(?P<word>doubled|tripled|double|triple|doubles|triples)\b")
+FACTOR_WORDS = re.compile(r"\b(?:twice|half|doubl\w+|tripl\w+|thrice|pairs?|couple|both|quarter\w*|third\w*)\b", re.I)
+FACTORS = {"doubled": 2, "double": 2, "doubles": 2, "tripled": 3, "triple": 3, "triples": 3}
+SWAPPED = {"doubled": "tripled", "double": "triple", "doubles": "triples"}
+SWAPPED |= {new: old for old, new in SWAPPED.items()}
+
+
+def word_edits(traced: Traced) -> Iterator[Edit]:
+    """Changes of one operator word into its opposite, where exactly one operand of the chain can be meant by it."""
+    if RANKED.search(traced.question):
+        return
+    for match in MORE.finditer(traced.question):
+        number = Fraction(match["number"].replace(",", ""))
+        if number not in traced.implied and [n.value for n in traced.numerals].count(number) == 1:
+            yield from swap(traced, match, opposite(match), partial(flip_sign, number=number), number)
+    if len(FACTOR_WORDS.findall(traced.question)) != 1:
+        return
+    for match in TWICE.finditer(traced.question):
+        old, new = ("twice", "half") if match["word"] == "twice" else ("half", "twice")
+        yield from swap(traced, match, new, twice_to_half if old == "twice" else half_to_twice, Fraction(2))
+    for match in DOUBLED.finditer(traced.question):
+        word = match["word"]
+        change = partial(change_factor, old=FACTORS[word], new=FACTORS[SWAPPED[word]])
+        yield from swap(traced, match, SWAPPED[word], change, Fraction(FACTORS[word]))
+
+
+def opposite(match: re.Match[str]) -> str:
+    """`more` for `fewer` and `less`; for `more`, `fewer` of things that are counted and `less` of what is measured."""
+    if match["word"] != "more":
+        return "more"
+    noun = str(match["things"] or match["noun"] or " ").split(" ")[-2]  # both end in a blank
+    return "fewer" if noun.endswith("s") and noun not in MEASURES and not match["sign"] else "less"
+
+
+def swap(
+    traced: Traced, match: re.Match[str], word: str, change: Callable[[Expression], Expression], operand: Fraction
+) -> Iterator[Edit]:
+    """The edit that puts `word` for the match's, with `change` made at the one step that has the operand."""
+    rewritten = [(i, change(step.expression)) for i, step in enumerate(traced.chain)]
+    changed = [(i, new) for i, new in rewritten if new != traced.chain[i].expression]
+    uses = sum(leaf.value == operand for step in traced.chain for leaf in leaves(step.expression))
+    factor = "number" not in match.re.groupindex
+    elsewhere = factor and operand in {n.value for n in traced.numerals}
+    if len(changed) != 1 or uses > 1 or elsewhere or operand in {step.result for step in traced.chain}:
+        return
+    where = changed[0][0]
+    try:
+        chain = recompute(traced, None, Fraction(0), lambda i, e: change(e) if i == where else e)
+    except (Refused, ChainError):
+        return
+    if well_posed(traced, chain):
+        start, end = match.span("word")
+        question = traced.question[:start] + word + traced.question[end:]
+        yield Edit("operator_word", None, start, end, match["word"], word, where, question, chain)
+
+
+def flip_sign(expression: Expression, number: Fraction) -> Expression:
+    """`x+n` becomes `x-n` and `x-n` becomes `x+n`, for the term `n` of a sum; anything else stays."""
+    if not isinstance(expression, Operation) or expression.operator not in "+-":
+        return expression
+    left, right = expression.left, expression.right
+    if isinstance(right, Leaf) and right.value == number:
+        return Operation("-" if expression.operator == "+" else "+", left, right)
+    if isinstance(left, Leaf) and left.value == number and expression.operator == "+":
+        return Operation("-", right, left)
+    return Operation(expression.operator, flip_sign(left, number), right)
+
+
+def twice_to_half(expression: Expression) -> Expression:
+    """`x*2` or `2*x`, the only product of a step, becomes `x/2`."""
+    match expression:
+        case Operation("*", left, Leaf("2")) if not isinstance(left, Operation):
+            return Operation("/", left, Leaf("2"))
+        case Operation("*", Leaf("2"), right):
+            return Operation("/", right, Leaf("2"))
+    return expression
+
+
+def half_to_twice(expression: Expression) -> Expression:
+    """`x/2` or `x*.5`, all of a step, becomes `x*2`."""
+    match expression:
+        case Operation("/", left, Leaf("2")) if not isinstance(left, Operation):
+            return Operation("*", left, Leaf("2"))
+        case Operation("*", left, Leaf(".5" | "0.5")) | Operation("*", Leaf(".5" | "0.5"), left):
+            return Operation("*", left, Leaf("2"))
+    return expression
+
+
+def change_factor(expression: Expression, old: int, new: int) -> Expression:
+    """`x*2` or `2*x`, all of a step, becomes `x*3` or `3*x`."""
+    match expression:
+        case Operation("*", left, Leaf(text)) if text == str(old):
+            return Operation("*", left, Leaf(str(new)))
+        case Operation("*", Leaf(text), right) if text == str(old):
+            return Operation("*", Leaf(str(new)), right)
+    return expression

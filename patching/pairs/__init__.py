@@ -1,0 +1,1 @@
+"""Clean/corrupted pairs: reading, validity, tokens, donors, selection."""

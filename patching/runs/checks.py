@@ -1,0 +1,190 @@
+"""What must hold before a number is believed, and what is found out about the model on the way.
+
+*Invariants* hold in any deterministic model; one that fails means that the instrument is broken. *Findings* are about
+the model: they never stop a run, they head the report and decide which words it may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from codi_tracing.analysis.statistics.verdict import LOW_CEILING, ceiling, verdict
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.sites import THOUGHT, Site, layerwise, resid
+from codi_tracing.patching.interventions.sources import itself, noise, other, unrelated
+from codi_tracing.patching.metrics import DEFAULT_METRICS, Reading
+from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
+from codi_tracing.patching.pairs.pair import Pair
+from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.traces.model.codi_model import CodiModel
+
+EXACT = 1e-5  # a change of a logit up to this counts as none in any model
+UNITS = 128  # and the unpatched runs of one forward may differ by so many units of rounding of the largest logit
+
+
+class Check(NamedTuple):
+    """One check: its grade (`invariant` or `finding`), whether it passed, the measured value, and a sentence."""
+
+    name: str
+    grade: str
+    passed: bool | None
+    value: float | None
+    sentence: str
+
+
+def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> list[Check]:
+    """Run the checks on the usable pairs: one small sweep."""
+    ready, excluded = prepare(model, pairs)
+    if not ready:
+        raise ValueError(f"none of the {len(pairs)} pairs is usable; the first reason is: {excluded[0][1]}")
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
+    return [*invariants(model, ready, donors), *findings(model, ready, donors)]
+
+
+def invariants(
+    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], limit: int = 16
+) -> list[Check]:
+    """Load report, self-patch, never-fed site, KL; on `limit` pairs, since they hold for each pair or for none."""
+    ready, donors = ready[:limit], donors[:limit]
+    never_fed = resid(model.n_layers - 1, model.n_latents - 1)
+    cells = [
+        *grid([*layerwise(model), THOUGHT, never_fed], [itself]),
+        *grid([never_fed], [other]),
+        *grid(layerwise(model), [other]),
+    ]
+    metrics = ["max_logit_change", largest_logit, "kl_from_corrupted", "kl_to_clean"]
+    table = sweep_cells(model, ready, cells, donors=donors, metrics=metrics)
+    change = table[table["metric"] == "max_logit_change"]
+    own = change[change["source"] == "self"]
+    # An unpatched run that stands in another cell sums in another order, and six steps amplify the rounding: a patch
+    # changes nothing if it changes no more than that.
+    at_last = (change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)
+    spread = float(own.loc[at_last | (own["site"] == "thought"), "patched"].max())
+    rounding = (
+        UNITS * torch.finfo(model.dtype).eps * float(table.loc[table["metric"] == "largest_logit", "patched"].max())
+    )
+    allowed = max(EXACT, 4 * spread)
+    unchanged = float(own["patched"].max())
+    unfed = float(change.loc[at_last & (change["source"] != "self"), "patched"].max())
+    kl = float(table.loc[table["metric"].str.startswith("kl_"), ["patched", "clean", "corrupted"]].min().min())
+    loaded = []
+    if model.loaded is not None:  # a deployment's is compared by `codi remote check`
+        landed, expected = model.loaded.landed, model.loaded.expected
+        sentence = f"LoRA landed on {landed} of {expected} linear layers; projection, BoT and EoT are complete."
+        loaded = [Check("load_report", "invariant", landed == expected, landed / expected, sentence)]
+    return [
+        *loaded,
+        Check("unpatched_spread", "invariant", spread <= max(EXACT, rounding), spread,
+              f"The same unpatched run in different cells of a forward differs by at most {spread:.1e} in any logit "
+              f"(allowed {max(EXACT, rounding):.1e})."),
+        Check("self_patch", "invariant", unchanged <= allowed, unchanged,
+              f"Writing a run's own values at every layer, and its own thought, changes no logit by more than "
+              f"{unchanged:.1e} (allowed {allowed:.1e})."),
+        Check("never_fed_site", "invariant", unfed <= allowed, unfed,
+              f"The last step's output is never fed back: writing the other run's residual there "
+              f"(layer {never_fed.layer}, step {never_fed.step}) changes no logit by more "
+              f"than {unfed:.1e} (allowed {allowed:.1e})."),
+        Check("kl_not_negative", "invariant", kl >= -1e-6, kl,
+              f"The smallest KL divergence is {kl:.1e} (allowed -1e-06)."),
+    ]  # fmt: skip
+
+
+def findings(
+    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], low_ceiling: float = LOW_CEILING
+) -> list[Check]:
+    """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
+    ends = [resid(0), resid(model.n_layers - 1)]
+    cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other]), *grid([Site("resid")], [noise])]
+    table = sweep_cells(model, ready, cells, donors=donors, metrics=DEFAULT_METRICS)
+    return [
+        accuracy(table),
+        corners_finding(table, low_ceiling),
+        *interchange(table, donors),
+        noise_finding(table),
+        first_against_last(table, model.n_layers),
+    ]
+
+
+def largest_logit(reading: Reading) -> Tensor:
+    """Largest absolute logit of the host: rounding errors grow with it."""
+    return reading.host.abs().amax(-1)
+
+
+def _mean(table: pd.DataFrame, metric: str, column: str, **where: object) -> float:
+    chosen = table[table["metric"] == metric]
+    for key, value in where.items():
+        chosen = chosen[chosen[key] == value]
+    return float(chosen[column].mean())
+
+
+def accuracy(table: pd.DataFrame) -> Check:
+    """Share of pairs whose clean run gives the clean key and whose corrupted run gives the corrupted key."""
+    about = {"site": "thought", "direction": "denoising", "source": "clean"}
+    clean = _mean(table, "answer_is_clean", "clean", **about)
+    corrupted = _mean(table, "answer_is_corrupted", "corrupted", **about)
+    pairs = table["pair_id"].nunique()
+    return Check(
+        "accuracy", "finding", min(clean, corrupted) >= 0.5, min(clean, corrupted),
+        f"The unpatched model answers {clean:.0%} of the clean and {corrupted:.0%} of the corrupted questions "
+        f"correctly (n = {pairs} pairs).",
+    )  # fmt: skip
+
+
+def corners_finding(table: pd.DataFrame, low_ceiling: float) -> Check:
+    """The verdict of the four corners; a low ceiling withdraws the word "critical"."""
+    found = verdict(table, low_ceiling)
+    lowest = min(ceiling(table, direction).effect for direction in ("denoising", "noising"))
+    return Check("corners", "finding", lowest >= low_ceiling, lowest, found.sentence)
+
+
+def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:
+    """What an unrelated thought does: how often the host says the donor's answer, how often the clean one."""
+    chosen = table[
+        (table["source"] == "unrelated") & (table["site"] == "thought") & (table["direction"] == "denoising")
+    ]
+    if chosen.empty:
+        return [Check("unrelated_thought", "finding", None, None,
+                      "No pair has an unrelated donor of equal token count: effects have no zero line.")]  # fmt: skip
+    said = chosen[chosen["metric"] == "answer"]
+    keys = {donor.pair_id: donor.answer for drawn in donors for donor in drawn}
+    share = float((said["patched"] == said["source_pair"].map(keys)).mean())
+    clean = _mean(chosen, "answer_is_clean", "patched")
+    count = len(said)
+    return [
+        Check("interchange_accuracy", "finding", None, share,
+              f"An unrelated question's whole thought makes the corrupted run give that question's answer "
+              f"in {share:.0%} (n = {count} donors)."),
+        Check("unrelated_thought", "finding", clean <= 0.1, clean,
+              f"An unrelated thought makes the corrupted run give this pair's clean answer in {clean:.0%} "
+              f"(n = {count})."),
+    ]  # fmt: skip
+
+
+def noise_finding(table: pd.DataFrame) -> Check:
+    """What a write of the right size and no content does: the share of corrupted runs that keep their answer."""
+    kept = _mean(table, "answer_is_corrupted", "patched", source="noise", direction="denoising")
+    clean = _mean(table, "answer_is_clean", "patched", source="noise", direction="denoising")
+    return Check(
+        "noise", "finding", clean <= 0.1, clean,
+        f"Noise as long as the clean run's residual stream, at all layers and steps, makes the corrupted run give the "
+        f"clean answer in {clean:.0%} and leaves it its own in {kept:.0%}.",
+    )  # fmt: skip
+
+
+def first_against_last(table: pd.DataFrame, n_layers: int) -> Check:
+    """Whether patching the first and the last layer differ: in a loop that runs, layers are not interchangeable."""
+    clean = table[(table["direction"] == "denoising") & (table["source"] == "clean") & (table["site"] == "resid")]
+    kl = clean[clean["metric"] == "kl_from_corrupted"]
+    by_pair = kl.pivot(index="pair_id", columns="layer", values="patched")
+    first, last = by_pair[0], by_pair[n_layers - 1]
+    gap = float((first - last).abs().mean())
+    return Check(
+        "first_and_last_layer", "finding", gap > 1e-6, gap,
+        f"Mean KL(patched || corrupted) is {first.mean():.3g} nats at the first layer, {last.mean():.3g} at the last.",
+    )  # fmt: skip

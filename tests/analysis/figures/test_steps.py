@@ -1,0 +1,74 @@
+"""Effects by step, and what must stand beside a single step's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from codi_tracing.analysis.figures.steps import OTHER, UNRELATED, UNTRAINED, step_curve, step_effects
+from codi_tracing.analysis.table import check_table
+from tests.analysis.figures.test_layers import drawn, words
+from tests.analysis.statistics.test_verdict import cell
+
+STEPS = 3
+
+
+def steps(windows=("one", "prefix", "suffix"), held=(None, "R+K_T"), blank: bool = True) -> pd.DataFrame:
+    """Whole steps whose effect is 0.1 per step written, 0.05 where routes are held; half of it before training."""
+    rng = np.random.default_rng(0)
+    spans = {"one": [(k, k) for k in range(STEPS)], "prefix": [(0, k) for k in range(STEPS)],
+             "suffix": [(k, STEPS - 1) for k in range(STEPS)]}  # fmt: skip
+    places = list(dict.fromkeys(span for window in windows for span in spans[window]))
+    rows = []
+    for pair in range(20):
+        clean, corrupted = rng.uniform(2, 6), -rng.uniform(2, 6)
+        for protocol, part in (("latent_loop", 1.0), *([("latent_loop_reinitialised", 0.5)] if blank else [])):
+            for first, last in places:
+                for freeze in held:
+                    for source in ("clean", "unrelated"):
+                        moved = (
+                            part * (last - first + 1) * (0.05 if freeze else 0.1) * (1 if source == "clean" else 0.5)
+                        )
+                        value = corrupted + moved * (clean - corrupted)
+                        row = cell(pair, "denoising", source, "resid", "logit_difference", value, clean, corrupted)
+                        rows.append(row | {"protocol": protocol, "freeze": freeze, "step": first, "step_last": last})
+            whole = corrupted + 0.9 * (clean - corrupted)
+            row = cell(pair, "denoising", "clean", "thought", "logit_difference", whole, clean, corrupted)
+            rows.append(row | {"protocol": protocol})
+    return check_table(pd.DataFrame(rows))
+
+
+def test_each_window_has_the_effect_of_what_it_writes():
+    found = step_effects(steps()).set_index(["held", "donor", "window", "step"]).sort_index()
+    effects = found["effect"]
+    np.testing.assert_allclose(effects.loc[("none", OTHER, "one step")], [0.1, 0.1, 0.1])
+    np.testing.assert_allclose(effects.loc[("none", OTHER, "prefix")], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(effects.loc[("none", OTHER, "suffix")], [0.3, 0.2, 0.1])
+    np.testing.assert_allclose(effects.loc[("R+K_T", OTHER, "prefix")], [0.05, 0.1, 0.15])
+    np.testing.assert_allclose(effects.loc[("none", UNRELATED, "one step")], [0.05, 0.05, 0.05])
+    np.testing.assert_allclose(effects.loc[("none", UNTRAINED, "one step")], [0.05, 0.05, 0.05])
+    assert found.loc["none", "ceiling"].loc[OTHER].tolist() == pytest.approx([0.9] * 9)
+    assert set(found["n"]) == {20}
+
+
+def test_single_steps_alone_are_no_prefixes_and_no_suffixes():
+    assert set(step_effects(steps(windows=("one",)))["window"]) == {"one step"}
+
+
+def test_a_row_for_each_hold_a_column_for_each_window():
+    spec = drawn(step_curve(step_effects(steps())))
+    titles = [[panel["title"]["text"] for panel in row["hconcat"]] for row in spec["vconcat"]]
+    assert titles[0] == ["residual stream: step k alone", "residual stream: steps 0 to k",
+                         "residual stream: steps k to the last"]  # fmt: skip
+    assert titles[1][0] == "residual stream, R+K_T held: step k alone"
+    assert "compare held routes" in words(spec)
+
+
+def test_a_single_steps_curve_that_stands_alone_says_so():
+    said = words(drawn(step_curve(step_effects(steps(windows=("one",), held=(None,), blank=False)))))
+    assert "nothing in this table says how much of the slope that makes (configs/stepwise.toml measures it)" in said
+
+
+def test_a_table_without_whole_steps_is_told_what_to_run():
+    table = steps()
+    with pytest.raises(ValueError, match="no rows of whole steps; run configs/stepwise.toml"):
+        step_effects(table[table["site"] == "thought"])

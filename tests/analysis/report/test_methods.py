@@ -1,0 +1,64 @@
+"""The methods text says what the manifest and the table hold, and defines every metric that there is."""
+
+from codi_tracing.analysis.report.methods import AT_EOT, METRICS, citations, definitions, methods
+from codi_tracing.patching.metrics import EOT_METRICS, STEP_METRICS
+from codi_tracing.patching.metrics import METRICS as MEASURED
+from tests.analysis.statistics.test_verdict import experiment
+
+MANIFEST = {
+    "experiment": "sweep",
+    "protocol": "latent_loop",
+    "model": {"checkpoint": "thought", "n_layers": 4, "n_latents": 6, "dtype": "float32", "device": "cpu"},
+    "data": {
+        "pairs_file": "pairs.json",
+        "read": 43,
+        "excluded": [{"pair_id": i, "reason": f"pair {i}: both answers are 13"} for i in (40, 41)],
+        "failed": [{"pair_id": 42, "reason": "pair 42: its questions are of different length"}],
+    },
+    "config": {"seed": 7},
+    "versions": {"nnsight": "0.8.1", "torch": "2.13.0"},
+}
+
+
+def test_every_metric_has_a_definition():
+    measured = {*MEASURED, *STEP_METRICS, "logit_difference_estimate"}
+    assert measured - set(EOT_METRICS) - set(METRICS) == set()
+
+
+def test_only_metrics_of_the_table_are_defined():
+    table = experiment(pairs=3).query("metric in ['logit_difference', 'answer_is_clean']")
+    table.loc[table["metric"] == "answer_is_clean", "metric"] = "kl_to_clean_at_eot"
+    found = dict(definitions(table, 0.5))
+    assert set(found) & set(METRICS) == {"logit_difference"}
+    assert found["kl_to_clean_at_eot"] == AT_EOT
+    assert "a ceiling of at least 0.5" in found["critical"]
+
+
+def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_the_statistics():
+    text = " ".join(methods(MANIFEST, experiment(layers=(0.8, 0.3), size=2)))
+    for words in (
+        "thought (4 layers, 6 latent steps; float32 on cpu)",
+        "43 pairs were read from pairs.json. 2 left out before the run (2: both answers are 13).",
+        "1 failed in it (1: its questions are of different length).",
+        "40 pairs in 20 clusters",
+        "residual stream, whole thought; values from the pair's clean run, its corrupted run, the run of an unrelated",
+        "into the corrupted run (denoising) and the clean run (noising)",
+        "2000 resamples of whole clusters",
+        "sign flips of whole clusters",
+        "nnsight 0.8.1, torch 2.13.0; seed 7",
+    ):
+        assert words in text
+
+
+def test_problems_that_joined_the_files_are_told():
+    table = experiment(pairs=3)
+    joined = MANIFEST | {"config": {"seed": 7, "fresh": 1200}}
+    assert "1200 fresh word problems joined their questions" in " ".join(methods(joined, table))
+    assert "fresh" not in " ".join(methods(MANIFEST, table))
+
+
+def test_a_run_without_unrelated_donors_claims_no_p_values_and_cites_none():
+    table = experiment(pairs=3).query("source != 'unrelated'")
+    assert "no p-values" in " ".join(methods(MANIFEST, table))
+    assert not any("p-values" in what for what, _ in citations(MANIFEST, table))
+    assert any("Shapley 1953" in work for _, work in citations(MANIFEST | {"experiment": "shapley"}, table))

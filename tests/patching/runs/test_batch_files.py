@@ -1,0 +1,444 @@
+"""A run survives: killed anywhere it goes on and ends in the same bits; what was damaged is never believed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from codi_tracing.analysis.table import read_table
+from codi_tracing.configs.schema import RunConfig
+from codi_tracing.patching.engine.batch import Batch
+from codi_tracing.patching.runs import batch_files as shards
+from codi_tracing.patching.runs.assemble import finish, merge_slices
+from codi_tracing.patching.runs.batch_files import FOLDER, ShardError, read_shard, unseal
+from codi_tracing.patching.runs.experiment import run_experiment
+from tests.conftest import ROOT
+from tests.support.mutations import fuzz, mutated_bytes
+
+KILLS = 24
+REASON = "the logits of 3 of its 9 runs are not finite in float16"
+
+
+@pytest.fixture(scope="module")
+def config(random_checkpoint, pairs_file):
+    return RunConfig(
+        name="test", checkpoint=random_checkpoint, pairs={"file": pairs_file, "filter": "usable"}, device="cpu",
+        pairs_per_batch=2, metrics=["logit_difference", "answer", "answer_is_clean", "answer_is_corrupted"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The run in one piece."""
+    return run_experiment(config, tmp_path_factory.mktemp("whole") / "run", progress=False)
+
+
+def with_experiment(config, experiment, **changes):
+    kept = {"name", "checkpoint", "pairs", "device", "pairs_per_batch"}
+    return RunConfig.model_validate({**config.model_dump(include=kept), "experiment": experiment, **changes})
+
+
+def stop_after(monkeypatch, batches):
+    """Let the run fall over after so many batches."""
+    written = shards.write_shard
+
+    def write(*args):
+        write.left -= 1
+        if write.left < 0:
+            raise OSError(28, "No space left on device")
+        written(*args)
+
+    write.left = batches
+    monkeypatch.setattr(shards, "write_shard", write)
+
+
+def in_a_child(config, out, **options):
+    """Run in a forked process, so that it can be killed; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        run_experiment(config, out, progress=False, **options)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def test_killed_at_any_moment_a_run_goes_on_and_ends_in_the_same_bytes(config, whole, tmp_path):
+    out, rng = tmp_path / "killed", random.Random(0)
+    started = time.monotonic()
+    assert os.waitpid(in_a_child(config, tmp_path / "timed"), 0)[1] == 0
+    duration = time.monotonic() - started
+    kills, finished = 0, 0
+    while kills < KILLS:
+        child = in_a_child(config, out)
+        time.sleep(rng.random() * duration * 0.6)
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == 0:  # it was done before
+            finished += 1
+        else:
+            kills += 1
+        if (out / "cells.parquet").exists() and json.loads((out / "manifest.json").read_text())["finished"]:
+            assert (out / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+            out = tmp_path / f"killed-{kills}-{finished}"
+    run_experiment(config, out, progress=False)
+    assert (out / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+    assert not (out / FOLDER).exists()
+
+
+def test_a_run_that_fell_over_computes_only_what_is_missing(config, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            run_experiment(config, tmp_path / "run", progress=False)
+    assert len(list((tmp_path / "run" / FOLDER).glob("*.shard"))) == 2
+    written, write = [], shards.write_shard
+    monkeypatch.setattr(shards, "write_shard", lambda path, *rest: (written.append(path.name), write(path, *rest)))
+    run_experiment(config, tmp_path / "run", progress=False)
+    assert len(written) == 6 - 2
+    assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+
+
+@pytest.fixture
+def stopped(config, tmp_path, monkeypatch):
+    """A run that has two of its batches."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            run_experiment(config, tmp_path / "run", progress=False)
+    return tmp_path / "run"
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    return {
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "one byte": content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
+        "header": content.replace(b'"place": 0', b'"place": 1', 1),
+        "text": b"not a shard\n",
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "one byte", "header", "text"])
+def test_a_damaged_shard_is_computed_again_and_said_so(config, whole, stopped, how, capsys):
+    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
+    path.write_bytes(damaged(path.read_bytes(), how))
+    run_experiment(config, stopped, progress=False)
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+    assert "it is computed again" in capsys.readouterr().err
+    assert json.loads((stopped / "manifest.json").read_text())["set_aside"][0].startswith(path.name)
+
+
+def test_a_damaged_note_is_computed_again(config, whole, stopped, capsys):
+    path = stopped / FOLDER / "checks.note"
+    path.write_bytes(path.read_bytes()[:-3])
+    run_experiment(config, stopped, progress=False)
+    assert "it is computed again" in capsys.readouterr().err
+    assert json.loads((stopped / "checks.json").read_text()) == json.loads((whole / "checks.json").read_text())
+
+
+def test_no_changed_byte_of_a_shard_goes_unnoticed(stopped):
+    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
+    content = path.read_bytes()
+    assert read_shard(path)[0].place == 0
+    places = [*range(600), *range(600, len(content), 97), len(content) - 1]
+    for place in places:
+        changed = content[:place] + bytes([content[place] ^ 0x20]) + content[place + 1 :]
+        with pytest.raises(ShardError):
+            unseal(changed, path)
+
+
+def test_a_mutated_shard_is_whole_or_refused(stopped, tmp_path):
+    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
+    content, target = path.read_bytes(), tmp_path / "mutated.shard"
+
+    def read(mutated: bytes) -> str:
+        target.write_bytes(mutated)
+        try:
+            rows = read_shard(target)[1]
+        except ShardError:
+            return "refused"
+        assert mutated == content
+        return f"whole, {len(rows)} rows"
+
+    assert fuzz("shards", mutated_bytes([content]), read, 1000)["refused"] > 500
+
+
+def test_another_runs_shard_is_not_believed(config, stopped, tmp_path, monkeypatch, capsys):
+    other = RunConfig.model_validate({**config.model_dump(), "seed": 1})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(OSError, match="No space left"):
+            run_experiment(other, tmp_path / "other", progress=False)
+    foreign = sorted((tmp_path / "other" / FOLDER).glob("*.shard"))[0]
+    (stopped / FOLDER / foreign.name).write_bytes(foreign.read_bytes())
+    run_experiment(config, stopped, progress=False)
+    assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused_and_the_difference_named(config, stopped, pairs_file, tmp_path):
+    for changes, told in [
+        ({"seed": 1}, "seed is 0 there, 1 now"),
+        ({"draws": 2, "max_failed": 0.9}, r"draws is 1 there, 2 now\)"),
+        ({"pairs": {"file": pairs_file, "limit": 4}}, "pairs.limit is null there, 4 now"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            run_experiment(RunConfig.model_validate({**config.model_dump(), **changes}), stopped, progress=False)
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(json.loads(Path(pairs_file).read_text())[:8]))
+    with pytest.raises(ValueError, match='pairs is "[0-9a-f]+…? there, "[0-9a-f]+…? now'):
+        run_experiment(RunConfig.model_validate({**config.model_dump(), "pairs": {"file": fewer}}), stopped)
+
+
+def test_max_failed_does_not_make_it_another_run(config, stopped, whole):
+    run_experiment(config.model_copy(update={"max_failed": 1.0}), stopped, progress=False)
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+
+
+def test_a_run_begun_under_other_versions_goes_on_and_says_so(config, stopped):
+    manifest = json.loads((stopped / "manifest.json").read_text())
+    manifest["versions"]["torch"] = "0.4.1"
+    (stopped / "manifest.json").write_text(json.dumps(manifest))
+    run_experiment(config, stopped, progress=False)
+    (before,) = json.loads((stopped / "manifest.json").read_text())["begun_under"]
+    assert before["torch"] == "0.4.1"
+
+
+def test_a_second_process_on_one_folder_is_refused(config, tmp_path):
+    script = "import sys; from pathlib import Path; from codi_tracing.patching.runs.run_folder import locked\n"
+    script += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()\n"
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"another process \(pid {holder.pid}\) is writing this run"):
+            run_experiment(config, tmp_path / "run", progress=False)
+        holder.kill()
+    assert run_experiment(config, tmp_path / "run", progress=False) == tmp_path / "run"
+
+
+def sliced(config, tmp_path, count):
+    return [
+        run_experiment(config, tmp_path / f"{i}-of-{count}", part=(i, count), progress=False)
+        for i in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "changes"),
+    [
+        ("sweep", {"reinitialised": True, "pairs_per_batch": 3}),
+        ("matched", {"matches": 3, "pairs_per_batch": 4}),
+        ("placeholder", {}),
+        ("early_stop", {}),
+    ],
+)
+def test_slices_joined_are_the_run_in_one_piece(config, tmp_path, experiment, changes):
+    if experiment == "matched":  # a model that answers right, or nothing can be matched
+        changes = {**changes, "checkpoint": ROOT / "traces/embedded/thought"}
+        changes["pairs"] = {"file": ROOT / "patching/data/arithmetic_pairs.json"}
+    chosen = with_experiment(config, experiment, **changes)
+    alone = run_experiment(chosen, tmp_path / "alone", progress=False)
+    parts = sliced(chosen, tmp_path, 2)
+    joined = merge_slices(parts[::-1], tmp_path / "joined")
+    assert (joined / "cells.parquet").read_bytes() == (alone / "cells.parquet").read_bytes()
+    for name in ("checks.json", "prepared_pairs.json"):
+        assert json.loads((joined / name).read_text()) == json.loads((alone / name).read_text())
+    mine, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (joined, alone))
+    apart = {"created", "seconds"}
+    assert {k: v for k, v in mine.items() if k not in apart} == {k: v for k, v in theirs.items() if k not in apart}
+
+
+def test_slices_that_are_missing_twice_or_foreign_are_refused(config, tmp_path):
+    first, second, third = sliced(config, tmp_path, 3)
+    for folders, told in [
+        ([first, third], "slice 2/3 is missing; run it: codi run CONFIG --shard 2/3"),
+        ([first, second, third, second], "is slice 2/3, as .* is; name each slice once"),
+        ([], "no slice was named"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            merge_slices(folders, tmp_path / "joined")
+    other = run_experiment(
+        RunConfig.model_validate({**config.model_dump(), "seed": 3}), tmp_path / "other", part=(2, 3), progress=False
+    )
+    with pytest.raises(ValueError, match=r"is of another run than .* \(seed is 3 there, 0 now\)"):
+        merge_slices([first, other, third], tmp_path / "joined")
+    half = run_experiment(config, tmp_path / "half", part=(2, 2), progress=False)
+    with pytest.raises(ValueError, match="is slice 2/2, but .* is one of 3"):
+        merge_slices([first, second, third, half], tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
+    lost = sorted((second / FOLDER).glob("*.shard"))[0]
+    lost.rename(tmp_path / "lost")
+    with pytest.raises(ShardError, match=r"lacks batch 2 of 6 of sweep 1"):
+        merge_slices([first, second, third], tmp_path / "joined")
+    (tmp_path / "lost").rename(lost)
+    assert merge_slices([first, second, third], tmp_path / "joined") == tmp_path / "joined"
+
+
+def test_a_whole_run_and_an_unfinished_slice_are_no_slices(config, whole, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="is no slice of a run, wanted a folder that codi run --shard wrote"):
+        merge_slices([whole], tmp_path / "joined")
+    stop_after(monkeypatch, 1)
+    with pytest.raises(OSError, match="No space left"):
+        run_experiment(config, tmp_path / "slice", part=(1, 2), progress=False)
+    with pytest.raises(ValueError, match="slice 1/2 is not finished; run it again"):
+        merge_slices([tmp_path / "slice"], tmp_path / "joined")
+
+
+def test_a_slices_folder_is_no_place_for_another_slice_or_the_whole(config, tmp_path):
+    run_experiment(config, tmp_path / "slice", part=(1, 3), progress=False)
+    with pytest.raises(ValueError, match=r"it is slice 1/3, not slice 2/3"):
+        run_experiment(config, tmp_path / "slice", part=(2, 3), progress=False)
+    with pytest.raises(ValueError, match=r"it is slice 1/3, not the whole run"):
+        run_experiment(config, tmp_path / "slice", progress=False)
+
+
+def test_an_experiment_that_looks_at_all_pairs_first_cannot_be_sliced(config, tmp_path):
+    with pytest.raises(ValueError, match="it cannot be run in slices"):
+        run_experiment(with_experiment(config, "attribution"), tmp_path / "run", part=(1, 2), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_for_the_batch_and_the_run_goes_on(config, whole, tmp_path, monkeypatch, number):
+    from codi_tracing.patching.engine import sweep as engine
+    from codi_tracing.patching.runs.batch_files import Interrupted
+
+    run_batch, calls = engine.run_batch, []
+
+    def interrupting(*args):
+        calls.append(None)
+        if len(calls) == 5:  # those of the checks are kept by nobody
+            os.kill(os.getpid(), number)
+        return run_batch(*args)
+
+    monkeypatch.setattr(engine, "run_batch", interrupting)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"\d of 6 batches of this sweep are saved, the same command goes on"):
+        run_experiment(config, tmp_path / "run", progress=False)
+    assert signal.getsignal(number) is before
+    saved = len(list((tmp_path / "run" / FOLDER).glob("*.shard")))
+    assert 0 < saved < 6
+    run_experiment(config, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+
+
+def failing(monkeypatch, pairs):
+    """Let these pairs fail, as if their logits had overflowed."""
+    from codi_tracing.patching.engine import sweep as engine
+
+    run_batch = engine.run_batch
+
+    def run(model, batch, *rest):
+        found = run_batch(model, batch, *rest)
+        ids = [str(p.pair.pair_id) for p in batch]
+        failed = tuple(
+            (pair, "the logits of 3 of its 9 runs are not finite in float16") for pair in ids if pair in pairs
+        )
+        return Batch(found.rows[~found.rows["pair_id"].isin(pairs)], failed)
+
+    monkeypatch.setattr(engine, "run_batch", run)
+
+
+def test_a_pair_that_fails_is_named_with_its_reason_and_the_rest_goes_on(config, whole, tmp_path, monkeypatch):
+    from codi_tracing.analysis.report.write import write_report
+
+    failing(monkeypatch, {"3", "4"})
+    out = run_experiment(config, tmp_path / "run", progress=False)
+    data = json.loads((out / "manifest.json").read_text())["data"]
+    assert [entry["pair_id"] for entry in data["failed"]] == ["3", "4"]
+    assert data["used"] == 10
+    rest = read_table(whole / "cells.parquet").query("pair_id not in ('3', '4')").reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_table(out / "cells.parquet"), rest)
+    page = write_report(out, figures=False).read_text()
+    assert "Failed in the run, and without rows: 2." in page
+    assert REASON in page
+
+
+def test_more_failures_than_allowed_stop_the_run_and_raising_the_limit_goes_on(config, tmp_path, monkeypatch):
+    failing(monkeypatch, {"0", "1", "2"})
+    few = config.model_copy(update={"max_failed": 0.2})
+    with pytest.raises(
+        ValueError, match=r"3 of 12 pairs failed, more than max_failed = 0\.2 allows; the first is pair"
+    ):
+        run_experiment(few, tmp_path / "run", progress=False)
+    out = run_experiment(config, tmp_path / "run", progress=False)
+    assert json.loads((out / "manifest.json").read_text())["data"]["used"] == 9
+
+
+def test_where_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch):
+    failing(monkeypatch, set(map(str, range(12))))
+    with pytest.raises(ValueError, match="every pair failed, so there is no table"):
+        run_experiment(config.model_copy(update={"max_failed": 1.0}), tmp_path / "run", progress=False)
+
+
+def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, tmp_path):
+    chosen = config.model_copy(update={"deterministic": True})
+    out = run_experiment(chosen, tmp_path / "run", progress=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (out / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+    with pytest.raises(ValueError, match="deterministic is true there, false now"):
+        run_experiment(config, out, progress=False)
+
+
+def test_the_manifest_says_how_the_work_was_divided(whole):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    (sweep,) = manifest["forwards"]
+    assert (sweep["pairs"], sweep["batches"], sweep["pairs_per_batch"]) == (12, 6, 2)
+    assert sweep["cells_per_forward"] >= 1
+    assert sweep["estimated_gib"] >= 0
+    assert manifest["out_of_memory"] == {"halvings": 0}
+    assert manifest["merge"]["merged"]
+    assert manifest["seeds"] == {"unrelated_donors": 0, "pairs": None}
+
+
+def test_a_run_whose_shards_are_all_there_needs_no_model_to_be_finished(config, whole, tmp_path, monkeypatch):
+    from codi_tracing.patching.runs import experiment
+
+    monkeypatch.setattr(experiment, "finish", lambda out, about: (out / "about.json").write_text(json.dumps(about)))
+    run_experiment(config, tmp_path / "run", progress=False)
+    finish(tmp_path / "run", json.loads((tmp_path / "run" / "about.json").read_text()))
+    assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+
+
+def in_a_namespace(script: str, *args: str) -> subprocess.CompletedProcess:
+    """Run a shell script where it may mount file systems; skip where nobody may."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    env = {**os.environ, "PYTHON": sys.executable, "CODI": "-m codi_tracing"}
+    command = ["unshare", "-rm", "bash", "-c", script, "bash", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def test_a_full_disk_and_a_read_only_folder_are_said_in_a_sentence_and_the_run_goes_on(tmp_path, random_checkpoint):
+    config = tmp_path / "run.toml"
+    pairs = ROOT / "patching/data/arithmetic_pairs.json"
+    text = f'name = "t"\ncheckpoint = "{random_checkpoint}"\npairs_per_batch = 2\nmax_new_tokens = 2\n'
+    config.write_text(f'{text}[pairs]\nfile = "{pairs}"\nlimit = 8\n')
+    script = """
+        mkdir -p "$1/disk" && mount -t tmpfs -o size=100k none "$1/disk" || exit 99
+        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run"; echo "full: $?"
+        find "$1/disk/run/shards" -name '*.shard' | wc -l
+        mount -o remount,ro "$1/disk"
+        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run"; echo "read-only: $?"
+        mount -o remount,rw,size=64m "$1/disk"
+        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run" > /dev/null; echo "again: $?"
+    """
+    done = in_a_namespace(script, str(tmp_path), str(config))
+    assert done.returncode != 99, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("codi: ")]
+    assert "Traceback" not in done.stderr
+    assert "full: 2" in done.stdout
+    assert "read-only: 2" in done.stdout
+    assert "again: 0" in done.stdout
+    assert "No space left on device" in told[0]
+    assert "Read-only file system" in told[1]

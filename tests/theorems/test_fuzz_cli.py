@@ -1,0 +1,139 @@
+"""The command line, fed damaged files: exit code 0, 1 or 2, and stderr holds sentences of ours, never a traceback."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from codi_tracing.cli.app import app
+from tests.analysis.report.test_write import make_run
+from tests.analysis.statistics.test_verdict import experiment
+from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml
+from tests.theorems.test_fuzz import PAIRS, PROBLEMS, SMALL_FILES
+
+CONFIG = {"name": "a", "checkpoint": "model", "pairs": {"file": "pairs.json", "limit": 3}, "kinds": ["resid", "mlp"]}
+
+
+def said(*words, lines=1):
+    """What became of a command: its exit code is one of ours, and stderr holds at most so many lines, all ours."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)[:300]
+    assert result.exit_code in (0, 1, 2), result.exit_code
+    told = result.stderr.split("\n")[:-1]
+    assert len(told) <= lines, told[:3]
+    assert all(line.startswith("codi: ") and len(line) < 6_000 and line.isprintable() for line in told), told[:3]
+    assert bool(told) == bool(result.exit_code)
+    assert "Traceback" not in result.output
+    return ("done", "stopped", "refused")[result.exit_code]
+
+
+def here(path, data):
+    Path(path).write_bytes(data)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with good inputs of every command, where no model is loaded."""
+
+    def no_model(*_, **__):
+        raise ValueError("model: reached, and not loaded in this test")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("codi_tracing.traces.model.loading.load_codi", no_model)
+    here("pairs.json", as_json(PAIRS[0]))
+    here("config.toml", b'name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\n')
+    return tmp_path
+
+
+@pytest.fixture
+def reading_only(monkeypatch):
+    """`codi run` stops, as after a failed invariant, where it has read its files."""
+    from codi_tracing.patching.pairs.pair import load_pairs
+    from codi_tracing.patching.runs.experiment import InvariantError
+
+    def stopped(config, out, **_):
+        load_pairs(config.pairs.file)
+        raise InvariantError("Everything was read.")
+
+    monkeypatch.setattr("codi_tracing.patching.runs.experiment.run_experiment", stopped)
+
+
+def test_run_takes_or_refuses_any_config(folder, reading_only):
+    def read(data):
+        here("config.toml", data)
+        return said("run", "config.toml", "--pairs", "pairs.json")
+
+    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "sitewise.toml").read_text(encoding="utf-8"))
+    seen = fuzz("codi run, configs", mutated_toml([CONFIG, shipped]), read, 150)
+    assert min(seen["stopped"], seen["refused"]) > 5
+
+
+def test_run_takes_or_refuses_any_pairs(folder, reading_only):
+    def read(data):
+        here("pairs.json", data)
+        return said("run", "config.toml")
+
+    seen = fuzz("codi run, pairs", mutated_json(PAIRS), read, 100)
+    assert min(seen["stopped"], seen["refused"]) > 5
+
+
+def test_train_takes_or_refuses_any_config(folder, monkeypatch):
+    def stopped(settings, say):
+        raise ValueError("read, and not trained in this test")
+
+    monkeypatch.setattr("codi_tracing.traces.training.train.train", stopped)
+    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "train_base.toml").read_text(encoding="utf-8"))
+
+    def read(data):
+        here("config.toml", data)
+        return said("train", "config.toml", "--out", "out")
+
+    fuzz("codi train", mutated_toml([shipped]), read, 50)
+
+
+def test_pairs_check_describes_or_refuses_any_file(folder):
+    def read(data):
+        here("pairs.json", data)
+        plain = said("pairs", "check", "pairs.json", lines=21)
+        result = CliRunner().invoke(app, ["pairs", "check", "pairs.json", "--json"])
+        json.loads(result.stdout)
+        return plain
+
+    seen = fuzz("codi pairs check", mutated_json(PAIRS) | mutated_jsonl(PAIRS), read, 150)
+    assert min(seen["done"], seen["refused"]) > 2
+
+
+def test_pairs_make_makes_pairs_of_any_questions_or_refuses_them(folder):
+    def read(data):
+        here("questions.jsonl", data)
+        return said("pairs", "make", "questions.jsonl", "--out", "made.json")
+
+    fuzz("codi pairs make", mutated_jsonl([PROBLEMS]), read, 100)
+
+
+def test_eval_and_check_refuse_any_data_before_they_load_a_model(folder):
+    def read(data):
+        here("data", data)
+        return f"{said('eval', 'model', '--data', 'data')}, {said('check', 'model', '--pairs', 'data')}"
+
+    fuzz("codi eval and check", mutated_jsonl([PROBLEMS]) | mutated_json(PAIRS), read, 100)
+
+
+def test_report_shows_or_refuses_any_run(folder, monkeypatch):
+    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
+    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
+    monkeypatch.setattr("codi_tracing.analysis.io.images.vega_bundle", lambda: "")
+    monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: None)
+    sides = {side: {"question": "9?", "answer": 1} for side in ("clean", "corrupted")}
+    run = make_run(folder / "run", experiment(pairs=2), [{"pair_id": i, **sides} for i in (0, 1)])
+    for name in SMALL_FILES:
+        good = (run / name).read_bytes()
+
+        def read(data, path=run / name):
+            path.write_bytes(data)
+            return said("report", "run")
+
+        fuzz(f"codi report, {name}", mutated_json([json.loads(good)]), read, 15)
+        (run / name).write_bytes(good)

@@ -1,0 +1,404 @@
+"""Planted truths: models and cut edges in which it is known by hand what can matter, and the engine has to find it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.edges import Edge
+from codi_tracing.patching.interventions.sites import HELD, INSIDE, ROUTES, THOUGHT, Site, expand, stepwise, subsets
+from codi_tracing.patching.interventions.sources import HOSTS, Value, mean, noise, other, source_name, unrelated, zero
+from codi_tracing.patching.metrics import max_logit_change
+from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
+from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.traces.model.loading import load_codi
+from tests.conftest import write_random_checkpoint
+
+EXACT = 1e-5
+SOURCES = [other, unrelated, zero, mean, noise]
+
+
+class Contrasts(NamedTuple):
+    """Pairs that have an unrelated donor, their donors, and all pairs that means are taken over."""
+
+    ready: list[Prepared]
+    donors: list[tuple[Donor, ...]]
+    everyone: list[Prepared]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def folder(request, tmp_path_factory):
+    """A random checkpoint of each family."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("planted"), family=request.param)
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    return loud(folder)
+
+
+@pytest.fixture
+def fresh(folder):
+    """A model of one's own, to plant something in."""
+    return loud(folder)
+
+
+def loud(folder):
+    """The checkpoint with its LoRA made stronger: attention is sharp, and what matters is well above rounding."""
+    model = load_codi(folder, device="cpu")
+    for name, parameter in model.lm._module.named_parameters():
+        if ".lora_B." in name:
+            parameter.data *= 4
+    return model
+
+
+@pytest.fixture(scope="module")
+def contrasts(both, pairs):
+    everyone = prepare(both, pairs)[0]
+    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
+    chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
+    return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
+
+
+def measure(model, contrasts, cells, metric=max_logit_change, always=()) -> np.ndarray:
+    """One metric of every cell, `[pair, cell]`."""
+    table = sweep_cells(
+        model, contrasts.ready, cells, metrics=[metric], donors=contrasts.donors, everyone=contrasts.everyone,
+        always=always, cells_per_forward=128,
+    )  # fmt: skip
+    return table["patched"].to_numpy().reshape(len(contrasts.ready), len(cells))
+
+
+def every_site(model) -> list[Site]:
+    """Each single place of every kind, and each step whole; of heads, the first and the last."""
+    found = [*stepwise(model, "latent"), *expand(model, ["sitewise", "stepwise"], (*INSIDE, "kv"))]
+    return [site for site in found if site.head in (None, 0, model.n_heads - 1)]
+
+
+def written(sites, sources=SOURCES, directions=tuple(HOSTS), freeze=()) -> list[Cell]:
+    """Every site from every source that can be written there."""
+    cells = grid(sites, sources, directions, freeze)
+    return [cell for cell in cells if not (isinstance(cell.source, Value) and cell.site.kind == "kv")]
+
+
+def named(cell) -> tuple[str, Site]:
+    return ("other" if cell.source is other else source_name(cell.source, cell.host)), cell.site
+
+
+def found_and_planted(model, contrasts, cells, rule, always=()):
+    """Which (source, site) have an effect on some pair in some direction, and which should by the rule for a place."""
+    changes = measure(model, contrasts, cells, always=always).max(0)
+    found = {named(cell) for cell, change in zip(cells, changes, strict=True) if change > EXACT}
+    planted = {
+        named(cell) for cell in cells if any(rule(cell, layer, step) for layer, step in cell.site.places(model))
+    }  # fmt: skip
+    assert planted  # else there would be nothing to find
+    assert len(planted) < len({named(cell) for cell in cells})
+    return found, planted
+
+
+def answer_sees_only(model, step: int, layers: Sequence[int] | None = None) -> list[Edge]:
+    """The cuts that leave the answer one step of the thought, and of that all layers' entries or those of some."""
+    others = [Edge(None, at) for at in range(model.n_latents) if at != step]
+    unread = [] if layers is None else [Edge(None, step, at) for at in range(model.n_layers) if at not in layers]
+    return [Edge(None, "question"), Edge(None, "bot"), *others, *unread]
+
+
+def no_step_reads_another(model) -> list[Edge]:
+    return [Edge(later, step) for later in range(model.n_latents) for step in range(later)]
+
+
+def upstream(kind: str, layer: int, step: int, k: int, read: Sequence[int]) -> bool:
+    """Whether a place can reach what the answer reads: the entries that step k leaves at the layers `read`.
+
+    An entry at a layer is made of what enters that layer, so within step k only what lies in layers below reaches it. A
+    step before k reaches latent k through the projections between, and through it all layers; so does its cache entry
+    at any layer, by way of a step before k that reads it. Only the entry that step k−1 leaves has no such step between:
+    step k itself reads it, at that very layer, and hands it on to the layers above.
+    """
+    top = max(read)
+    if step > k:
+        return False
+    if kind == "latent":
+        return True
+    if step == k:
+        return layer in read if kind == "kv" else layer < top
+    return layer < top if kind == "kv" and step == k - 1 else True
+
+
+def upstream_without_K_T(kind: str, layer: int, step: int, k: int, read: Sequence[int]) -> bool:
+    """The same where no step reads another's entries: all but the entries goes on through the projection."""
+    return (step == k and layer in read) if kind == "kv" else upstream(kind, layer, step, k, read)
+
+
+def upstream_without_R(kind: str, layer: int, step: int, k: int, read: Sequence[int]) -> bool:
+    """The same where each latent is a constant: an earlier step is heard only by reading, and each reading rises.
+
+    What is written in a block enters the step's own entries in the layers above, those are read there by step k, and
+    what is read enters entries above that once more. A latent is below all layers.
+    """
+    if step > k or (kind == "latent" and step == k):
+        return step <= k
+    if step == k:
+        return layer in read if kind == "kv" else layer < max(read)
+    enters = {"latent": 0, "kv": layer}.get(kind, layer + 1)  # the lowest of its step's entries that it is in
+    return enters < max(read)
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_where_the_answer_sees_one_step_just_what_is_upstream_of_its_entries_matters(both, contrasts, k):
+    layers = range(both.n_layers)
+    found, planted = found_and_planted(
+        both, contrasts, written(every_site(both), directions=[tuple(HOSTS)[k % 2]]),
+        lambda cell, layer, step: upstream(cell.site.kind, layer, step, k, layers),
+        answer_sees_only(both, k),
+    )  # fmt: skip
+    assert found == planted
+
+
+@pytest.mark.parametrize("layer_read", range(3))
+@pytest.mark.parametrize("k", [0, 3])
+def test_where_it_sees_that_step_in_one_layer_just_what_is_upstream_of_that_entry_matters(
+    both, contrasts, k, layer_read
+):
+    found, planted = found_and_planted(
+        both, contrasts, written(every_site(both), [other, noise], ["denoising"]),
+        lambda cell, layer, step: upstream(cell.site.kind, layer, step, k, [layer_read]),
+        answer_sees_only(both, k, [layer_read]),
+    )  # fmt: skip
+    assert found == planted
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_where_no_step_reads_another_an_earlier_entry_is_no_longer_upstream(both, contrasts, k):
+    layers = range(both.n_layers)
+    found, planted = found_and_planted(
+        both, contrasts, written(every_site(both), directions=["noising"]),
+        lambda cell, layer, step: upstream_without_K_T(cell.site.kind, layer, step, k, layers),
+        [*answer_sees_only(both, k), *no_step_reads_another(both)],
+    )  # fmt: skip
+    assert found == planted
+
+
+def make_latents_constant(model) -> None:
+    """A projection whose output does not depend on its input: R carries nothing."""
+    last, norm = model.project[3], model.project[4]
+    with torch.no_grad():
+        last.weight.zero_()
+        norm.weight.zero_()
+        norm.bias.copy_(torch.randn(model.d_model, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_where_every_latent_is_the_same_an_edit_rises_a_layer_with_each_reading(fresh, contrasts, k):
+    make_latents_constant(fresh)
+    layers = range(fresh.n_layers)
+
+    def rule(cell, layer, step):
+        from_latent_alone = cell.site.kind == "latent" or (cell.site.kind == "kv" and layer == 0)
+        if from_latent_alone and cell.source in (other, unrelated, mean):
+            return False  # what is written is what stands there
+        return upstream_without_R(cell.site.kind, layer, step, k, layers)
+
+    cells = written(every_site(fresh), directions=["denoising"])
+    found, planted = found_and_planted(fresh, contrasts, cells, rule, answer_sees_only(fresh, k))
+    assert found == planted
+
+
+def test_where_the_answer_sees_no_thought_nothing_of_the_thought_matters_and_the_question_does(both, contrasts):
+    hidden = [Edge(None, step) for step in range(both.n_latents)]
+    cells = [*written(every_site(both), directions=["noising"]), *grid([THOUGHT], [other, unrelated])]
+    assert measure(both, contrasts, cells, always=hidden).max() <= EXACT
+    cuts = grid([Site("question"), Site("bot")], [other])
+    assert measure(both, contrasts, cuts, always=hidden).min() > EXACT
+
+
+# Routes: `freeze` removes its edge and nothing else.
+
+
+def projected(reading):
+    """The change of all logits, in a fixed random direction: two runs that agree in it agree in all."""
+    change = reading.patched - reading.host
+    direction = torch.randn(change.shape[-1], generator=torch.Generator().manual_seed(0))
+    return change @ (direction / direction.norm())
+
+
+def same_frozen_and_open(model, contrasts, sites, route, always=(), sources=(other, noise)):
+    """The largest difference that freezing a route makes, and the largest effect with it open."""
+    cells = [cell for freeze in ((), (route,)) for cell in written(sites, sources, ["noising"], freeze)]
+    open_, frozen = np.split(measure(model, contrasts, cells, projected, always), 2, axis=1)
+    return np.abs(open_ - frozen).max(), np.abs(open_).max()
+
+
+def at_steps(model, *steps: int) -> list[Site]:
+    return [site for site in every_site(model) if site.step in steps]
+
+
+def test_freezing_K_T_changes_nothing_where_no_step_reads_another(both, contrasts):
+    sites = [*at_steps(both, 0, 3, 5), Site("kv", 0, 1, 1, 3), Site("resid", step_set=(0, 2, 3))]
+    differ, effect = same_frozen_and_open(both, contrasts, sites, "K_T", no_step_reads_another(both))
+    assert differ <= EXACT < effect
+    assert same_frozen_and_open(both, contrasts, sites, "K_T")[0] > EXACT
+
+
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_freezing_K_A_changes_nothing_where_the_answer_does_not_see_the_written_step(both, contrasts, k):
+    sites = at_steps(both, k)
+    differ, effect = same_frozen_and_open(both, contrasts, sites, "K_A", [Edge(None, k)])
+    assert differ <= EXACT
+    assert (effect > EXACT) == (k < both.n_latents - 1)
+    assert same_frozen_and_open(both, contrasts, sites, "K_A")[0] > EXACT
+
+
+def test_freezing_R_changes_nothing_where_every_latent_is_the_same(fresh, contrasts):
+    sites = [*at_steps(fresh, 0, 2, 5), Site("kv", 0, 1, 1, 3), Site("resid", step_set=(0, 2, 3))]
+    assert same_frozen_and_open(fresh, contrasts, sites, "R")[0] > EXACT
+    make_latents_constant(fresh)
+    differ, effect = same_frozen_and_open(fresh, contrasts, sites, "R", sources=[other, unrelated, mean])
+    assert differ <= EXACT < effect
+    single = [site for site in sites if site.step is not None and site.step == site.step_last]
+    differ, effect = same_frozen_and_open(fresh, contrasts, single, "R", sources=[zero, noise])
+    assert differ <= EXACT < effect
+
+
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_an_edit_whose_only_open_route_is_cut_changes_nothing(both, fresh, contrasts, k):
+    sites = at_steps(both, k)
+    alone = {route: [held for held in ROUTES if held != route] for route in ROUTES}
+    cut = {"K_A": [Edge(None, k)], "K_T": [Edge(later, k) for later in range(k + 1, both.n_latents)], "R": []}
+    for route in ("K_A", "K_T"):
+        cells = written(sites, [other, mean, noise], freeze=alone[route])
+        assert measure(both, contrasts, cells, always=cut[route]).max() <= EXACT
+    make_latents_constant(fresh)
+    assert measure(fresh, contrasts, written(sites, [other, noise], freeze=alone["R"])).max() <= EXACT
+    last = k == both.n_latents - 1
+    for route in ROUTES:  # uncut, it is open, though after the last step only to the answer
+        opened = measure(both, contrasts, written(sites, [other], freeze=alone[route])).max()
+        assert (opened > EXACT) == (route == "K_A" or not last)
+
+
+def test_above_the_last_layer_there_is_only_R_and_below_an_entry_there_is_none(both, contrasts):
+    top = both.n_layers - 1
+    highest = [site for site in every_site(both) if site.kind in INSIDE and site.layer == top]
+    assert measure(both, contrasts, written(highest, [other, noise], freeze=["R"])).max() <= EXACT
+    for route in ("K_T", "K_A"):
+        assert same_frozen_and_open(both, contrasts, highest, route)[0] <= EXACT
+    entries = [site for site in every_site(both) if site.kind == "kv"]
+    assert same_frozen_and_open(both, contrasts, entries, "R")[0] <= EXACT
+    assert measure(both, contrasts, written(entries, freeze=["K_T", "K_A"])).max() <= EXACT
+
+
+def test_what_reaches_the_answer_directly_is_what_its_reading_of_the_step_brings(both, contrasts):
+    def held(sites, *freeze):
+        return measure(both, contrasts, written(sites, [other, noise], ["noising"], freeze), projected)
+
+    single = at_steps(both, 0, 2, 4, 5)
+    directly = held(single, "between")
+    np.testing.assert_allclose(directly, held(single, "R", "K_T"), rtol=0, atol=EXACT)
+    assert np.abs(directly).max() > EXACT
+    assert np.abs(held(single, "K_A", "between")).max() <= EXACT
+    several = [Site("kv", None, None, 1, 3), Site("kv", 1, 1), Site("resid", step_set=(0, 2, 3)), Site("attn")]
+    np.testing.assert_allclose(
+        held(several, "R", "K_T"), held(several, "R", "K_T", "between"), rtol=0, atol=EXACT
+    )  # fmt: skip
+
+
+# Inert parts.
+
+
+def silence(model, layer: int, columns: slice) -> None:
+    """Make part of the attention output projection's input count for nothing, LoRA included."""
+    names = model.family
+    block = getattr(getattr(model.lm._module, names.decoder), names.blocks)[layer]
+    projection = getattr(getattr(block, names.attention), names.heads)
+    base, lora = projection.base_layer.weight, projection.lora_A["default"].weight
+    with torch.no_grad():
+        (base[columns] if names.heads == "c_proj" else base[:, columns]).zero_()
+        lora[:, columns].zero_()
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 3), (1, 0)])
+def test_a_head_that_writes_nothing_is_inert_and_the_others_are_not(fresh, contrasts, layer, head):
+    width = fresh.head_width
+    silence(fresh, layer, slice(head * width, (head + 1) * width))
+    sites = expand(fresh, ["sitewise", "stepwise", "layerwise"], ["head"])
+    cells = written(sites, directions=["denoising"])
+    changes = measure(fresh, contrasts, cells).max(0)
+    never_fed = (fresh.n_layers - 1, fresh.n_latents - 1)
+    for cell, change in zip(cells, changes, strict=True):
+        inert = (cell.site.layer, cell.site.head) == (layer, head) or cell.site.places(fresh) == {never_fed}
+        if cell.site.layer is not None:
+            assert (change <= EXACT) == inert, cell
+
+
+def test_where_no_head_of_a_layer_writes_anything_neither_heads_nor_entries_of_that_layer_matter(fresh, contrasts):
+    silence(fresh, 1, slice(None))
+    inert = [site for site in every_site(fresh) if site.layer == 1 and site.kind in ("head", "kv")]
+    assert measure(fresh, contrasts, written([*inert, Site("kv", 1, 1)])).max() <= EXACT
+    same = [site for site in every_site(fresh) if site.layer == 1 and site.kind == "attn"]
+    assert measure(fresh, contrasts, written(same, [other, unrelated, mean])).max() <= EXACT
+    alive = [site for site in every_site(fresh) if site.layer == 0 and site.kind in ("head", "kv")]
+    assert measure(fresh, contrasts, written(alive)).max(0).min() > EXACT
+
+
+# Games: the coalitions of a Shapley value.
+
+
+def game(model, contrasts, freeze=(), always=()) -> dict[frozenset[int], np.ndarray]:
+    """The value of every coalition but none, all steps among them, `[pair]`."""
+    sites = [*subsets(model), Site("kv")]
+    values = measure(model, contrasts, grid(sites, [other], ["denoising"], freeze), "logit_difference", always)
+    return {frozenset(site.steps(model)): values[:, at] for at, site in enumerate(sites)}
+
+
+@pytest.mark.parametrize("freeze", [(), ("K_T",)], ids=["total", "K_A only"])
+def test_all_steps_together_are_the_whole_thought_in_both_games_and_one_alone_is_its_entry(both, contrasts, freeze):
+    values = game(both, contrasts, freeze)
+    whole = measure(both, contrasts, grid([THOUGHT], [other], ["denoising"]), "logit_difference")[:, 0]
+    np.testing.assert_allclose(values[frozenset(range(both.n_latents))], whole, rtol=0, atol=EXACT)
+    single = measure(
+        both, contrasts, grid(stepwise(both, "kv"), [other], ["denoising"], freeze), "logit_difference"
+    )  # fmt: skip
+    for step in range(both.n_latents):
+        np.testing.assert_allclose(values[frozenset([step])], single[:, step], rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_step_that_the_answer_does_not_see_is_a_dummy_of_the_K_A_game(both, contrasts, k):
+    values = game(both, contrasts, ["K_T"], [Edge(None, k)])
+    for chosen, value in values.items():
+        if k not in chosen:
+            np.testing.assert_allclose(value, values[chosen | {k}], rtol=0, atol=EXACT)
+    total = game(both, contrasts, [], [Edge(None, k)])
+    if k < both.n_latents - 1:  # later steps still read it
+        assert max(np.abs(total[s] - total[s | {k}]).max() for s in total if k not in s) > EXACT
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_the_only_step_that_the_answer_sees_decides_the_K_A_game_alone(both, contrasts, k):
+    always = answer_sees_only(both, k)
+    values = game(both, contrasts, ["K_T"], always)
+    host = sweep_cells(
+        both, contrasts.ready, grid([THOUGHT], [other], ["denoising"]), metrics=["logit_difference"],
+        donors=contrasts.donors, always=always,
+    )["corrupted"].to_numpy()  # fmt: skip
+    for chosen, value in values.items():
+        np.testing.assert_allclose(value, values[frozenset([k])] if k in chosen else host, rtol=0, atol=EXACT)
+    assert np.abs(values[frozenset([k])] - host).max() > EXACT
+
+
+def test_steps_of_the_last_layer_alone_do_not_hear_each_other_where_latents_are_constant(fresh, contrasts):
+    make_latents_constant(fresh)
+    top = fresh.n_layers - 1
+    sites = [Site("kv", top, top, step_set=chosen) for chosen in ((0,), (1, 4), (0, 1, 2, 3, 5))]
+    assert same_frozen_and_open(fresh, contrasts, sites, "K_T", sources=[other, unrelated])[0] <= EXACT
+
+
+def test_every_way_of_holding_has_an_edge_to_hold(both, contrasts):
+    early = [Site("latent", None, None, 0, 0)]
+    for held in HELD:
+        assert same_frozen_and_open(both, contrasts, early, held)[0] > EXACT

@@ -1,0 +1,86 @@
+"""From upstream's weights and GSM8K's file to a report, by the README's commands, on random checkpoints."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from codi_tracing.analysis.table import read_table
+from codi_tracing.cli.app import app
+from codi_tracing.traces.gsm8k import read_problems
+from tests.support.upstream import write_upstream
+
+GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_test.jsonl"
+CONFIG = """
+name = "gsm8k"
+checkpoint = "checkpoint"
+device = "cpu"
+max_new_tokens = 6
+[pairs]
+file = "pairs.jsonl"
+filter = "{filter}"
+limit = 6
+seed = 1
+"""
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def folder(request, tmp_path_factory):
+    """A converted random checkpoint with its own byte-level tokenizer, and pairs made from GSM8K."""
+    if not GSM8K.is_file():
+        pytest.skip("GSM8K is not part of the project")
+    folder = tmp_path_factory.mktemp(request.param)
+    write_upstream(folder, request.param, [problem.question for problem in read_problems(GSM8K)])
+    for words in (
+        ["convert", folder / "codi", "--base", folder / "base", "--alpha", 16, "--out", folder / "checkpoint"],
+        ["pairs", "make", GSM8K, "--out", folder / "pairs.jsonl", "--checkpoint", folder / "checkpoint"],
+    ):
+        said = CliRunner().invoke(app, [str(word) for word in words])
+        assert said.exit_code == 0, said.output
+    return folder
+
+
+@pytest.fixture
+def codi(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_hundreds_of_questions_yield_a_pair_of_equal_token_counts_under_its_tokenizer(codi, folder):
+    said = codi("pairs", "check", "pairs.jsonl", "--json")
+    found = json.loads(said.stdout)
+    assert found["usable"] == found["pairs"] > 400
+    assert found["kinds"]["operator_word"] >= 1
+
+
+def test_the_experiment_runs_on_them_and_counts_every_pair_that_it_leaves_out(codi, folder):
+    Path("config.toml").write_text(CONFIG.format(filter="usable"))
+    said = codi("run", "config.toml")
+    assert said.exit_code == 0, said.output
+    assert "5 of 5 invariants hold." in said.stdout
+    data = json.loads(Path("runs/gsm8k/manifest.json").read_text())["data"]
+    assert data["read"] == data["usable"] + len(data["excluded"])
+    assert data["read"] > 400
+    assert (data["used"], data["filter"]) == (6, "usable")
+    table = read_table("runs/gsm8k/cells.parquet")
+    assert table["pair_id"].nunique() == 6
+    assert set(table["kind"].dropna()) <= {"first_operand", "later_operand", "operator_word"}
+    assert "pairs used" in Path("runs/gsm8k/report.html").read_text(encoding="utf-8")
+    prepared = json.loads(Path("runs/gsm8k/prepared_pairs.json").read_text())
+    assert all({"kind", "edit", "cluster_id"} <= set(pair) for pair in prepared)
+
+
+def test_no_pair_of_a_random_model_is_right_on_both_sides_and_the_refusal_says_so(codi, folder):
+    Path("correct.toml").write_text(CONFIG.format(filter="both_correct"))
+    lines = Path("pairs.jsonl").read_text().splitlines()[:5]
+    Path("few.jsonl").write_text("\n".join(lines))
+    said = codi("run", "correct.toml", "--pairs", "few.jsonl", "--out", "runs/correct")
+    assert said.exit_code == 2
+    assert "few.jsonl: none of its 5 pairs passes the filter 'both_correct'; for instance pair" in said.stderr
+
+
+def test_accuracy_is_measured_on_gsm8ks_own_file(codi, folder):
+    said = codi("eval", "checkpoint", "--data", GSM8K, "--limit", 4, "--steps", 6, "--max-new-tokens", 4)
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[1].endswith("as trained")

@@ -1,0 +1,82 @@
+"""The shipped checkpoints still are what their card says, on a sample."""
+
+import json
+
+import pytest
+
+from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.patching.engine.sweep import sweep_cells
+from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.sites import THOUGHT
+from codi_tracing.patching.interventions.sources import other, unrelated
+from codi_tracing.patching.model_card import accuracy, interchange_accuracy
+from codi_tracing.patching.pairs.donors import draw_unrelated
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.training.word_problems import fresh
+from tests.conftest import ROOT
+
+EMBEDDED = ROOT / "traces" / "embedded"
+CARD = json.loads((EMBEDDED / "card.json").read_text())
+PAIRS = load_pairs(ROOT / "patching" / "data" / "arithmetic_pairs.json")
+
+
+@pytest.fixture(scope="module", params=["thought", "bypass"])
+def shipped(request):
+    return request.param, load_codi(EMBEDDED / request.param, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def swept(shipped):
+    """Whole thoughts exchanged between the two runs of each shipped pair, and with an unrelated donor."""
+    name, model = shipped
+    ready, excluded = prepare(model, PAIRS)
+    assert not excluded
+    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed=0)
+    metrics = ["logit_difference", "answer", "answer_is_clean", "answer_is_corrupted"]
+    return name, sweep_cells(model, ready, grid([THOUGHT], [other, unrelated]), donors=donors, metrics=metrics), donors
+
+
+def test_accuracy_is_what_the_card_says(shipped):
+    name, model = shipped
+    assert accuracy(model, fresh(31_337, 200), model.n_latents) == pytest.approx(
+        CARD[name]["accuracy_by_steps"]["6"], abs=0.05
+    )
+
+
+def test_there_are_66_pairs_with_different_answers_and_annotated_chains():
+    assert len(PAIRS) == 66
+    for pair in PAIRS:
+        assert pair.clean.answer != pair.corrupted.answer
+        assert len(pair.clean.chain) == len(pair.corrupted.chain) == pair.clean.reasoning_steps
+
+
+def test_every_shipped_pair_is_answered_correctly_on_both_sides(swept):
+    _, table, _ = swept
+    for metric, run in (("answer_is_clean", "clean"), ("answer_is_corrupted", "corrupted")):
+        assert (table.loc[table["metric"] == metric, run] == 1).all()
+
+
+def test_the_ceiling_is_what_the_card_says(swept):
+    name, table, _ = swept
+    rows = table[(table["metric"] == "logit_difference") & (table["source"] != "unrelated")]
+    for direction, expected in CARD[name]["ceiling"].items():
+        found = pooled(effect(rows[rows["direction"] == direction]), by=["site"])["effect"].iloc[0]
+        assert found == pytest.approx(expected, abs=0.15)
+
+
+def test_interchange_accuracy_is_what_the_card_says(swept):
+    name, table, donors = swept
+    found = interchange_accuracy(table, {d.pair_id: d.answer for drawn in donors for d in drawn})
+    assert found == pytest.approx(CARD[name]["interchange_accuracy"], abs=0.15)
+
+
+def test_both_models_are_accurate_and_only_one_answers_through_its_thought():
+    thought, bypass = CARD["thought"], CARD["bypass"]
+    assert min(thought["accuracy_by_steps"]["6"], bypass["accuracy_by_steps"]["6"]) >= 0.95
+    assert min(thought["ceiling"].values()) >= 0.9
+    assert max(bypass["ceiling"].values()) <= 0.3
+    assert thought["interchange_accuracy"] >= 0.85
+    assert thought["unrelated_thought_gives_clean_answer"] <= 0.1
+    assert max(max(effects) for effects in thought["single_step"].values()) <= 0.8

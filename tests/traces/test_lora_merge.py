@@ -1,0 +1,50 @@
+"""LoRA merged into the base changes no number by more than rounding, and stays apart where it would."""
+
+import pytest
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import sitewise
+from codi_tracing.traces import lora_merge as merge
+from codi_tracing.traces.lora_merge import answer_logits, merge_lora
+from codi_tracing.traces.model.loading import load_codi
+from tests.conftest import write_random_checkpoint
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def folder(request, tmp_path):
+    return write_random_checkpoint(tmp_path / "own", family=request.param)
+
+
+def layers(model):
+    return [module for module in model.lm._module.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def test_a_sweep_is_the_same_with_lora_merged(folder, pairs):
+    apart = load_codi(folder, device="cpu")
+    table = sweep(apart, pairs[:2], sites=sitewise(apart))
+    merged, found = merge_lora(load_codi(folder, device="cpu"), [pair.clean.question for pair in pairs])
+    assert found.merged
+    assert found.largest_change <= 1e-5
+    assert all(layer.merged for layer in layers(merged))
+    again = sweep(merged, pairs[:2], sites=sitewise(merged))
+    assert (table["patched"] - again["patched"]).abs().max() < 1e-4
+
+
+def test_the_change_that_is_told_is_that_of_the_logits(folder, pairs):
+    questions = [pair.clean.question for pair in pairs]
+    model = load_codi(folder, device="cpu", dtype="bfloat16")
+    before = answer_logits(model, questions)
+    merged, found = merge_lora(model, questions)
+    assert found.largest_change == float((answer_logits(merged, questions) - before).abs().max()) > 0
+
+
+def test_where_merging_changes_too_much_lora_stays_apart(folder, pairs, monkeypatch):
+    monkeypatch.setitem(merge.ALLOWED, torch.float32, 0)
+    questions = [pair.clean.question for pair in pairs]
+    before = answer_logits(load_codi(folder, device="cpu"), questions)
+    model, found = merge_lora(load_codi(folder, device="cpu"), questions)
+    assert not found.merged
+    assert not any(layer.merged for layer in layers(model))
+    assert (answer_logits(model, questions) == before).all()

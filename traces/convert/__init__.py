@@ -1,0 +1,1 @@
+"""Upstream weights to a checkpoint folder."""

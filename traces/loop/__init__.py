@@ -1,0 +1,1 @@
+"""The latent loop: question, latent steps, answer; many cells in one forward."""

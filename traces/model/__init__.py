@@ -1,0 +1,1 @@
+"""A checkpoint folder, its checks, and the loaded model."""

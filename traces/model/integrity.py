@@ -1,0 +1,97 @@
+"""What a base's and an adapter's configs promise against what their files hold, before anything of that size is built.
+
+transformers draws a tensor that its file lacks at random, and believes a config's sizes whatever they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from codi_tracing.traces.model.checkpoint import CheckpointError, reason
+
+WEIGHTS, INDEX, LORA = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_base(base: str, config: Any, revision: str | None = None) -> None:
+    """Refuse a base whose files lack a tensor of the model that its config describes, or have one of another shape.
+
+    A base without safetensors is left to transformers.
+    """
+    files = base_files(base, revision)
+    if not files:
+        return
+    held: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        held |= shapes_of(path)
+    from transformers import AutoModelForCausalLM
+
+    layers = config.num_hidden_layers
+    if layers > len(held):  # a layer has several tensors
+        raise CheckpointError(f"{base}: its config has {layers} layers, its files {len(held)} tensors; restore them")
+    with torch.device("meta"):  # names and shapes alone
+        model = AutoModelForCausalLM.from_config(config)
+    prefix = f"{model.base_model_prefix}."  # which the files of a bare decoder leave out
+    tied = config.tie_word_embeddings
+    for name, parameter in model.named_parameters():
+        if tied and name == "lm_head.weight":
+            continue
+        found = held.get(name, held.get(name.removeprefix(prefix)))
+        if found is None:
+            raise CheckpointError(f"{base}: its files lack {name}, which its config promises; restore them")
+        if found != tuple(parameter.shape):
+            wanted = list(parameter.shape)
+            raise CheckpointError(f"{base}: {name} has shape {list(found)}, its config wants {wanted}; restore them")
+
+
+def base_files(base: str, revision: str | None = None) -> list[Path]:
+    """The base's safetensors, in its folder or in the Hub's cache; none where its weights are kept otherwise."""
+    from transformers.utils.hub import cached_file
+
+    def find(name: str) -> Path | None:
+        path = cached_file(base, name, _raise_exceptions_for_missing_entries=False, revision=revision)
+        return None if path is None else Path(path)
+
+    if (whole := find(WEIGHTS)) is not None:
+        return [whole]
+    if (index := find(INDEX)) is None:
+        return []
+    shards = {shard: find(shard) for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))}
+    if missing := [shard for shard, path in shards.items() if path is None]:
+        raise CheckpointError(f"{base}: its file {missing[0]} is missing; restore it")
+    return [path for path in shards.values() if path is not None]
+
+
+def check_lora(adapter: Path) -> None:
+    """Refuse an adapter whose config asks for a rank that its file does not have, or for no LoRA."""
+    path = adapter / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path}: is not the config of a LoRA ('peft_type' is not LORA); restore the file")
+    held = {shape[0] for name, shape in shapes_of(adapter / LORA).items() if ".lora_A." in name and shape}
+    pattern = config.get("rank_pattern") or {}
+    asked = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [])]
+    if odd := [rank for rank in asked if isinstance(rank, bool) or not isinstance(rank, int) or rank not in held]:
+        found = ", ".join(map(str, sorted(held))) or "none"
+        raise CheckpointError(f"{path}: asks for the rank {str(odd[0])[:50]}, its file has {found}; restore the file")
+
+
+def shapes_of(path: Path) -> Shapes:
+    """The shape of every tensor in a safetensors file, from its header."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; restore the file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)}); restore the file") from None

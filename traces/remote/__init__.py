@@ -1,0 +1,1 @@
+"""Where a session runs: this machine, or an NDIF deployment."""

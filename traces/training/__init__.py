@@ -1,0 +1,1 @@
+"""Training of the shipped checkpoints, and the word problems they are trained on."""
