@@ -54,7 +54,7 @@ def what_where(direction: str) -> str:
 
 def one_site(pooled: pd.DataFrame) -> str:
     """The noun of the kind of site that a chart is about; ValueError where there are several."""
-    kinds = list(pooled["site"].unique())
+    kinds = list(pooled["kind"].unique())
     if len(kinds) > 1:
         raise ValueError(f"the rows are of several kinds of site ({', '.join(kinds)}); draw one at a time")
     return NOUNS[kinds[0]]
@@ -62,7 +62,7 @@ def one_site(pooled: pd.DataFrame) -> str:
 
 def place_name(site: Mapping[Any, Any], with_kind: bool) -> str:
     """A site's short name: `layer 3`, `layers 0–3, step 2`, with its kind in front where there are several."""
-    words = [NOUNS[site["site"]]] if with_kind else []
+    words = [NOUNS[site["kind"]]] if with_kind else []
     for what in ("layer", "step"):
         first, last = site[what], site[f"{what}_last"]
         if not pd.isna(first):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 OTHER_RUN = {"denoising": "clean", "noising": "corrupted"}  # denoising writes clean values into the corrupted run
 SERIES = ("protocol", "direction", "source", "metric")
@@ -22,7 +22,7 @@ def has_unrelated(table: pd.DataFrame) -> bool:
 
 def places_have_unrelated(table: pd.DataFrame) -> bool:
     """The same of layers and steps alone: the whole thought has an unrelated donor in every run."""
-    return has_unrelated(table[~table["site"].isin(CUTS)])
+    return has_unrelated(table[~table["kind"].isin(SEGMENTS)])
 
 
 def known_split(table: pd.DataFrame, split: str | None) -> pd.DataFrame:
@@ -33,7 +33,9 @@ def known_split(table: pd.DataFrame, split: str | None) -> pd.DataFrame:
         raise ValueError(f"the table has no column {split!r} to split by; it has {', '.join(map(str, table))}")
     known = table[table[split].notna()]
     if known.empty:
-        raise ValueError(f"no pair has a {split}, so there is nothing to split by; make pairs with `codi pairs make`")
+        raise ValueError(
+            f"no pair has the field {split!r}, so there is nothing to split by; make pairs with `codi pairs make`"
+        )
     return known
 
 
@@ -44,7 +46,7 @@ def _offer(table: pd.DataFrame) -> str:
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
     """The rows in which no route is held, no edge cut, no thought stopped, and which are read at the answer."""
-    special = ("freeze", "cut", "n_latents", "read_step", "step_set")
+    special = ("freeze", "knockout", "n_latents", "read_step", "step_set")
     return table[table[list(special)].isna().all(axis=1)]
 
 
@@ -60,4 +62,4 @@ def layerwise(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the original experiment's sites: the residual stream of one layer at all latent steps."""
     rows = plain(table)
     one_layer = rows["layer"].notna() & (rows["layer"] == rows["layer_last"]).fillna(False)
-    return rows[(rows["site"] == "resid") & one_layer & rows["step"].isna()]
+    return rows[(rows["kind"] == "resid") & one_layer & rows["step"].isna()]

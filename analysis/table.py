@@ -11,7 +11,7 @@ from pandera.errors import SchemaErrors
 from codi_tracing.analysis.io.atomic import write_whole
 
 SITES = ("latent", "resid", "attn", "mlp", "head", "kv", "thought", "question", "bot")
-CUTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
+SEGMENTS = ("thought", "question", "bot")  # whole segments of the cache: they have no layer and no step
 DIRECTIONS = ("denoising", "noising")
 
 _NUMBER = pa.Column("Int64", pa.Check.ge(0, error="0 or above"), nullable=True)
@@ -21,13 +21,13 @@ SCHEMA = pa.DataFrameSchema(
     {
         "pair_id": _TEXT,
         "cluster_id": _TEXT,
-        "kind": pa.Column("str", nullable=True),  # how the pair's questions differ, where that is known
+        "edit": pa.Column("str", nullable=True),  # how the pair's questions differ, where that is known
         "protocol": _TEXT,
         "direction": pa.Column("str", pa.Check.isin(DIRECTIONS, error=" or ".join(DIRECTIONS))),
         "source": _TEXT,
         "source_pair": pa.Column("str", nullable=True),
         "draw": _NUMBER,
-        "site": pa.Column("str", pa.Check.isin(SITES, error=f"one of {', '.join(SITES)}")),
+        "kind": pa.Column("str", pa.Check.isin(SITES, error=f"one of {', '.join(SITES)}")),
         "layer": _NUMBER,
         "layer_last": _NUMBER,
         "step": _NUMBER,
@@ -35,7 +35,7 @@ SCHEMA = pa.DataFrameSchema(
         "step_set": pa.Column("str", nullable=True),  # steps that are no range, as 0+2+5
         "head": _NUMBER,
         "freeze": pa.Column("str", nullable=True),
-        "cut": pa.Column("str", nullable=True),  # attention edges knocked out, as answer-question
+        "knockout": pa.Column("str", nullable=True),  # attention edges knocked out, as answer-question
         "n_latents": _NUMBER,  # steps that the run thinks, where not as many as the model was trained with
         "read_step": _NUMBER,
         "metric": _TEXT,
@@ -49,7 +49,7 @@ SCHEMA = pa.DataFrameSchema(
 COLUMNS = tuple(SCHEMA.columns)
 KEYS = COLUMNS[:-3]
 SITE_KEYS = (
-    "site", "layer", "layer_last", "step", "step_last", "step_set", "head", "freeze", "cut", "n_latents", "read_step",
+    "kind", "layer", "layer_last", "step", "step_last", "step_set", "head", "freeze", "knockout", "n_latents", "read_step",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from .analysis.experiments.influence import influences as influences
 from .analysis.experiments.iterative import iteration_curve as iteration_curve
 from .analysis.experiments.iterative import iterations as iterations
 from .analysis.experiments.knockout import knockout_bars as knockout_bars
-from .analysis.experiments.knockout import knockouts as knockouts
+from .analysis.experiments.knockout import knockout_data as knockout_data
 from .analysis.experiments.matched import matched_chart as matched_chart
 from .analysis.experiments.matched import matched_sentence as matched_sentence
 from .analysis.experiments.matched import matched_shares as matched_shares

@@ -109,7 +109,7 @@ WANTED = {
 PATTERNS = {
     "host": 'a web address with http:// or https:// and no path, or "local"',
     "name": "letters, digits, '.', '_' and '-', the first a letter or a digit",
-    "cuts": "an attention edge: answer-question, answer-bot, answer-3, 4-1, or in one layer 4-1@2",
+    "knockouts": "an attention edge: answer-question, answer-bot, answer-3, 4-1, or in one layer 4-1@2",
 }
 
 
@@ -127,7 +127,7 @@ def _sentence(problem: ErrorDetails, kind: type[Record], instead: dict[str, Any]
     found = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
     template = WANTED.get(problem["type"])
     if problem["type"] == "string_pattern_mismatch":
-        template = PATTERNS.get(str(key), PATTERNS["cuts"])  # of a list's items, the key is their place
+        template = PATTERNS.get(str(key), PATTERNS["knockouts"])  # of a list's items, the key is their place
     wanted = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return f"{found} is {_shown(problem['input'])}, wanted {wanted}"
 

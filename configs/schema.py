@@ -64,7 +64,7 @@ Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Cut = Annotated[str, Field(pattern=r"^(answer|[0-9]+)-(question|bot|[0-9]+)(@[0-9]+)?$")]
+Knockout = Annotated[str, Field(pattern=r"^(answer|[0-9]+)-(question|bot|[0-9]+)(@[0-9]+)?$")]
 
 
 class Record(BaseModel):
@@ -119,25 +119,25 @@ class RunConfig(Record):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     experiment: Experiment = "sweep"
-    sites: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
+    grid: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
     sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_SOURCES
     draws: Count = 1
     freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
-    unheld: bool = False
-    cuts: Annotated[tuple[Cut, ...], AfterValidator(_each_once)] = ()
+    also_unfrozen: bool = False
+    knockouts: Annotated[tuple[Knockout, ...], AfterValidator(_each_once)] = ()
     protocol: Protocol = "latent_loop"
     beyond: CountFromZero = 2
     top: Count = 20
     matches: Count = 60
-    fresh: CountFromZero = 0
+    extra_problems: CountFromZero = 0
     directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
     max_new_tokens: Count = 12
     cells_per_forward: Count | None = None
     pairs_per_batch: Count | None = None
     memory: Positive = 8.0
-    merge: bool = True
+    merge_lora: bool = True
     low_ceiling: Share = 0.5
     reinitialised: bool = False
     max_failed: Share = 0.5
@@ -198,8 +198,11 @@ class RunConfig(Record):
         if self.remote is not None and self.remote.host != "local" and self.reinitialised:
             text = "'reinitialised' is true and 'remote' is set: a deployment has trained weights alone; remove one"
             raise PydanticCustomError("rule", text)
-        if self.unheld and not self.freeze:
-            raise PydanticCustomError("rule", "'unheld' is true and 'freeze' names no route; every run is unheld then")
+        if self.also_unfrozen and not self.freeze:
+            raise PydanticCustomError(
+                "rule",
+                "'also_unfrozen' is true and 'freeze' names no route: no run is frozen; remove also_unfrozen or give freeze",
+            )
         if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
             text = "'kinds' is {kinds} in the experiment '{name}', wanted one of {known}: it writes whole steps"
             known = ", ".join(kind for kind in ESTIMATED if kind != "head")

@@ -27,10 +27,8 @@ Metric = Literal[
     "edit_norm",
     "edit_cosine",
 ]
-Experiment = Literal[
-    "sweep", "early_stop", "influence", "iterative", "matched", "placeholder", "attribution", "shapley"
-]
-Protocol = Literal["latent_loop", "placeholder"]
+Experiment = Literal["sweep", "early_stop", "influence", "iterative", "matched", "original", "attribution", "shapley"]
+Protocol = Literal["latent_loop", "single_pass"]
 Grid = Literal["layerwise", "stepwise", "sitewise", "prefixes", "suffixes"]
 Kind = Literal["latent", "resid", "attn", "mlp", "head", "kv"]
 Source = Literal["other", "unrelated", "zero", "mean", "step_mean", "noise", "moments"]
@@ -42,19 +40,19 @@ ONE_KIND = ("influence", "iterative", "matched")
 DEFAULT_SOURCES: tuple[Source, ...] = ("other", "unrelated", "noise")
 # What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
 OF_A_SWEEP = (
-    "sites", "kinds", "sources", "freeze", "unheld", "metrics", "draws", "cuts", "protocol", "beyond", "top", "matches",
-    "fresh", "directions", "reinitialised",
+    "grid", "kinds", "sources", "freeze", "also_unfrozen", "metrics", "draws", "knockouts", "protocol", "beyond", "top", "matches",
+    "extra_problems", "directions", "reinitialised",
 )  # fmt: skip
 OPEN: dict[str, tuple[str, ...]] = {
     "sweep": (
-        "sites",
+        "grid",
         "kinds",
         "sources",
         "freeze",
-        "unheld",
+        "also_unfrozen",
         "metrics",
         "draws",
-        "cuts",
+        "knockouts",
         "protocol",
         "directions",
         "reinitialised",
@@ -62,8 +60,8 @@ OPEN: dict[str, tuple[str, ...]] = {
     "early_stop": ("draws", "beyond", "directions", "reinitialised"),
     "influence": ("kinds", "directions", "reinitialised"),
     "iterative": ("kinds", "directions", "reinitialised"),
-    "matched": ("kinds", "matches", "fresh"),
-    "placeholder": ("reinitialised",),
+    "matched": ("kinds", "matches", "extra_problems"),
+    "original": ("reinitialised",),
     "attribution": ("kinds", "top", "directions", "reinitialised"),
     "shapley": ("directions", "reinitialised"),
 }

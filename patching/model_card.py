@@ -16,13 +16,13 @@ from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.verdict import corners, verdict
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, prefixes, stepwise
 from codi_tracing.patching.interventions.sources import other, unrelated
 from codi_tracing.patching.pair_making.arithmetic import as_records, draw_pair
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair, pairs_from_records
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
@@ -37,10 +37,10 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     """Every figure of the card. `seed` must not be one that the checkpoint was trained on or its pairs drawn with."""
     asked = fresh(seed, problems)
     by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
-    ready, _ = prepare(model, fresh_pairs(model, pairs, seed + 1))
+    ready, _ = tokenize_pairs(model, fresh_pairs(model, pairs, seed + 1))
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
     steps, upto = stepwise(model), prefixes(model)
-    cells = [*grid([THOUGHT], [other, unrelated]), *grid([*layerwise(model), *steps, *upto[1:]], [other])]
+    cells = [*make_cells([THOUGHT], [other, unrelated]), *make_cells([*layerwise(model), *steps, *upto[1:]], [other])]
     table = sweep_cells(
         model, ready, cells, donors=donors, pairs_per_batch=16, metrics=METRICS
     )  # fmt: skip
@@ -75,11 +75,11 @@ def fresh_pairs(model: CodiModel, count: int, seed: int) -> list[Pair]:
     for pair_id in range(count):
         records += as_records(pair_id, *draw_pair(rng))
     pairs = pairs_from_records(records)
-    ready, _ = prepare(model, pairs)
+    ready, _ = tokenize_pairs(model, pairs)
     table = sweep_cells(
         model,
         ready,
-        grid([THOUGHT], [other], ["denoising"]),
+        make_cells([THOUGHT], [other], ["denoising"]),
         pairs_per_batch=32,
         metrics=["answer_is_clean", "answer_is_corrupted"],
     )
@@ -91,12 +91,12 @@ def fresh_pairs(model: CodiModel, count: int, seed: int) -> list[Pair]:
 def share(table: pd.DataFrame, metric: str, direction: str, source: str) -> float:
     """Share of pairs in which the exchanged thought gives that answer."""
     chosen = table[(table["metric"] == metric) & (table["direction"] == direction) & (table["source"] == source)]
-    return float(chosen.loc[chosen["site"] == "thought", "patched"].mean())
+    return float(chosen.loc[chosen["kind"] == "thought", "patched"].mean())
 
 
 def interchange_accuracy(table: pd.DataFrame, answers: dict[str, float]) -> float:
     """Share of unrelated donors whose whole thought makes the host give the donor's answer, over both hosts."""
-    said = table[(table["metric"] == "answer") & (table["source"] == "unrelated") & (table["site"] == "thought")]
+    said = table[(table["metric"] == "answer") & (table["source"] == "unrelated") & (table["kind"] == "thought")]
     return float((said["patched"] == said["source_pair"].map(answers)).mean())
 
 
@@ -110,12 +110,12 @@ def effect_of(
 ) -> float:
     """Pooled effect on the logit difference of writing the other run there."""
     chosen = table[
-        (table["metric"] == "logit_difference") & (table["site"] == site) & (table["direction"] == direction)
+        (table["metric"] == "logit_difference") & (table["kind"] == site) & (table["direction"] == direction)
     ]
     chosen = chosen[chosen["source"].isin(["clean", "corrupted"])]
     for column, wanted in (("step", step), ("step_last", step_last), ("layer", layer)):
         chosen = chosen[chosen[column].isna() if wanted is None else chosen[column] == wanted]
-    return float(pooled(effect(chosen), by=["site"])["effect"].iloc[0])
+    return float(pooled(effect(chosen), by=["kind"])["effect"].iloc[0])
 
 
 def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **options: int) -> Path:

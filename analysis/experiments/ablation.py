@@ -24,7 +24,7 @@ NAMES = {"step_mean": "mean of the step", "noise": "noise as long", "moments": "
          "unrelated": "unrelated run (resampled)"}  # fmt: skip
 PANEL = 260  # pixels, so that two stand side by side on a printed page
 OWN_KEY = {"denoising": "answer_is_corrupted", "noising": "answer_is_clean"}  # the host's
-KEYS = ["protocol", "site", "by", "place", "source"]
+KEYS = ["protocol", "kind", "by", "place", "source"]
 REPLACED_WHERE = {"step": "latent step replaced, all layers", "layer": "layer replaced, all steps"}
 
 
@@ -92,7 +92,7 @@ def ablation_curve(ablated: pd.DataFrame, flipped: pd.DataFrame | None = None) -
 def _replaced(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one step replaced at all layers, or of one layer at all steps, with `by` and `place`."""
     rows = table[table["source"].isin(list(REPLACED))]
-    rows = rows[rows[["freeze", "head", "cut", "n_latents", "step_set", "read_step"]].isna().all(axis=1)]
+    rows = rows[rows[["freeze", "head", "knockout", "n_latents", "step_set", "read_step"]].isna().all(axis=1)]
     step = rows["step"].notna() & (rows["step"] == rows["step_last"]) & rows["layer"].isna()
     layer = rows["layer"].notna() & (rows["layer"] == rows["layer_last"]) & rows["step"].isna()
     rows = rows.assign(by=step.map({True: "step", False: "layer"}), place=rows["step"].fillna(rows["layer"]))
@@ -112,7 +112,7 @@ def _panels(shares: pd.DataFrame, axis: str, written: dict[str, str]) -> list[An
     tips = ["written", "place", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("effect", "low", "high")), "n"]
     y = alt.Y("effect:Q", title=axis, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     panels = []
-    for (site, by), panel in shown.groupby(["site", "by"], sort=False):
+    for (site, by), panel in shown.groupby(["kind", "by"], sort=False):
         x = alt.X("place:O", title=REPLACED_WHERE[str(by)], axis=alt.Axis(labelAngle=0),
                   scale=alt.Scale(paddingInner=0.25))  # fmt: skip
         base = alt.Chart(panel).encode(x=x, xOffset=alt.XOffset("written:N", sort=list(written)), color=colour)

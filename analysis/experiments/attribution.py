@@ -22,7 +22,7 @@ from codi_tracing.analysis.rows import from_other_run
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
 ESTIMATE, EXACT = "logit_difference_estimate", "logit_difference"
-PLACE = ["protocol", "site", "layer", "step", "head"]
+PLACE = ["protocol", "kind", "layer", "step", "head"]
 COLOURS = {"resid": BLUE, "attn": ORANGE, "mlp": GREEN, "kv": "#CC79A7", "latent": "#222222", "head": "#E69F00"}
 CHOSEN = {"top": "top by estimate", "random": "drawn at random"}
 
@@ -105,14 +105,14 @@ def agreement(found: pd.DataFrame) -> Agreement:
 def attribution_scatter(found: pd.DataFrame) -> Any:
     """Exact effect by its estimate, from `attributions`: one point per verified place, and a line where they agree."""
     shown = found[found["exact"].notna()]
-    shown = shown.assign(place=_names(shown), kind=shown["site"].map(NOUNS), how=shown["chosen"].map(CHOSEN))
+    shown = shown.assign(place=_names(shown), noun=shown["kind"].map(NOUNS), how=shown["chosen"].map(CHOSEN))
     # An estimate may be a tenth of the effect: each axis has its own range, or the points were one upright line.
     wide, tall = (_range(shown, names) for names in (["estimate"], ["exact", "exact_low", "exact_high"]))
     axis = alt.Axis(tickCount=4)
     x = alt.X("estimate:Q", title="estimated effect (0 host, 1 donor)", axis=axis, scale=alt.Scale(domain=wide))
     y = alt.Y("exact:Q", title="exact effect (0 host, 1 donor)", axis=axis, scale=alt.Scale(domain=tall))
     equal = pd.DataFrame({"at": [max(wide[0], tall[0]), min(wide[1], tall[1])]})
-    colours = {NOUNS[site]: colour for site, colour in COLOURS.items() if site in set(shown["site"])}
+    colours = {NOUNS[site]: colour for site, colour in COLOURS.items() if site in set(shown["kind"])}
     shapes = alt.Scale(domain=list(CHOSEN.values()), range=["circle", "diamond"])
     base = alt.Chart(shown).encode(x=x, color=alt.Color("kind:N", title=None, scale=scale_of(colours), legend=below(2)))
     names = ("estimate", "estimate_low", "estimate_high", "exact", "exact_low", "exact_high")
@@ -147,12 +147,12 @@ def _range(shown: pd.DataFrame, names: list[str]) -> list[float]:
 
 def _single_places(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the pair's other run at one layer and one step (a latent has no layer), with nothing frozen or cut."""
-    rows = table[table["site"].isin(list(COLOURS)) & table["metric"].isin([ESTIMATE, EXACT]) & from_other_run(table)]
-    rows = rows[rows[["step_set", "freeze", "cut", "n_latents", "read_step"]].isna().all(axis=1)]
+    rows = table[table["kind"].isin(list(COLOURS)) & table["metric"].isin([ESTIMATE, EXACT]) & from_other_run(table)]
+    rows = rows[rows[["step_set", "freeze", "knockout", "n_latents", "read_step"]].isna().all(axis=1)]
     for what in ("layer", "step"):
         last = rows[f"{what}_last"]
         rows = rows[(last.isna() | (last == rows[what])).fillna(False).astype(bool)]
-    return rows[rows["step"].notna() & (rows["layer"].notna() | (rows["site"] == "latent"))]
+    return rows[rows["step"].notna() & (rows["layer"].notna() | (rows["kind"] == "latent"))]
 
 
 def _pooled_as(rows: pd.DataFrame, name: str) -> pd.DataFrame:

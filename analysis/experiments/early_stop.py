@@ -39,8 +39,8 @@ def early_stops(table: pd.DataFrame) -> pd.DataFrame:
         )
     resampled = _resampled(table)
     rows = pd.concat([stopped, resampled])
-    rows = rows[rows["cut"].isna() | (rows["cut"] == QUESTION_CUT)]
-    rows = rows.assign(sees_question=rows["cut"].isna())[rows["metric"] == rows["direction"].map(OWN_KEY)]
+    rows = rows[rows["knockout"].isna() | (rows["knockout"] == QUESTION_CUT)]
+    rows = rows.assign(sees_question=rows["knockout"].isna())[rows["metric"] == rows["direction"].map(OWN_KEY)]
     unpatched = rows["clean"].where(rows["direction"] == "noising", rows["corrupted"])
     rows = rows[unpatched == 1].dropna(subset="patched")
     if rows.empty:
@@ -58,14 +58,14 @@ def early_stops(table: pd.DataFrame) -> pd.DataFrame:
 
 def _stopped(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of runs that think some number of steps, written with their own thought."""
-    chosen = table[(table["site"] == "thought") & (table["source"] == "self") & table["n_latents"].notna()]
+    chosen = table[(table["kind"] == "thought") & (table["source"] == "self") & table["n_latents"].notna()]
     return chosen.assign(rest="stopped", kept=chosen["n_latents"])
 
 
 def _resampled(table: pd.DataFrame) -> pd.DataFrame:
     """The rows where the answer reads an unrelated run's steps, from one step to the last."""
     plain = table[["layer", "step_set", "head", "freeze", "n_latents", "read_step"]].isna().all(axis=1)
-    chosen = table[plain & (table["site"] == "kv") & (table["source"] == "unrelated") & table["step"].notna()]
+    chosen = table[plain & (table["kind"] == "kv") & (table["source"] == "unrelated") & table["step"].notna()]
     chosen = chosen[chosen["step_last"] == chosen["step_last"].max()]
     return chosen.assign(rest="resampled", kept=chosen["step"])
 

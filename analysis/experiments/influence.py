@@ -12,7 +12,7 @@ from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.labels import about_pooled, metric_noun, one_site, what_where
 from codi_tracing.analysis.rows import from_other_run
 from codi_tracing.analysis.statistics.effects import effect, pooled, specific
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 ROUTES = ("total", "direct")
 READINGS = {
@@ -28,8 +28,8 @@ def influences(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
     Direct holds the steps between the two at the host's values. Where a route was swept with unrelated donors, their
     effect is taken off (column `specific`).
     """
-    places = table[["layer", "head", "step_set", "cut", "n_latents"]].isna().all(axis=1)
-    written = places & ~table["site"].isin(CUTS) & (table["step"] == table["step_last"]).fillna(False)
+    places = table[["layer", "head", "step_set", "knockout", "n_latents"]].isna().all(axis=1)
+    written = places & ~table["kind"].isin(SEGMENTS) & (table["step"] == table["step_last"]).fillna(False)
     rows = table[written & (table["metric"] == metric) & (table["step"] < table["read_step"]).fillna(False)]
     routes = {"total": rows[rows["freeze"].isna()], "direct": rows[rows["freeze"] == "between"]}
     if not any(from_other_run(part).any() for part in routes.values()):
@@ -45,7 +45,7 @@ def influences(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
     missing = [pair not in known for pair in zip(neighbours["step"], neighbours["read_step"], strict=True)]
     if known:
         routes["direct"] = pd.concat([routes["direct"], neighbours[missing].assign(freeze="between")])
-    keys = ["protocol", "site", "direction", "metric", "step", "read_step"]
+    keys = ["protocol", "kind", "direction", "metric", "step", "read_step"]
     parts = []
     for route, part in routes.items():
         control = bool((part["source"] == "unrelated").any())

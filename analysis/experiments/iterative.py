@@ -20,7 +20,7 @@ from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, WIDTH, dress,
 from codi_tracing.analysis.labels import about_pooled, one_site
 from codi_tracing.analysis.rows import from_other_run
 from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 READS = {"answer": "logit difference at the answer", "next": "final state of step k + 1 (projection)"}
 SERIES = {  # what was written and whether R is frozen: the words of a line, and its dash
@@ -36,8 +36,8 @@ def iterations(table: pd.DataFrame) -> pd.DataFrame:
     `answer` is the logit difference; `next` is how far the state of step end + 1, which the run makes itself, lies
     from the host's towards the donor's. With `R frozen` the next latent is the host's, and only the cache carries.
     """
-    plain = table[["layer", "head", "step_set", "cut", "n_latents"]].isna().all(axis=1)
-    prefix = plain & ~table["site"].isin(CUTS) & (table["step"] == 0).fillna(False) & table["step_last"].notna()
+    plain = table[["layer", "head", "step_set", "knockout", "n_latents"]].isna().all(axis=1)
+    prefix = plain & ~table["kind"].isin(SEGMENTS) & (table["step"] == 0).fillna(False) & table["step_last"].notna()
     rows = table[prefix & (table["freeze"].isna() | (table["freeze"] == "R"))]
     answer = (rows["metric"] == "logit_difference") & rows["read_step"].isna()
     following = (rows["metric"] == "projection") & (rows["read_step"] == rows["step_last"] + 1).fillna(False)
@@ -53,7 +53,7 @@ def iterations(table: pd.DataFrame) -> pd.DataFrame:
             "the table has no rows that write steps 0 to k, for several k, read at the answer or at "
             "step k + 1; run configs/iterative.toml"
         )
-    return pooled(effect(rows), ["protocol", "site", "direction", "metric", "reads", "written", "route", "end"])
+    return pooled(effect(rows), ["protocol", "kind", "direction", "metric", "reads", "written", "route", "end"])
 
 
 def iteration_curve(found: pd.DataFrame) -> Any:

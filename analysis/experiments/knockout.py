@@ -18,12 +18,12 @@ from codi_tracing.analysis.statistics.effects import pooled
 ENDS = {"answer": "the answer", "question": "the question", "bot": "BoT", "eot": "EoT"}
 
 
-def knockouts(table: pd.DataFrame) -> pd.DataFrame:
+def knockout_data(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of otherwise unpatched runs by the edge that is cut, of runs that are right unpatched, with interval.
 
     `effect` is the share of runs, both hosts together, that give their key.
     """
-    rows = table[table["cut"].notna() & table["n_latents"].isna() & (table["source"] == "self")]
+    rows = table[table["knockout"].notna() & table["n_latents"].isna() & (table["source"] == "self")]
     rows = rows[rows["metric"] == rows["direction"].map(OWN_KEY)]
     rows = rows[rows["clean"].where(rows["direction"] == "noising", rows["corrupted"]) == 1]
     if rows.empty:
@@ -31,15 +31,15 @@ def knockouts(table: pd.DataFrame) -> pd.DataFrame:
             "the table has no answers of runs with a cut edge that are right unpatched; name cuts in a config, and the "
             "metrics answer_is_clean and answer_is_corrupted"
         )
-    shares = pooled(rows.assign(numerator=rows["patched"], denominator=1.0), ["protocol", "cut"])
-    order = {cut: place for place, cut in enumerate(dict.fromkeys(rows["cut"]))}
-    return shares.sort_values("cut", key=lambda cuts: cuts.map(order), ignore_index=True)
+    shares = pooled(rows.assign(numerator=rows["patched"], denominator=1.0), ["protocol", "knockout"])
+    order = {knockout: place for place, knockout in enumerate(dict.fromkeys(rows["knockout"]))}
+    return shares.sort_values("knockout", key=lambda knockouts: knockouts.map(order), ignore_index=True)
 
 
-def edge_name(cut: str) -> str:
+def edge_name(knockout: str) -> str:
     """`answer-question` in words: who no longer sees what, and where."""
     edges = []
-    for one in cut.split():
+    for one in knockout.split():
         edge, _, layer = one.partition("@")
         reader, _, read = edge.partition("-")
         reader, read = (f"step {end}" if end.isdigit() else ENDS.get(end, end) for end in (reader, read))
@@ -49,7 +49,7 @@ def edge_name(cut: str) -> str:
 
 def knockout_bars(found: pd.DataFrame) -> Any:
     """Accuracy by cut edge, from `knockouts`, in the order of the config."""
-    shown = found.assign(edge=found["cut"].map(edge_name))
+    shown = found.assign(edge=found["knockout"].map(edge_name))
     base = alt.Chart(shown).encode(y=alt.Y("edge:N", sort=list(shown["edge"]), title=None))
     share = alt.Scale(domain=[0, 1])
     x = alt.X("effect:Q", title="runs that give their own key", axis=alt.Axis(format="%"), scale=share)

@@ -15,7 +15,7 @@ from codi_tracing.analysis.figures.marks import below, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, dress, heading
 from codi_tracing.analysis.labels import about_pooled, one_site
 from codi_tracing.analysis.statistics.effects import pooled
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 KIND = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
 METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
@@ -44,7 +44,7 @@ def matched_shares(table: pd.DataFrame) -> pd.DataFrame:
     donors (`source`) are averaged. Shares lie between 0 and 1, their intervals (95 %) are over clusters.
     """
     runs = _with_base_rate(_runs(table))
-    keys = ["protocol", "site", "source", *CORNER, "written", "step"]
+    keys = ["protocol", "kind", "source", *CORNER, "written", "step"]
     given = runs.merge(pd.DataFrame({"answer": list(COLOURS)}), how="cross")
     given = given.assign(numerator=(given["given"] == given["answer"]).astype(float), denominator=1.0)
     shares = pooled(given, [*keys, "answer"])
@@ -111,16 +111,18 @@ def matched_sentence(shares: pd.DataFrame) -> str:
 
 def _runs(table: pd.DataFrame) -> pd.DataFrame:
     """One row per patched run of matched pairs: where it was written, the answer it `given`s, and the host's own."""
-    rows = table[~table["site"].isin(CUTS) & (table["direction"] == "denoising") & table["metric"].isin(list(METRICS))]
+    rows = table[
+        ~table["kind"].isin(SEGMENTS) & (table["direction"] == "denoising") & table["metric"].isin(list(METRICS))
+    ]
     rows = rows[rows["source"].isin(["clean", "unrelated"]) & rows["step"].notna()]
-    rows = rows[rows[["layer", "step_set", "head", "freeze", "cut", "n_latents", "read_step"]].isna().all(axis=1)]
-    rows = rows[rows["kind"].str.match(KIND).fillna(False).astype(bool)]
+    rows = rows[rows[["layer", "step_set", "head", "freeze", "knockout", "n_latents", "read_step"]].isna().all(axis=1)]
+    rows = rows[rows["edit"].str.match(KIND).fillna(False).astype(bool)]
     found = set(rows.loc[rows["source"] == "clean", "metric"])
     if missing := [metric for metric in METRICS if metric not in found]:
         raise ValueError(f"the table has no rows of matched pairs with metric {missing[0]}; run configs/matched.toml")
-    parts = rows["kind"].str.extract(KIND).astype({"intermediate": "int64"})
+    parts = rows["edit"].str.extract(KIND).astype({"intermediate": "int64"})
     rows = rows.assign(**{name: parts[name] for name in CORNER})
-    keys = ["protocol", "site", "source", "draw", *CORNER, "cluster_id", "pair_id", "step", "step_last"]
+    keys = ["protocol", "kind", "source", "draw", *CORNER, "cluster_id", "pair_id", "step", "step_last"]
     rows = rows.fillna({"draw": 0})  # a true donor has no draw, and would be lost from the index
     runs = rows.pivot(index=keys, columns="metric", values=["patched", "corrupted"])
     answers = pd.DataFrame({"given": _given(runs, "patched"), "before": _given(runs, "corrupted")}).reset_index()
@@ -146,7 +148,7 @@ def _merged(runs: pd.DataFrame, column: str) -> pd.Series:
 def _with_base_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs by what was written: step 0 is one step and a prefix; with nothing written each pair counts once."""
     one, prefix = runs[runs["step"] == runs["step_last"]], runs[runs["step"] == 0]
-    own = runs[runs["source"] == "clean"].drop_duplicates(["protocol", "site", *CORNER, "pair_id"])
+    own = runs[runs["source"] == "clean"].drop_duplicates(["protocol", "kind", *CORNER, "pair_id"])
     empty = pd.Series(pd.NA, index=own.index, dtype="Int64")
     parts: list[pd.DataFrame] = [
         prefix.assign(written="prefix", step=prefix["step_last"]),

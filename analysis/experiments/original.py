@@ -28,10 +28,10 @@ METRICS = {
     "logit_difference": (EFFECT, NUMBER),
     "logit_difference_at_eot": (EFFECT, EOT),
 }
-PROTOCOLS = {"latent_loop": "latent loop", "placeholder": "single pass over pads"}
+PROTOCOLS = {"latent_loop": "latent loop", "single_pass": "single pass over pads"}
 WRITTEN = ("other run", "unrelated run")
 PANEL = 270  # pixels, so that two stand side by side on a printed page
-SINGLE_PASS = PROTOCOLS["placeholder"]
+SINGLE_PASS = PROTOCOLS["single_pass"]
 
 
 def protocols(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,14 +44,14 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = layerwise(table)
     rows = rows[(rows["direction"] == "denoising") & rows["metric"].isin(list(METRICS))]
-    rows = rows[rows["protocol"].isin(list(PROTOCOLS)) & rows[["cut", "n_latents", "step_set"]].isna().all(axis=1)]
+    rows = rows[rows["protocol"].isin(list(PROTOCOLS)) & rows[["knockout", "n_latents", "step_set"]].isna().all(axis=1)]
     rows = rows[from_other_run(rows) | (rows["source"] == "unrelated")]
     for name in PROTOCOLS:
         for metric in ("kl_from_corrupted", "kl_from_corrupted_at_eot"):
             if not ((rows["protocol"] == name) & (rows["metric"] == metric)).any():
                 raise ValueError(
                     f"the table has no denoising rows of one layer's residual with protocol {name} and metric "
-                    f"{metric}; run configs/placeholder.toml"
+                    f"{metric}; run configs/original.toml"
                 )
     rows = effect(rows)
     is_kl = rows["metric"].str.startswith("kl")

@@ -86,9 +86,9 @@ def _worths(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFr
     """One row per game and pair: a column of numerators for each set of steps, and the pair's denominator."""
     rows = effect(table[(table["metric"] == metric) & (table["direction"] == direction)])
     rows = rows[
-        from_other_run(rows) & rows[["layer", "step", "head", "cut", "n_latents", "read_step"]].isna().all(axis=1)
+        from_other_run(rows) & rows[["layer", "step", "head", "knockout", "n_latents", "read_step"]].isna().all(axis=1)
     ]
-    played = (rows["site"] == "kv") & rows["step_set"].notna() & (rows["freeze"].isna() | (rows["freeze"] == "K_T"))
+    played = (rows["kind"] == "kv") & rows["step_set"].notna() & (rows["freeze"].isna() | (rows["freeze"] == "K_T"))
     sets = rows[played].assign(game=rows["freeze"].isna().map({True: "total", False: "answer only"}))
     if sets.empty:
         raise ValueError(
@@ -98,7 +98,7 @@ def _worths(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFr
     members = sets["step_set"].map(lambda words: [int(step) for step in words.split("+")])
     steps = max(map(max, members)) + 1
     sets = sets.assign(written=members.map(lambda chosen: sum(1 << step for step in set(chosen))))
-    whole = rows[(rows["site"] == "thought") & rows["freeze"].isna() & rows["step_set"].isna()]
+    whole = rows[(rows["kind"] == "thought") & rows["freeze"].isna() & rows["step_set"].isna()]
     pairs = sets[PAIR].drop_duplicates()
     # The full set is the whole thought, in both games: no step is later than it, and the answer reads all of it.
     full = whole.merge(pairs, on=[name for name in PAIR if name != "game"]).assign(written=2**steps - 1)

@@ -18,7 +18,7 @@ from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.effects import specific as specific_effect
 from codi_tracing.analysis.statistics.inference import ratio_differences, step_down
 from codi_tracing.analysis.statistics.sites import ALPHA
-from codi_tracing.analysis.table import CUTS, SITE_KEYS, read_table
+from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS, read_table
 
 PLACE = ("direction", *SITE_KEYS)
 SUMS = ["numerator", "denominator"]
@@ -71,7 +71,7 @@ def compare(
         low=[float(low[0]) for low, _ in intervals],
         high=[float(high[0]) for _, high in intervals],
         p_fwer=_p_if_swapped(per_cluster, draws, seed),
-        specific=specific & ~found["site"].isin(CUTS),
+        specific=specific & ~found["kind"].isin(SEGMENTS),
         metric=metric,
         protocol_first=tables[0]["protocol"].iloc[0],
         protocol_second=tables[1]["protocol"].iloc[0],
@@ -109,11 +109,11 @@ def compare_runs(first: Path, second: Path, metric: str = "logit_difference") ->
 
 def _effects(table: pd.DataFrame, specific: bool) -> pd.DataFrame:
     """Each pair's numerator and denominator at each place: specific but of whole cuts; draws are averaged."""
-    cuts = table["site"].isin(CUTS)
+    segments = table["kind"].isin(SEGMENTS)
     own = effect(table[from_other_run(table)])
     if specific:
-        places = specific_effect(table[~cuts])
-        own = pd.concat([places, own[own["site"].isin(CUTS)]])
+        places = specific_effect(table[~segments])
+        own = pd.concat([places, own[own["kind"].isin(SEGMENTS)]])
     rows = own.dropna(subset=SUMS)
     return rows.groupby([*PLACE, "pair_id", "cluster_id"], dropna=False)[SUMS].mean().reset_index()
 
@@ -138,11 +138,11 @@ def comparison_chart(compared: pd.DataFrame, names: tuple[str, str] = ("first", 
 
     Equal effects lie on the dashed diagonal; places that differ, family-wise, are filled.
     """
-    kinds = compared["site"].unique()
+    kinds = compared["kind"].unique()
     order = [kind for kind in NOUNS if kind in kinds]
     rows = compared.assign(
         place=[place_name(row, len(kinds) > 1) for row in compared.to_dict("records")],
-        kind=compared["site"].map(NOUNS),
+        noun=compared["kind"].map(NOUNS),
         differs=np.where(compared["p_fwer"] <= ALPHA, "yes", "no"),
     )
     ends = rows[[f"{name}{side}" for name in ("", "low_", "high_") for side in SIDES]].to_numpy(float)

@@ -14,7 +14,7 @@ from codi_tracing.analysis.labels import NOUNS, about_pooled, metric_noun, place
 from codi_tracing.analysis.rows import SERIES, has_unrelated, main_protocol
 from codi_tracing.analysis.statistics.effects import by_site, specific_or_plain
 from codi_tracing.analysis.statistics.inference import CONFIDENCE, RESAMPLES, resample_counts
-from codi_tracing.analysis.table import CUTS, SITE_KEYS
+from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS
 
 TIE = 3  # decimals: effects that agree to 0.001 are tied
 
@@ -95,7 +95,7 @@ def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *
 
 def directions_chart(both: pd.DataFrame) -> Any:
     """Each site's two effects against each other, from `both_directions`; equal ones lie on the dashed diagonal."""
-    names = [place_name(row, both["site"].nunique() > 1) for row in both.to_dict("records")]
+    names = [place_name(row, both["kind"].nunique() > 1) for row in both.to_dict("records")]
     ends = [f"{name}_{side}" for name in ("low", "high", "effect") for side in ("denoising", "noising")]
     values = both[ends].to_numpy(float)
     if not np.isfinite(values).any():
@@ -116,7 +116,7 @@ def directions_chart(both: pd.DataFrame) -> Any:
     along = base.mark_rule(opacity=0.3).encode(x=x, y="low_noising:Q", y2="high_noising:Q")
     ends_of_it = alt.Chart(pd.DataFrame({"both": [low, high]})).encode(x="both:Q", y="both:Q")
     equal = ends_of_it.mark_line(color=GREY, strokeDash=[3, 3], strokeWidth=1)
-    kinds = " and ".join(NOUNS[kind] for kind in both["site"].unique())
+    kinds = " and ".join(NOUNS[kind] for kind in both["kind"].unique())
     return dress(
         (points + across + along + equal).properties(width=WIDTH - 60, height=WIDTH - 60),
         heading(
@@ -132,8 +132,8 @@ def directions_chart(both: pd.DataFrame) -> Any:
 def _places(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of layers and steps that are read at the answer, no edge cut."""
     rows = main_protocol(table)
-    rows = rows[rows[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
-    rows = rows[(rows["metric"] == metric) & ~rows["site"].isin(CUTS)]
+    rows = rows[rows[["read_step", "knockout", "n_latents"]].isna().all(axis=1)]
+    rows = rows[(rows["metric"] == metric) & ~rows["kind"].isin(SEGMENTS)]
     if rows.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r}")
     return rows

@@ -13,7 +13,7 @@ from codi_tracing.analysis.labels import NOUNS, about_pooled, metric_noun, what_
 from codi_tracing.analysis.rows import from_other_run, main_protocol, places_have_unrelated, plain
 from codi_tracing.analysis.statistics.effects import by_site, effect
 from codi_tracing.analysis.statistics.sites import ALPHA, site_statistics
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 NOTHING = 2e-5  # "changes nothing" of a logit difference, in single precision: 1e-5 of each of its two logits
 MARK = "×"
@@ -28,12 +28,14 @@ def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Da
     own thought does that is written into it.
     """
     rows = main_protocol(table)
-    rows = rows[rows[["cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1) & (rows["metric"] == metric)]
+    rows = rows[
+        rows[["knockout", "n_latents", "read_step", "step_set"]].isna().all(axis=1) & (rows["metric"] == metric)
+    ]
     if rows.empty:
         raise ValueError(f"the table has no rows of metric {metric!r}; sweep it too")
     own = effect(rows[rows["source"] == "self"])["numerator"].abs().max()
     parts = [site_statistics(rows, metric, direction) for direction in rows["direction"].unique()]
-    whole = plain(rows[(rows["site"] == "thought") & from_other_run(rows)])
+    whole = plain(rows[(rows["kind"] == "thought") & from_other_run(rows)])
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)
     return sites.assign(
@@ -48,7 +50,7 @@ def heatmap(sites: pd.DataFrame, specific: bool | None = None) -> Any:
     there is a cross: so it must be at the last layer's output of the last step, which is never fed back. `specific`
     says in the heading that effects are those beyond an unrelated donor's; left out, the column of that name says it.
     """
-    places = sites[~sites["site"].isin(CUTS)]
+    places = sites[~sites["kind"].isin(SEGMENTS)]
     if places.empty:
         raise ValueError(
             "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
@@ -66,15 +68,15 @@ def heatmap(sites: pd.DataFrame, specific: bool | None = None) -> Any:
         shown=places["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
     )
     reach = max(float(places["effect"].abs().max()), 0.05)  # so that rounding has no colour
-    apart = ["kind"] if "kind" in places else []
-    groups: list[tuple[Any, pd.DataFrame]] = list(places.groupby(["site", "written", "held", *apart, "direction"]))
+    apart = ["edit"] if "edit" in places else []
+    groups: list[tuple[Any, pd.DataFrame]] = list(places.groupby(["kind", "written", "held", *apart, "direction"]))
     groups.sort(key=lambda group: (list(NOUNS).index(group[0][0]), group[0][2].startswith("held"), group[0][1:]))
     panels = [_panel(panel, key, reach) for key, panel in groups]
     across = places["direction"].nunique()
     chart = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=across if across > 1 else 3)
     directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
-    kinds = ", ".join(NOUNS[kind] for kind in places["site"].unique())
-    top = "; ".join(f"{row.direction} {row.effect:z.2f}" for row in sites[sites["site"] == "thought"].itertuples())
+    kinds = ", ".join(NOUNS[kind] for kind in places["kind"].unique())
+    top = "; ".join(f"{row.direction} {row.effect:z.2f}" for row in sites[sites["kind"] == "thought"].itertuples())
     held = ", ".join(places["freeze"].dropna().unique())
     faint = "Faint: not told apart from an unrelated donor (p > 0.05, family-wise over each direction)"
     untested = "No unrelated donor was swept, so nothing is tested" if "p_fwer" in places else ""

@@ -41,7 +41,7 @@ def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: 
     layers = layers[from_other_run(layers) | layers["source"].isin(["unrelated", "noise"])]
     if layers.empty:
         raise ValueError(f"the table has no rows of one layer's residual with metric {metric!r}; sweep them too")
-    top = rows[(rows["site"] == "thought") & from_other_run(rows)]
+    top = rows[(rows["kind"] == "thought") & from_other_run(rows)]
     curve, flat = pooled(layers, [*SERIES, *apart, "layer"]), pooled(top, [*SERIES, *apart])
     spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
     written = curve["source"].map({"unrelated": WRITTEN[1], "noise": WRITTEN[3]}).fillna(WRITTEN[0])
@@ -58,8 +58,8 @@ def layer_curve(effects: pd.DataFrame) -> Any:
     Where the effects were split by kind there is one panel for each.
     """
     panels = [layer_panel(effects)]
-    if "kind" in effects:
-        apart = effects.groupby("kind", sort=True)
+    if "edit" in effects:
+        apart = effects.groupby("edit", sort=True)
         panels = [
             layer_panel(part).properties(title=f"{str(kind).replace('_', ' ')} (n = {part['n'].max()})")
             for kind, part in apart

@@ -98,7 +98,7 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: float =
     """
     tested = bool(ranked["specific"].all())
     shown = ranked.head(top)
-    several = shown["site"].nunique() > 1
+    several = shown["kind"].nunique() > 1
     names = [place_name(row, several) for row in shown.to_dict("records")]
     shown = shown.assign(place=names, verdict=np.where(shown["critical"], "critical", "not critical"))
     y = alt.Y("place:N", sort=names, title=None)
@@ -124,7 +124,7 @@ def critical_layers(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: float =
     words = f"Critical {places}, by specific effect" if any_critical else "Specific effects, the largest first"
     words = words if tested else "Effects, the largest first (no unrelated donor was swept, so no p-values)"
     why = f"ceiling {limit:z.2f}" + (", which is low: no layer may be called critical" if limit < low_ceiling else "")
-    kinds = " and ".join(NOUNS[kind] for kind in ranked["site"].unique())
+    kinds = " and ".join(NOUNS[kind] for kind in ranked["kind"].unique())
     steps = " at all latent steps" if ranked["step"].isna().all() else ""
     return dress(
         (bars + zero + whiskers).properties(width=WIDTH - 60, height=24 * len(shown)),

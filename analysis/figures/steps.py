@@ -18,12 +18,12 @@ from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, GREY, WIDTH, 
 from codi_tracing.analysis.labels import BOTH_WAYS, NOUNS, about_pooled, metric_noun
 from codi_tracing.analysis.rows import from_other_run
 from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 WINDOWS = {"one step": "step k alone", "prefix": "steps 0 to k", "suffix": "steps k to the last"}
 OTHER, UNRELATED, UNTRAINED = "other run", "unrelated donor", "other run, re-initialised model"
 DASHES = {OTHER: [1, 0], UNRELATED: [4, 2], UNTRAINED: [8, 2, 1, 2]}
-KEYS = ["protocol", "direction", "metric", "site", "held", "donor", "window", "step"]
+KEYS = ["protocol", "direction", "metric", "kind", "held", "donor", "window", "step"]
 
 
 def step_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
@@ -33,9 +33,9 @@ def step_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Da
     prefix or a suffix is a row of each. `ceiling` is the whole thought's effect, NaN where it was not swept.
     """
     rows = effect(table[table["metric"] == metric])
-    rows = rows[rows[["head", "cut", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]
-    whole = pooled(rows[(rows["site"] == "thought") & from_other_run(rows)], ["protocol", "direction"])
-    rows = rows[~rows["site"].isin(CUTS) & rows["layer"].isna() & rows["step"].notna()]
+    rows = rows[rows[["head", "knockout", "n_latents", "read_step", "step_set"]].isna().all(axis=1)]
+    whole = pooled(rows[(rows["kind"] == "thought") & from_other_run(rows)], ["protocol", "direction"])
+    rows = rows[~rows["kind"].isin(SEGMENTS) & rows["layer"].isna() & rows["step"].notna()]
     if rows.empty:
         raise ValueError("the table has no rows of whole steps; run configs/stepwise.toml")
     rows = rows[from_other_run(rows) | (rows["source"] == "unrelated")]
@@ -67,7 +67,7 @@ def step_curve(effects: pd.DataFrame) -> Any:
         raise ValueError("no step has an effect, so there is nothing to draw")
     scale = alt.Scale(domain=[min(float(np.nanmin(ends)), 0.0), float(np.nanmax(ends))], nice=True)
     rows = []
-    sides = effects.assign(order=effects["held"] != "none").groupby(["order", "site", "held"])
+    sides = effects.assign(order=effects["held"] != "none").groupby(["order", "kind", "held"])
     for (_, site, held), part in sides:
         words = NOUNS[str(site)] + ("" if held == "none" else f", {held} held")
         panels = [_panel(part[part["window"] == name], f"{words}: {WINDOWS[name]}", scale) for name in windows]

@@ -36,7 +36,7 @@ def lens_grid(says: pd.DataFrame, values: pd.DataFrame, questions: pd.DataFrame,
     cells["text"] = cells["token"].map(shown)
     legend = alt.Legend(format="%", values=[0, 0.5, 1], gradientLength=80)
     colour = alt.Color("probability:Q", scale=SHARES, legend=legend)
-    base = grid(cells)
+    base = make_cells(cells)
     tooltip = ["at", "in", alt.Tooltip("tops:N", title="likeliest"), alt.Tooltip("entropy:Q", format=".2f")]
     rects = base.mark_rect().encode(color=colour, tooltip=tooltip)
     frames = base.transform_filter("isValid(datum.mark)").mark_rect(filled=False, strokeWidth=2.5)
@@ -133,7 +133,7 @@ def entropy_heatmap(found: pd.DataFrame) -> Any:
 def place_panel(found: pd.DataFrame, value: str, form: str, scale: alt.Scale) -> Any:
     """A number for every layer and step, written into its cell."""
     cells = named(found)
-    base, most = grid(cells), scale.to_dict()["domain"][1]
+    base, most = make_cells(cells), scale.to_dict()["domain"][1]
     exact = ".1%" if form.endswith("%") else ".2f"
     tooltip: list[Any] = ["at", "in", *(alt.Tooltip(f"{name}:Q", format=exact) for name in (value, "low", "high"))]
     tooltip += [alt.Tooltip("median_rank:Q", format=".0f", title="median rank")] if "median_rank" in found else []
@@ -151,7 +151,7 @@ def small(title: str) -> alt.TitleParams:
     return alt.TitleParams(text=title, fontSize=11)
 
 
-def grid(cells: pd.DataFrame) -> alt.Chart:
+def make_cells(cells: pd.DataFrame) -> alt.Chart:
     """Layers upwards, BoT and the steps from left to right."""
     return alt.Chart(cells).encode(
         x=alt.X("at:N", sort=step_names(cells), title="latent step", axis=alt.Axis(labelAngle=0)),

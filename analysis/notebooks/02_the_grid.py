@@ -68,7 +68,7 @@ for name, table in tables.items():
     runs = table[table["metric"] == "logit_difference"]
     print(f"{name}: {len(table)} rows, {len(runs)} patched runs of {runs['pair_id'].nunique()} pairs")
 
-columns = ["pair_id", "direction", "source", "site", "layer", "step", "metric", "patched", "clean", "corrupted"]
+columns = ["pair_id", "direction", "source", "kind", "layer", "step", "metric", "patched", "clean", "corrupted"]
 shown = tables["thought"].query("pair_id == '5' and source == 'clean' and metric == 'logit_difference' and layer == 3")
 shown[columns].round(2)
 
@@ -124,7 +124,7 @@ shares.round(2) + 0.0  # no minus in front of 0
 
 # %%
 exchanged = [
-    table[(table["site"] == "thought") & (table["source"] != "self") & (table["metric"] == "logit_difference")]
+    table[(table["kind"] == "thought") & (table["source"] != "self") & (table["metric"] == "logit_difference")]
     for table in tables.values()
 ]
 whole = pd.concat([effect(rows).assign(model=name) for name, rows in zip(tables, exchanged, strict=True)])

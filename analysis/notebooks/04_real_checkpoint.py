@@ -56,7 +56,7 @@ from codi_tracing.patching.pair_making.gsm8k import make_pairs
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs, pairs_from_records
 from codi_tracing.patching.pairs.selection import both_correct
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.pairs.validity import split_usable
 from codi_tracing.patching.pairs.verdicts import judge
 from codi_tracing.traces.convert.convert import convert
@@ -248,7 +248,7 @@ if published is None or not GSM8K.is_file():
     ready = []
 else:
     made, funnel = make_pairs(read_problems(GSM8K))
-    ready, unfit = prepare(published, pairs_from_records(made)[: 5 * PATCHED])
+    ready, unfit = tokenize_pairs(published, pairs_from_records(made)[: 5 * PATCHED])
     ready, wrong = both_correct(published, ready, 32)
     print(f"{funnel.pairs} pairs made; of the first {5 * PATCHED}, {len(unfit)} unfit, {len(wrong)} not answered")
 

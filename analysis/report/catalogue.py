@@ -12,7 +12,7 @@ from codi_tracing.analysis.experiments.attribution import agreement, attribution
 from codi_tracing.analysis.experiments.early_stop import early_stop_curve, early_stops
 from codi_tracing.analysis.experiments.influence import influence_matrix, influences
 from codi_tracing.analysis.experiments.iterative import iteration_curve, iterations
-from codi_tracing.analysis.experiments.knockout import knockout_bars, knockouts
+from codi_tracing.analysis.experiments.knockout import knockout_bars, knockout_data
 from codi_tracing.analysis.experiments.matched import matched_chart, matched_sentence, matched_shares
 from codi_tracing.analysis.experiments.original import protocol_curve, protocol_sentence, protocols
 from codi_tracing.analysis.experiments.shapley import shapley_bars, shapley_interactions, shapley_values
@@ -26,7 +26,7 @@ from codi_tracing.analysis.figures.steps import step_curve, step_effects
 from codi_tracing.analysis.rows import layerwise, main_protocol
 from codi_tracing.analysis.statistics.sites import critical
 from codi_tracing.analysis.statistics.verdict import corners
-from codi_tracing.analysis.table import CUTS
+from codi_tracing.analysis.table import SEGMENTS
 
 Table = pd.DataFrame
 
@@ -56,7 +56,7 @@ def has_layers(name: str, table: Table) -> bool:
 
 
 def has_kinds(name: str, table: Table) -> bool:
-    return has_layers(name, table) and table["kind"].nunique() > 1
+    return has_layers(name, table) and table["edit"].nunique() > 1
 
 
 def has_steps(name: str, table: Table) -> bool:
@@ -66,7 +66,7 @@ def has_steps(name: str, table: Table) -> bool:
 
 def has_places(name: str, table: Table) -> bool:
     """Whether a sweep wrote anything but whole segments."""
-    return name == "sweep" and bool((~table["site"].isin(CUTS)).any())
+    return name == "sweep" and bool((~table["kind"].isin(SEGMENTS)).any())
 
 
 def has_whole_steps(name: str, table: Table) -> bool:
@@ -77,7 +77,7 @@ def has_whole_steps(name: str, table: Table) -> bool:
 def has_both(name: str, table: Table) -> bool:
     """Whether several layers or steps were written in both directions."""
     places = table[table["layer"].notna() | table["step"].notna()]
-    several = len(places[["site", "layer", "step", "head"]].drop_duplicates()) > 2
+    several = len(places[["kind", "layer", "step", "head"]].drop_duplicates()) > 2
     return name == "sweep" and several and places["direction"].nunique() > 1
 
 
@@ -86,9 +86,9 @@ def has_replaced(name: str, table: Table) -> bool:
     return name == "sweep" and bool(table["source"].isin(["zero", "mean", "step_mean", "moments"]).any())
 
 
-def has_cuts(name: str, table: Table) -> bool:
+def has_knockouts(name: str, table: Table) -> bool:
     """Whether attention edges were knocked out."""
-    return name == "sweep" and bool(table["cut"].notna().any())
+    return name == "sweep" and bool(table["knockout"].notna().any())
 
 
 def first_direction(table: Table) -> str:
@@ -112,10 +112,10 @@ FIGURES: dict[str, Figure] = {
         of("matched"),
         lambda table: matched_sentence(matched_shares(table)),
     ),
-    "placeholder": Figure(
+    "original": Figure(
         "The single pass beside the loop",
         lambda table, _: protocol_curve(protocols(table)),
-        of("placeholder"),
+        of("original"),
         lambda table: protocol_sentence(protocols(table)),
         beside=True,
     ),
@@ -139,7 +139,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "layer_curve_by_kind": Figure(
         "By kind of edit",
-        lambda table, _: layer_curve(layer_effects(table, split="kind")),
+        lambda table, _: layer_curve(layer_effects(table, split="edit")),
         has_kinds,
         beside=True,
     ),
@@ -163,7 +163,7 @@ FIGURES: dict[str, Figure] = {
         lambda table, _: ablation_curve(ablations(table), flips(table)),
         has_replaced,
     ),
-    "knockout": Figure("Edges cut", lambda table, _: knockout_bars(knockouts(table)), has_cuts),
+    "knockout": Figure("Edges cut", lambda table, _: knockout_bars(knockout_data(table)), has_knockouts),
     "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
     "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),
     "all_pairs_by_layer": Figure(ORIGINAL, lambda table, _: pairs_by_layer(table), has_layers),

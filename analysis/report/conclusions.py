@@ -15,7 +15,7 @@ from codi_tracing.analysis.report.catalogue import fitting
 from codi_tracing.analysis.rows import places_have_unrelated
 from codi_tracing.analysis.statistics.sites import ALPHA, critical, rank_differences, winner
 from codi_tracing.analysis.statistics.verdict import LOW_CEILING, corners, verdict
-from codi_tracing.analysis.table import CUTS, read_table
+from codi_tracing.analysis.table import SEGMENTS, read_table
 
 Rows = list[list[str]]
 
@@ -60,8 +60,8 @@ def comparison(first: Path, second: Path, metric: str = "logit_difference") -> I
         f"5 % (n = {compared['n'].max()} pairs that both have, {compared['clusters'].max()} clusters). The most:"
     )
     rows = [["direction", "site", names[0], names[1], "difference", "95 % interval", "p, family-wise", ""]]
-    largest = compared.assign(cut=compared["site"].isin(CUTS), size=compared["difference"].abs())
-    largest = largest.sort_values(["cut", "size"], ascending=False, kind="stable")  # whole cuts first
+    largest = compared.assign(segment=compared["kind"].isin(SEGMENTS), size=compared["difference"].abs())
+    largest = largest.sort_values(["segment", "size"], ascending=False, kind="stable")  # whole cuts first
     for row in largest.head(10).to_dict("records"):
         values = (f"{row[name]:z.2f}" for name in ("first", "second", "difference"))
         interval, word = f"[{row['low']:z.2f}, {row['high']:z.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""

@@ -24,11 +24,11 @@ from codi_tracing.analysis.labels import NOUNS, what_where
 from codi_tracing.analysis.rows import from_other_run, has_unrelated, main_protocol
 from codi_tracing.analysis.statistics.effects import pooled, specific_or_plain
 from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.table import CUTS, SITE_KEYS
+from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS
 
 METRIC = "logit_difference"
 MOST_VALUES = 800_000  # of 4 bytes, of which the page takes 5.3: with Vega and the pairs' texts, under 10 MB
-ELSEWHERE = ("cut", "n_latents", "read_step")  # rows that have these are of another experiment than one of places
+ELSEWHERE = ("knockout", "n_latents", "read_step")  # rows that have these are of another experiment than one of places
 PLACE = ["direction", *SITE_KEYS]
 
 
@@ -48,13 +48,13 @@ def explorer(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]], low_cei
     if written.empty:
         return None
     places = written[PLACE].drop_duplicates(ignore_index=True)
-    panels = places[["site", "freeze"]].drop_duplicates(ignore_index=True)
+    panels = places[["kind", "freeze"]].drop_duplicates(ignore_index=True)
     room = MOST_VALUES // (2 * len(ids))  # the other run's and the unrelated donor's
-    sizes = places.groupby(["site", "freeze"], dropna=False, sort=False).size().sort_values(kind="stable")
-    kept = sizes[sizes.cumsum() <= room].reset_index()[["site", "freeze"]]
+    sizes = places.groupby(["kind", "freeze"], dropna=False, sort=False).size().sort_values(kind="stable")
+    kept = sizes[sizes.cumsum() <= room].reset_index()[["kind", "freeze"]]
     left_out = [panel_name(row) for row in panels.merge(kept, how="left", indicator=True).to_dict("records")
                 if row["_merge"] == "left_only"]  # fmt: skip
-    places = places.merge(kept, on=["site", "freeze"])
+    places = places.merge(kept, on=["kind", "freeze"])
     answers, decoded = dictionary(at_places(rows[(rows["metric"] == "answer") & from_other_run(rows)], places, ids))
     return {
         "pairs": [pair_of(pair, read, rows) for pair in known],
@@ -102,7 +102,7 @@ def pair_of(pair: Mapping[str, Any], read: pd.DataFrame, rows: pd.DataFrame) -> 
         }
         for side in ("clean", "corrupted")
     }
-    return {"id": pair_id, "kind": None if pd.isna(own["kind"]) else str(own["kind"]), **sides}
+    return {"id": pair_id, "edit": None if pd.isna(own["edit"]) else str(own["edit"]), **sides}
 
 
 def number(value: float) -> float | None:
@@ -113,10 +113,12 @@ def number(value: float) -> float | None:
 def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> list[dict[str, Any]]:
     """Each place with its labels and its pooled effect: specific where an unrelated donor was swept."""
     found = [tested(table, direction, low_ceiling) for direction in places["direction"].unique()]
-    cuts = main_protocol(table)
-    cuts = cuts[(cuts["metric"] == METRIC) & cuts["site"].isin(CUTS) & cuts[list(ELSEWHERE)].isna().all(axis=1)]
-    if not cuts.empty:
-        found.append(pooled_places(cuts))
+    segments = main_protocol(table)
+    segments = segments[
+        (segments["metric"] == METRIC) & segments["kind"].isin(SEGMENTS) & segments[list(ELSEWHERE)].isna().all(axis=1)
+    ]
+    if not segments.empty:
+        found.append(pooled_places(segments))
     effects = pd.concat([part for part in found if len(part)], ignore_index=True)
     if "p_fwer" not in effects:
         effects = effects.assign(p_fwer=np.nan, critical=False)
@@ -139,7 +141,7 @@ def places_of(places: pd.DataFrame, table: pd.DataFrame, low_ceiling: float) -> 
 def tested(table: pd.DataFrame, direction: str, low_ceiling: float) -> pd.DataFrame:
     """The pooled effects of one direction with their family-wise p; without p where there is no ceiling to test by."""
     rows = main_protocol(table)
-    rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["site"].isin(CUTS)]
+    rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["kind"].isin(SEGMENTS)]
     rows = rows.dropna(subset=["patched", "clean", "corrupted"])
     if not from_other_run(rows).any():
         return pd.DataFrame()
@@ -156,7 +158,7 @@ def pooled_places(rows: pd.DataFrame) -> pd.DataFrame:
 
 def panel_name(place: Mapping[Any, Any]) -> str:
     """A kind of site, and what is held while it is written."""
-    noun = NOUNS[place["site"]]
+    noun = NOUNS[place["kind"]]
     return noun if pd.isna(place["freeze"]) else f"{noun}, {place['freeze']} held"
 
 
@@ -272,7 +274,7 @@ def explorer_section(found: Mapping[str, Any]) -> str:
         f'<th><button type="button" data-sort="{name}">{label}</button></th>'
         for name, label in (
             ("pair", "pair"),
-            *([("kind", "kind")] if any(pair["kind"] for pair in found["pairs"]) else []),
+            *([("edit", "edit")] if any(pair["edit"] for pair in found["pairs"]) else []),
             ("question", "clean question"),
             ("clean", "clean key"),
             ("corrupted", "corrupted key"),

@@ -63,7 +63,7 @@ EXPERIMENTS = {
     "iterative": "Steps were exchanged cumulatively, from the first step on, and every following step measured.",
     "matched": "Pairs were matched by whether an intermediate of their chains, and their answers, are the same; steps "
     "of the donor's thought were written into the host, one at a time and cumulatively.",
-    "placeholder": "The latent loop was compared with the original experiment's procedure, in which pad tokens stand "
+    "original": "The latent loop was compared with the original experiment's procedure, in which pad tokens stand "
     "where the thought should be.",
     "attribution": "The effects of all places were estimated from gradients, the largest and random ones then patched.",
     "shapley": "Every subset of the latent steps was exchanged, so that each step's Shapley value is exact.",
@@ -142,22 +142,22 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     model, config = manifest.get("model") or {}, manifest.get("config") or {}
     size = f"{model.get('n_layers', 'unknown')} layers, {model.get('n_latents', 'unknown')} latent steps"
     experiment = EXPERIMENTS.get(manifest.get("experiment") or "sweep", "")
-    sites = ", ".join(NOUNS[site] for site in SITES if (table["site"] == site).any())
+    sites = ", ".join(NOUNS[site] for site in SITES if (table["kind"] == site).any())
     sources = ", ".join(SOURCES.get(source, source) for source in SOURCES if (table["source"] == source).any())
     into = {"denoising": "the corrupted run (denoising)", "noising": "the clean run (noising)"}
     hosts = " and ".join(text for direction, text in into.items() if (table["direction"] == direction).any())
     held = ", ".join(sorted(table["freeze"].dropna().unique()))
-    cut = ", ".join(sorted(table["cut"].dropna().unique()))
+    knockout = ", ".join(sorted(table["knockout"].dropna().unique()))
     measured = ", ".join(metric_noun(metric) for metric in table["metric"].unique())
     versions = manifest.get("versions")
     made = ", ".join(f"{name} {number}" for name, number in versions.items()) if isinstance(versions, Mapping) else ""
     return [
         f"Model. {model.get('checkpoint', 'unknown')} ({size}; {model.get('dtype', 'unknown')} on "
         f"{model.get('device', 'unknown')}), a CODI model; protocol {manifest.get('protocol', 'unknown')}.",
-        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table, config.get("fresh"))]),
+        " ".join(["Data.", *_about_data(manifest.get("data") or {}, table, config.get("extra_problems"))]),
         f"Interventions. {experiment} Written: {sites}; values from {sources}; into {hosts}."
         + (f" Held at the run's own values, in part of the runs: {held}." if held else "")
-        + (f" Attention edges cut, in part of the runs: {cut}." if cut else ""),
+        + (f" Attention edges cut, in part of the runs: {knockout}." if knockout else ""),
         f"Measures. {len(table):,} values of {table['metric'].nunique()} metrics: {measured}. Logit metrics are read "
         "at the first answer token where the two answers differ, at the same position in all runs, what both answers "
         "share before it forced; decoding is greedy, nothing forced.",

@@ -17,7 +17,7 @@ from codi_tracing.analysis.statistics.inference import (
     step_down,
 )
 from codi_tracing.analysis.statistics.verdict import LOW_CEILING, ceiling
-from codi_tracing.analysis.table import CUTS, SITE_KEYS
+from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS
 
 GROUPS = {"site": SITE_KEYS, "layer": ("layer",), "step": ("step",)}
 
@@ -40,8 +40,8 @@ def rank_differences(
     if by not in GROUPS:
         raise ValueError(f"by is {by!r}, wanted one of {', '.join(GROUPS)}")
     chosen = main_protocol(table)
-    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
-    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
+    chosen = chosen[chosen[["read_step", "knockout", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["kind"].isin(SEGMENTS)]
     if by != "site":
         chosen = chosen[chosen[by].notna() & (chosen[by] == chosen[f"{by}_last"])]
     if chosen.empty:
@@ -93,7 +93,7 @@ def winner(differences: pd.DataFrame) -> str:
     """Who is largest, from `rank_differences`: named only where it differs from every other, family-wise."""
     if not {"p_fwer", "clusters", "rank"} <= set(differences):
         raise ValueError("these are no differences of a ranking; pass the table through rank_differences() first")
-    several = "site" in differences and differences["site"].nunique() > 1
+    several = "kind" in differences and differences["kind"].nunique() > 1
     names = [_name(row, several or not place) for place, row in enumerate(differences.to_dict("records"))]
     leader, rest = differences.iloc[0], differences.iloc[1:]
     clusters = f"{leader['clusters']} clusters"
@@ -110,7 +110,7 @@ def winner(differences: pd.DataFrame) -> str:
 
 
 def _name(row: dict, with_kind: bool) -> str:
-    if "site" in row:
+    if "kind" in row:
         return place_name(row, with_kind)
     key = "layer" if "layer" in row else "step"
     return f"{key} {row[key]}"
@@ -131,8 +131,8 @@ def top_sites(
     Halves are drawn by `seed`. Effects are specific where an unrelated donor was swept.
     """
     chosen = main_protocol(table)
-    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
-    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
+    chosen = chosen[chosen[["read_step", "knockout", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["kind"].isin(SEGMENTS)]
     rows = specific_or_plain(chosen)
     clusters = np.sort(rows["cluster_id"].unique().astype(str))
     if len(clusters) < 4:
@@ -192,8 +192,8 @@ def site_statistics(
     `moved` is the most that any write there, of any pair and either donor, changed the metric in a run.
     """
     chosen = main_protocol(table)
-    chosen = chosen[chosen[["read_step", "cut", "n_latents"]].isna().all(axis=1)]
-    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["site"].isin(CUTS)]
+    chosen = chosen[chosen[["read_step", "knockout", "n_latents"]].isna().all(axis=1)]
+    chosen = chosen[(chosen["metric"] == metric) & (chosen["direction"] == direction) & ~chosen["kind"].isin(SEGMENTS)]
     if chosen.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
     has_null = has_unrelated(chosen)

@@ -65,7 +65,7 @@ def ceiling(table: pd.DataFrame, direction: str = "denoising", metric: str = "lo
 def thoughts(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of whole thoughts exchanged, nothing else done to the run."""
     rows = plain(main_protocol(table))
-    return rows[rows["site"] == "thought"]
+    return rows[rows["kind"] == "thought"]
 
 
 def _thoughts(table: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def make_gsm8k_pairs(
         int, typer.Option(min=1, help="At most so many pairs of a question; they share a cluster.")
     ] = 1,
     delta: Annotated[list[int] | None, typer.Option(help="How a number may change, as 1 or -1; default any.")] = None,
-    kind: Annotated[
+    edit: Annotated[
         list[str] | None, typer.Option(help="first_operand, later_operand, operator_word; default all.")
     ] = None,
     checkpoint: Annotated[
@@ -97,7 +97,7 @@ def make_gsm8k_pairs(
 
     fits = equal_tokens(str(checkpoint)) if checkpoint is not None else None
     records, funnel = make_pairs(
-        problems, seed=seed, per_question=per_question, deltas=delta or (), kinds=kind or KINDS, fits=fits
+        problems, seed=seed, per_question=per_question, deltas=delta or (), kinds=edit or KINDS, fits=fits
     )
     if out.suffix == ".jsonl":
         write_lines(out, records)

@@ -43,7 +43,7 @@ def run(
     """Run an experiment, or go on with it where it was cut short, and report on it.
 
     The config names it: a sweep of patches (by default every layer at all latent steps, in both directions), or one of
-    early_stop, influence, iterative, matched, placeholder, attribution, shapley; the controls run beside it.
+    early_stop, influence, iterative, matched, original, attribution, shapley; the controls run beside it.
     """
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig

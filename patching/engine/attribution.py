@@ -37,11 +37,11 @@ from codi_tracing.patching.engine.batch import Batch
 from codi_tracing.patching.engine.partition import Sizes, batches
 from codi_tracing.patching.engine.sweep import Due, Keep, nothing_kept
 from codi_tracing.patching.engine.table_rows import in_order, placed, rows_of
-from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.sites import INSIDE, Site, single_places
 from codi_tracing.patching.interventions.sources import HOSTS, RUNS, other
 from codi_tracing.patching.metrics import Reading, logit_difference
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.answer import Forced
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.thought import Edits, run
@@ -55,7 +55,7 @@ Kept = dict[str, list[tuple[Tensor, ...]]]  # kind -> step after step, layer by 
 
 def attribute(
     model: CodiModel,
-    ready: Sequence[Prepared],
+    ready: Sequence[TokenizedPair],
     kinds: Sequence[str] = KINDS,
     directions: Sequence[str] = tuple(HOSTS),
     *,
@@ -73,7 +73,7 @@ def attribute(
     if not ready or not kinds or not directions:
         sizes = f"{len(ready)} usable pairs, {len(kinds)} kinds of site and {len(directions)} directions"
         raise ValueError(f"nothing to estimate: {sizes}")
-    cells = grid(single_places(model, kinds), sources=(other,), directions=directions)
+    cells = make_cells(single_places(model, kinds), sources=(other,), directions=directions)
     divided = list(batches(ready, [()] * len(ready), pairs_per_batch))
     found = []
     for place, (batch, _) in enumerate(divided):
@@ -84,7 +84,11 @@ def attribute(
 
 
 def estimated_batch(
-    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], cells: Sequence[Cell], remote: bool | str | None
+    model: CodiModel,
+    batch: Sequence[TokenizedPair],
+    kinds: Sequence[str],
+    cells: Sequence[Cell],
+    remote: bool | str | None,
 ) -> Batch:
     """The estimates of a batch of pairs as rows."""
     reference, changes = estimate(model, batch, kinds, remote)
@@ -106,7 +110,7 @@ def estimated_batch(
 
 
 def estimate(
-    model: CodiModel, batch: Sequence[Prepared], kinds: Sequence[str], remote: bool | str | None = None
+    model: CodiModel, batch: Sequence[TokenizedPair], kinds: Sequence[str], remote: bool | str | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The logit differences `[pair, run]`, and their estimated changes by kind, `[layer, step, head, pair, host]`.
 
@@ -202,7 +206,7 @@ def to_verify(estimates: pd.DataFrame, top: int, seed: int) -> list[Site]:
     sums = effect(chosen)[["numerator", "denominator"]].mul(sign, axis=0)
     fields = ("layer", "layer_last", "step", "step_last", "head")
     place = [chosen[field].astype("object").where(chosen[field].notna(), None) for field in fields]
-    sites = [Site(*fields) for fields in zip(chosen["site"], *place, strict=True)]
+    sites = [Site(*fields) for fields in zip(chosen["kind"], *place, strict=True)]
     by_site = sums.groupby(pd.Series(sites, chosen.index, dtype="object"), sort=False).sum()
     sizes = (by_site["numerator"] / by_site["denominator"]).abs()
     ranked = sizes.sort_values(ascending=False, kind="stable", na_position="last").index.tolist()

@@ -25,7 +25,7 @@ from codi_tracing.patching.interventions.edges import Edge
 from codi_tracing.patching.interventions.sources import RUNS, Value
 from codi_tracing.patching.metrics import EOT_METRICS, LOGIT_METRICS
 from codi_tracing.patching.pairs.donors import Donor
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.answer import Forced, Script
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.single_pass import single_pass_length, start_single_passes
@@ -89,7 +89,9 @@ class Batch(NamedTuple):
     halvings: int = 0  # how often memory ran out, and fewer cells were run at once
 
 
-def questions_of(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[Sequence[Donor]], plan: Plan) -> Rows:
+def questions_of(
+    model: CodiModel, batch: Sequence[TokenizedPair], donors: Sequence[Sequence[Donor]], plan: Plan
+) -> Rows:
     """The questions of a row, the pair's two and its donors', each read by an unpatched run."""
     questions = [
         [p.pair.clean.question, p.pair.corrupted.question]
@@ -99,10 +101,10 @@ def questions_of(model: CodiModel, batch: Sequence[Prepared], donors: Sequence[S
     return encode(model, questions, range(plan.unpatched))
 
 
-def script_of(batch: Sequence[Prepared], plan: Plan) -> Script:
+def script_of(batch: Sequence[TokenizedPair], plan: Plan) -> Script:
     """What is forced: what both answers share, and on branches the rest of each where it is scored."""
     trunk, start = torch.tensor([p.forced for p in batch]), bool(set(EOT_METRICS) & set(plan.metrics))
-    if plan.protocol == "placeholder":
+    if plan.protocol == "single_pass":
         return Script(trunk)
     if not set(WHOLE_ANSWER) & set(plan.metrics):
         return Script(trunk, start=start)
@@ -116,7 +118,7 @@ def script_of(batch: Sequence[Prepared], plan: Plan) -> Script:
 
 def run_batch(
     model: CodiModel,
-    batch: Sequence[Prepared],
+    batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     plan: Plan,
@@ -169,7 +171,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def start_cells(
     model: CodiModel,
-    batch: Sequence[Prepared],
+    batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     plan: Plan,
@@ -184,7 +186,7 @@ def start_cells(
     makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
     begin: Callable[..., Started] = partial(start_blocks, n_latents=steps)
-    if plan.protocol == "placeholder":
+    if plan.protocol == "single_pass":
         begin = start_single_passes
     place = place_of(model, plan.remote)
     jobs = jobs_of(makers, at_once, None if place is None else place.cells_per_job)
@@ -194,7 +196,7 @@ def start_cells(
 
 def collect(
     model: CodiModel,
-    batch: Sequence[Prepared],
+    batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     plan: Plan,
@@ -216,7 +218,7 @@ def collect(
     return Batch(rows[~rows["pair_id"].isin([pair for pair, _ in failed])], failed)
 
 
-def not_finite(batch: Sequence[Prepared], finite: Tensor, dtype: str) -> tuple[tuple[str, str], ...]:
+def not_finite(batch: Sequence[TokenizedPair], finite: Tensor, dtype: str) -> tuple[tuple[str, str], ...]:
     """The pairs of which some run's logits overflowed or are no numbers (`finite[pair, run]`), each with the reason."""
     bad = (~finite).sum(1).tolist()
     return tuple(
@@ -227,7 +229,7 @@ def not_finite(batch: Sequence[Prepared], finite: Tensor, dtype: str) -> tuple[t
 
 
 def block_of(
-    model: CodiModel, batch: Sequence[Prepared], cells: Sequence[Cell], plan: Plan, steps: int, read: Rows
+    model: CodiModel, batch: Sequence[TokenizedPair], cells: Sequence[Cell], plan: Plan, steps: int, read: Rows
 ) -> Block:
     """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured.
 
@@ -237,7 +239,7 @@ def block_of(
     writes = [
         Write(
             first + index, RUNS.index(cell.host), cell.donor_cell, cell.site, cell.freeze,
-            cell.source if isinstance(cell.source, Value) else None, cell.draw, cell.cuts, cell.n_latents,
+            cell.source if isinstance(cell.source, Value) else None, cell.draw, cell.knockouts, cell.n_latents,
         )
         for index, cell in enumerate(cells)
     ]  # fmt: skip
@@ -253,7 +255,7 @@ def block_of(
     def measure_step(hidden: Tensor, logits: Tensor, step: int) -> dict[str, Tensor]:
         return read_step(about, hidden, logits)
 
-    if plan.protocol == "placeholder":
+    if plan.protocol == "single_pass":
         edits = single_pass_edits(model, rows, writes, given, sizes, single_pass_length(model, script))
         return Block(with_sight(model, rows, writes), script, edits, measure)
     rows = beginning(model, rows, writes)
@@ -265,7 +267,7 @@ def block_of(
 
 def frames_of(
     model: CodiModel,
-    batch: Sequence[Prepared],
+    batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     done: Run,
@@ -284,7 +286,7 @@ def frames_of(
     return frames
 
 
-def readout_of(model: CodiModel, batch: Sequence[Prepared], hosts: Tensor, plan: Plan) -> Readout:
+def readout_of(model: CodiModel, batch: Sequence[TokenizedPair], hosts: Tensor, plan: Plan) -> Readout:
     """What the block's traces need to know to measure."""
     named = (*EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
     return Readout(

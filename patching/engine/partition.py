@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from codi_tracing.patching.answer_metrics import ANSWER_METRICS, WHOLE_ANSWER
 from codi_tracing.patching.interventions.cells import Cell
 from codi_tracing.patching.interventions.sites import Sized, first_step
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 
 GIB = 2**30
 MEMORY = 8.0  # GiB that a forward may take beside the weights
@@ -142,7 +142,7 @@ def draws_of(cells: Sequence[Cell]) -> int:
 
 def work_of(
     model: Sized,
-    ready: Sequence[Prepared],
+    ready: Sequence[TokenizedPair],
     cells: Sequence[Cell],
     unpatched: int,
     metrics: Sequence[str],
@@ -164,11 +164,11 @@ def work_of(
 
 
 def batches(
-    ready: Sequence[Prepared], donors: Sequence[Drawn], size: int
-) -> Iterator[tuple[list[Prepared], list[Drawn]]]:
+    ready: Sequence[TokenizedPair], donors: Sequence[Drawn], size: int
+) -> Iterator[tuple[list[TokenizedPair], list[Drawn]]]:
     """Batches of pairs with equally many forced tokens, questions of like length together (less padding)."""
 
-    def forced(prepared: Prepared) -> tuple[int, int]:
+    def forced(prepared: TokenizedPair) -> tuple[int, int]:
         return len(prepared.forced), prepared.shared
 
     paired = sorted(zip(ready, donors, strict=True), key=lambda item: (forced(item[0]), item[0].tokens, item[0].rank))
@@ -181,7 +181,7 @@ def batches(
 
 def blocks_of(model: Sized, cells: Sequence[Cell], at_once: int) -> list[list[int]]:
     """Which cells run together: those that begin at like steps, so many at once."""
-    order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].cuts))
+    order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].knockouts))
     return [order[start : start + at_once] for start in range(0, len(order), at_once)]
 
 

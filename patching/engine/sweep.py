@@ -23,14 +23,21 @@ from codi_tracing.patching.engine.batch import Batch, Pace, Plan, Running, run_b
 from codi_tracing.patching.engine.means import record_means
 from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, shape_of, steps_of, work_of
 from codi_tracing.patching.engine.table_rows import in_order
-from codi_tracing.patching.interventions.cells import PROTOCOLS, Cell, check_cells, check_single_pass, grid, readable
+from codi_tracing.patching.interventions.cells import (
+    PROTOCOLS,
+    Cell,
+    check_cells,
+    check_single_pass,
+    make_cells,
+    readable,
+)
 from codi_tracing.patching.interventions.edges import Edge, check_edge
 from codi_tracing.patching.interventions.sites import Site, layerwise
 from codi_tracing.patching.interventions.sources import HOSTS, Value, other, unrelated
 from codi_tracing.patching.metrics import DEFAULT_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import opening_ids, positions_needed
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.remote.session import LOCAL, place_of
@@ -73,7 +80,7 @@ def sweep(
     metrics: Sequence[Any] = DEFAULT_METRICS,
     freeze: Sequence[str] = (),
     draws: int = 1,
-    cuts: Sequence[Edge] = (),
+    knockouts: Sequence[Edge] = (),
     pool: Sequence[Pair] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -85,23 +92,23 @@ def sweep(
     have few donors of their length. `options` are those of `sweep_cells`. Raises ValueError for a pair that is no
     contrast under the model's tokenizer, all of them named.
     """
-    ready, excluded = prepare(model, pairs)
+    ready, excluded = tokenize_pairs(model, pairs)
     if excluded:
         raise ValueError("; ".join(reason for _, reason in excluded))
-    cells = grid(layerwise(model) if sites is None else sites, sources, directions, freeze, draws, cuts)
-    everyone = None if pool is None else prepare(model, pool)[0]
+    cells = make_cells(layerwise(model) if sites is None else sites, sources, directions, freeze, draws, knockouts)
+    everyone = None if pool is None else tokenize_pairs(model, pool)[0]
     return sweep_cells(model, ready, cells, metrics=metrics, everyone=everyone, **options)
 
 
 def sweep_cells(
     model: CodiModel,
-    ready: Sequence[Prepared],
+    ready: Sequence[TokenizedPair],
     cells: Sequence[Cell],
     *,
     metrics: Sequence[Any] = DEFAULT_METRICS,
     step_metrics: Sequence[str] = (),
     donors: Sequence[Sequence[Donor]] | None = None,
-    everyone: Sequence[Prepared] | None = None,
+    everyone: Sequence[TokenizedPair] | None = None,
     seed: int = 0,
     always: Sequence[Edge] = (),
     protocol: str = "latent_loop",
@@ -118,7 +125,7 @@ def sweep_cells(
     `step_metrics` are read at every latent step after the last one that a cell writes, and stand in rows with a
     `read_step`. Means are taken over `everyone`, which may be more pairs than those patched, and unrelated donors drawn
     from them where `donors` are not given. `always` are edges cut in
-    every run, the unpatched ones too. `protocol` `placeholder` is the original experiment's single pass. `keep` saves
+    every run, the unpatched ones too. `protocol` `single_pass` is the original experiment's single pass. `keep` saves
     batch after batch, so that a sweep that was cut short goes on where it stopped. How many cells run at once, and how
     many pairs make a batch, is chosen so that a forward is estimated to take at most `memory` GiB beside the weights;
     where memory runs out all the same, fewer cells run. A pair of which a run's logits are not finite has no rows.
@@ -128,13 +135,13 @@ def sweep_cells(
     check_cells(model, cells)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r} is unknown; use {' or '.join(PROTOCOLS)}")
-    if protocol == "placeholder":
+    if protocol == "single_pass":
         check_single_pass(cells, metrics, step_metrics, always)
     if not metrics and not any(readable(model, cells, step) for step in range(model.n_latents if step_metrics else 0)):
         raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
-    for cut in always:
-        check_edge(model, cut)
-    check_sendable(place_of(model, remote), [*always, *(cut for cell in cells for cut in cell.cuts)])
+    for knockout in always:
+        check_edge(model, knockout)
+    check_sendable(place_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)])
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     everyone = everyone or ready
@@ -179,7 +186,12 @@ def sweep_cells(
 
 
 def sizes_for(
-    model: CodiModel, ready: Sequence[Prepared], cells: Sequence[Cell], plan: Plan, memory: float, **given: int | None
+    model: CodiModel,
+    ready: Sequence[TokenizedPair],
+    cells: Sequence[Cell],
+    plan: Plan,
+    memory: float,
+    **given: int | None,
 ) -> Sizes:
     """How many cells of how many pairs run at once: by what the pairs and the cells are, not by the machine."""
     opening = len(opening_ids(model))
@@ -187,9 +199,13 @@ def sizes_for(
     return choose(shape_of(model.lm.config, model.dtype.itemsize), work, memory, **given)
 
 
-def check_sendable(place: Remote | None, cuts: Sequence[Edge]) -> None:
+def check_sendable(place: Remote | None, knockouts: Sequence[Edge]) -> None:
     """Refuse what a deployment's sandbox would do wrongly: a layer's own mask comes back with a copy of its cache."""
-    if place is not None and place.host != LOCAL and (single := [cut for cut in cuts if cut.layer is not None]):
+    if (
+        place is not None
+        and place.host != LOCAL
+        and (single := [knockout for knockout in knockouts if knockout.layer is not None])
+    ):
         whole = str(single[0]._replace(layer=None))
         raise ValueError(
             f"the edge {single[0]} is cut in one layer alone, which cannot be done on a deployment; cut it in all "
@@ -197,7 +213,7 @@ def check_sendable(place: Remote | None, cuts: Sequence[Edge]) -> None:
         )
 
 
-def check_room(model: CodiModel, ready: Sequence[Prepared], steps: int) -> None:
+def check_room(model: CodiModel, ready: Sequence[TokenizedPair], steps: int) -> None:
     """Refuse, before anything runs, a pair that has no room for so many steps."""
     for p in ready:
         answer = len(p.forced) + max(map(len, p.tails)) - 1  # its EOS is scored, not fed

@@ -11,14 +11,16 @@ from codi_tracing.analysis.table import check_table
 from codi_tracing.patching.answer_metrics import ANSWER_METRICS
 from codi_tracing.patching.interventions.cells import Cell, described
 from codi_tracing.patching.pairs.donors import Donor
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.text import last_number
 
 ORDER = ("rank", "place", "cell")  # columns beside the table's own, of rows that are still in batches
 Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
 
 
-def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequence[str], unpatched: int) -> Values:
+def read_answers(
+    batch: Sequence[TokenizedPair], said: list[list[str]], metrics: Sequence[str], unpatched: int
+) -> Values:
     """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
     numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
     patched = numbers[unpatched:]
@@ -32,7 +34,7 @@ def read_answers(batch: Sequence[Prepared], said: list[list[str]], metrics: Sequ
 
 
 def rows_of(
-    batch: Sequence[Prepared],
+    batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     values: Values,
@@ -45,7 +47,7 @@ def rows_of(
         for index, cell in enumerate(cells)
     )
     pairs = pd.DataFrame(
-        {"pair_id": str(p.pair.pair_id), "cluster_id": p.pair.cluster_id, "kind": p.pair.kind, "place": place}
+        {"pair_id": str(p.pair.pair_id), "cluster_id": p.pair.cluster_id, "edit": p.pair.edit, "place": place}
         for place, p in enumerate(batch)
     )
     frame = pd.DataFrame({"metric": list(values)}).merge(pairs, how="cross").merge(about_cells, how="cross")
@@ -58,7 +60,7 @@ def rows_of(
     return frame[~unrelated_run | frame["source_pair"].notna()].drop(columns="place")
 
 
-def placed(frame: pd.DataFrame, batch: Sequence[Prepared], metrics: Sequence[str]) -> pd.DataFrame:
+def placed(frame: pd.DataFrame, batch: Sequence[TokenizedPair], metrics: Sequence[str]) -> pd.DataFrame:
     """The rows with the columns of `ORDER` that say where they stand in the table: pair, metric and cell."""
     ranks = {str(p.pair.pair_id): p.rank for p in batch}
     places = {name: i for i, name in reversed(list(enumerate(metrics)))}

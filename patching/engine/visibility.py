@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from codi_tracing.patching.interventions.cells import Write
-from codi_tracing.patching.interventions.edges import Edge, cut_edges
+from codi_tracing.patching.interventions.edges import Edge, knock_out
 from codi_tracing.patching.interventions.sites import Sized, first_step
 from codi_tracing.traces.loop.rows import Rows, Sight, Sights
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -23,7 +23,7 @@ def beginning(model: Sized, rows: Rows, writes: Sequence[Write]) -> Rows:
     """The rows with each cell beginning where it can first differ from its host; `writes` are in that order, and the
     cells before them are unpatched."""
     unpatched = rows.n_cells - len(writes)
-    first = [0] * unpatched + [first_step(model, write.site, write.cuts) for write in writes]
+    first = [0] * unpatched + [first_step(model, write.site, write.knockouts) for write in writes]
     hosts = torch.tensor([*range(unpatched), *(write.host for write in writes)], device=rows.ids.device)
     return replace(rows, first=tuple(first), hosts=hosts)
 
@@ -31,7 +31,7 @@ def beginning(model: Sized, rows: Rows, writes: Sequence[Write]) -> Rows:
 def thinker(write: Write) -> int:
     """Whose entries a cell sees that exchanges them: a run with cut edges whose donor is itself sees its own, which
     carry what the cuts have done to them."""
-    return write.cell if write.cuts and write.donor == write.host else write.donor
+    return write.cell if write.knockouts and write.donor == write.host else write.donor
 
 
 def with_sight(
@@ -47,8 +47,8 @@ def with_sight(
     for write in writes:
         for sights, route in [*((sights, "K_T") for sights in during), (after, "K_A")]:
             exchange(rows, sights[None], write, write.site.steps(model), route)
-    cuts = [(write.cell, cut) for write in writes for cut in write.cuts]
-    cut_edges(during, after, [*cuts, *((cell, cut) for cell in range(rows.n_cells) for cut in always)])
+    knockouts = [(write.cell, knockout) for write in writes for knockout in write.knockouts]
+    knock_out(during, after, [*knockouts, *((cell, knockout) for cell in range(rows.n_cells) for knockout in always)])
     stops = [model.n_latents] * rows.n_cells
     for write in writes:
         stops[write.cell] = model.n_latents if write.n_latents is None else write.n_latents

@@ -175,7 +175,7 @@ def held_latents(model: CodiModel, writes: Sequence[Write]) -> dict[int, tuple[T
         steps = write.site.steps(model)
         for step in range(max(model.n_latents, write.n_latents or 0)):
             after = step - 1 in steps
-            if step < first_step(model, write.site, write.cuts):
+            if step < first_step(model, write.site, write.knockouts):
                 continue
             if ("R" in write.freeze and after) or ("between" in write.freeze and not after and step not in steps):
                 plan[step].add((write.cell, write.host))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from codi_tracing.patching.answer_metrics import WHOLE_ANSWER
 from codi_tracing.patching.interventions.edges import Edge, check_edge
-from codi_tracing.patching.interventions.sites import CUTS, HELD, INSIDE, THOUGHT, Site, Sized, check_freeze
+from codi_tracing.patching.interventions.sites import FREEZABLE, INSIDE, SEGMENTS, THOUGHT, Site, Sized, check_freeze
 from codi_tracing.patching.interventions.sources import (
     HOSTS,
     RUNS,
@@ -21,7 +21,7 @@ from codi_tracing.patching.interventions.sources import (
 )
 
 Source = Callable[[str], str] | Value
-PROTOCOLS = ("latent_loop", "placeholder")
+PROTOCOLS = ("latent_loop", "single_pass")
 
 
 class Cell(NamedTuple):
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
     site: Site
     freeze: tuple[str, ...] = ()
     draw: int = 0
-    cuts: tuple[Edge, ...] = ()
+    knockouts: tuple[Edge, ...] = ()
     n_latents: int | None = None
 
     @property
@@ -58,22 +58,22 @@ class Cell(NamedTuple):
         return self.source.drawn if isinstance(self.source, Value) else self.donor == "unrelated"
 
 
-def grid(
+def make_cells(
     sites: Sequence[Site],
     sources: Sequence[Source] = (other, unrelated),
     directions: Sequence[str] = tuple(HOSTS),
     freeze: Sequence[str] = (),
     draws: int = 1,
-    cuts: Sequence[Edge] = (),
+    knockouts: Sequence[Edge] = (),
 ) -> list[Cell]:
     """Every direction × source × draw × site, the routes in `freeze` held at the host's values, `cuts` cut."""
     for direction in directions:
         if direction not in HOSTS:
             raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
     check_freeze(freeze)
-    held = tuple(route for route in HELD if route in freeze)
+    held = tuple(route for route in FREEZABLE if route in freeze)
     return [
-        Cell(direction, source, site, held, draw, tuple(cuts))
+        Cell(direction, source, site, held, draw, tuple(knockouts))
         for direction in directions
         for source in sources
         for draw in range(draws if Cell(direction, source, THOUGHT).drawn else 1)
@@ -81,9 +81,11 @@ def grid(
     ]
 
 
-def knockouts(cuts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
+def knockout_cells(knockouts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
     """Runs of which nothing is patched, and one edge cut."""
-    return [Cell(direction, itself, THOUGHT, cuts=(cut,)) for direction in directions for cut in cuts]
+    return [
+        Cell(direction, itself, THOUGHT, knockouts=(knockout,)) for direction in directions for knockout in knockouts
+    ]
 
 
 def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
@@ -94,15 +96,15 @@ def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
             raise ValueError(f"{cell.direction} of {cell.site} occurs twice in the sweep; name each site once")
         seen.add(cell)
         cell.site.places(model)
-        for cut in cell.cuts:
-            check_edge(model, cut)
+        for knockout in cell.knockouts:
+            check_edge(model, knockout)
         if cell.n_latents is not None and cell.n_latents < 0:
             raise ValueError(f"n_latents {cell.n_latents} is no number of steps; use 0 or more")
         kind = cell.site.kind
         if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
             kinds = ", ".join(("latent", *INSIDE))
             raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
-        meant = () if kind == "thought" else ("K_T", "K_A") if kind in CUTS else HELD
+        meant = () if kind == "thought" else ("K_T", "K_A") if kind in SEGMENTS else FREEZABLE
         if lost := [route for route in cell.freeze if route not in meant]:
             offer = f"it can hold {' and '.join(meant)}" if meant else "nothing can be held there"
             raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
@@ -113,19 +115,19 @@ def check_single_pass(
 ) -> None:
     """Refuse what the single pass over placeholders has not: a loop, whose routes and entries could be held or cut."""
     if always or step_metrics:
-        raise ValueError("protocol 'placeholder' runs no loop: edges cut always and step metrics have no meaning in it")
+        raise ValueError("protocol 'single_pass' runs no loop: edges cut always and step metrics have no meaning in it")
     if whole := [name for name in WHOLE_ANSWER if name in metrics]:
-        raise ValueError(f"protocol 'placeholder' scores no whole answers; drop the metric {whole[0]!r}")
+        raise ValueError(f"protocol 'single_pass' scores no whole answers; drop the metric {whole[0]!r}")
     for cell in cells:
         if cell.source in (mean, step_mean):
-            raise ValueError("protocol 'placeholder' has no means, which are those of the loop; use another source")
+            raise ValueError("protocol 'single_pass' has no means, which are those of the loop; use another source")
         if cell.site.kind not in (*INSIDE, "thought"):
             raise ValueError(
-                f"protocol 'placeholder' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
+                f"protocol 'single_pass' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
             )
-        if cell.freeze or cell.cuts or cell.n_latents is not None:
+        if cell.freeze or cell.knockouts or cell.n_latents is not None:
             raise ValueError(
-                "protocol 'placeholder' runs no loop: freeze, cut edges and n_latents have no meaning in it"
+                "protocol 'single_pass' runs no loop: freeze, cut edges and n_latents have no meaning in it"
             )
 
 
@@ -133,7 +135,7 @@ def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
     """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
 
     def tells(cell: Cell) -> bool:
-        last = -1 if cell.site.kind in CUTS else cell.site.steps(model)[-1]
+        last = -1 if cell.site.kind in SEGMENTS else cell.site.steps(model)[-1]
         taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
         return last < step < taken and cell.site.kind != "thought"
 
@@ -147,7 +149,7 @@ def described(cell: Cell) -> dict[str, object]:
         "direction": cell.direction,
         "source": source_name(cell.source, cell.host),
         "draw": cell.draw if cell.drawn else None,
-        "site": site.kind,
+        "kind": site.kind,
         "layer": site.layer,
         "layer_last": site.layer if site.layer_last is None else site.layer_last,
         "step": site.step,
@@ -155,7 +157,7 @@ def described(cell: Cell) -> dict[str, object]:
         "step_set": "+".join(map(str, site.step_set)) or None,
         "head": site.head,
         "freeze": "+".join(cell.freeze) or None,
-        "cut": " ".join(map(str, cell.cuts)) or None,
+        "knockout": " ".join(map(str, cell.knockouts)) or None,
         "n_latents": cell.n_latents,
     }
 
@@ -174,5 +176,5 @@ class Write(NamedTuple):
     freeze: tuple[str, ...] = ()
     value: Value | None = None
     draw: int = 0
-    cuts: tuple[Edge, ...] = ()
+    knockouts: tuple[Edge, ...] = ()
     n_latents: int | None = None

@@ -47,25 +47,27 @@ def edge(text: str) -> Edge:
     )
 
 
-def check_edge(model: Sized, cut: Edge) -> None:
+def check_edge(model: Sized, knockout: Edge) -> None:
     """Refuse what the model has not: steps, layers, and reading what comes later."""
     for what, index, size in (
-        ("step", cut.reader, model.n_latents),
-        ("step", cut.read if isinstance(cut.read, int) else None, model.n_latents),
-        ("layer", cut.layer, model.n_layers),
+        ("step", knockout.reader, model.n_latents),
+        ("step", knockout.read if isinstance(knockout.read, int) else None, model.n_latents),
+        ("layer", knockout.layer, model.n_layers),
     ):
         if index is not None and index >= size:
-            raise ValueError(f"edge {cut}: {what} {index} does not exist; this model has {what}s 0 to {size - 1}")
-    if cut.reader is not None and isinstance(cut.read, int) and cut.read >= cut.reader:
-        raise ValueError(f"edge {cut}: step {cut.reader} does not read step {cut.read}; a step reads earlier ones")
+            raise ValueError(f"edge {knockout}: {what} {index} does not exist; this model has {what}s 0 to {size - 1}")
+    if knockout.reader is not None and isinstance(knockout.read, int) and knockout.read >= knockout.reader:
+        raise ValueError(
+            f"edge {knockout}: step {knockout.reader} does not read step {cut.read}; a step reads earlier ones"
+        )
 
 
-def cut_edges(during: Sequence[Sights], after: Sights, cuts: Iterable[tuple[int, Edge]]) -> None:
+def knock_out(during: Sequence[Sights], after: Sights, knockouts: Iterable[tuple[int, Edge]]) -> None:
     """Cut each (cell, edge) out of what the cells see, in place; those of all layers first."""
-    for cell, cut in sorted(cuts, key=lambda item: item[1].layer is not None):
-        sights = after if cut.reader is None else during[cut.reader]
-        sight = sights.setdefault(cut.layer, sights[None].copy())
-        if isinstance(cut.read, int):
-            sight.steps[cell, cut.read] = -1
+    for cell, knockout in sorted(knockouts, key=lambda item: item[1].layer is not None):
+        sights = after if knockout.reader is None else during[knockout.reader]
+        sight = sights.setdefault(knockout.layer, sights[None].copy())
+        if isinstance(knockout.read, int):
+            sight.steps[cell, knockout.read] = -1
         else:
-            getattr(sight, cut.read)[cell] = -1
+            getattr(sight, knockout.read)[cell] = -1

@@ -29,10 +29,10 @@ from itertools import combinations
 from typing import NamedTuple, Protocol
 
 INSIDE = ("resid", "attn", "mlp", "head")  # written while a block runs
-CUTS = ("thought", "question", "bot")
-KINDS = ("latent", *INSIDE, "kv", *CUTS)
+SEGMENTS = ("thought", "question", "bot")
+KINDS = ("latent", *INSIDE, "kv", *SEGMENTS)
 ROUTES = ("R", "K_T", "K_A")
-HELD = (*ROUTES, "between")
+FREEZABLE = (*ROUTES, "between")
 
 
 class Sized(Protocol):
@@ -61,7 +61,7 @@ class Site(NamedTuple):
         """Every (layer, step) that the site covers; ValueError for a kind, layer, step or head that does not exist."""
         if self.kind not in KINDS:
             raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(KINDS)}")
-        if self.kind in CUTS and self != Site(self.kind):
+        if self.kind in SEGMENTS and self != Site(self.kind):
             raise ValueError(f"site {self.kind!r} is a whole segment of the cache; it has no layer, step or head")
         if self.kind == "latent" and (self.layer, self.layer_last) != (None, None):
             raise ValueError("site 'latent' is what is fed before the first layer; it has steps, but no layer")
@@ -84,9 +84,9 @@ class Site(NamedTuple):
         return self.step_set
 
 
-def first_step(model: Sized, site: Site, cuts: Sequence[object] = ()) -> int:
+def first_step(model: Sized, site: Site, knockouts: Sequence[object] = ()) -> int:
     """The first latent step at which a cell can differ from its host: until then it need not think."""
-    if cuts or site.kind in ("question", "bot"):
+    if knockouts or site.kind in ("question", "bot"):
         return 0
     if site.kind == "thought":
         return model.n_latents  # only the answer sees it
@@ -106,8 +106,8 @@ def _span(first: int | None, last: int | None, size: int, what: str) -> range:
 
 def check_freeze(freeze: Sequence[str]) -> None:
     """Refuse unknown and repeated routes."""
-    if unknown := [route for route in freeze if route not in HELD]:
-        raise ValueError(f"freeze {unknown[0]!r} is unknown; use {', '.join(HELD)}")
+    if unknown := [route for route in freeze if route not in FREEZABLE]:
+        raise ValueError(f"freeze {unknown[0]!r} is unknown; use {', '.join(FREEZABLE)}")
     if len(set(freeze)) < len(freeze):
         raise ValueError(f"freeze names a route twice ({', '.join(freeze)}); name each once")
 

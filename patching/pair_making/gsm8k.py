@@ -143,8 +143,8 @@ def as_record(problem: Problem, traced: Traced, edit: Edit, index: int) -> dict[
     return {
         "pair_id": f"{problem.line}-{index}",
         "cluster_id": str(problem.line),
-        "kind": edit.kind,
-        "edit": {name: getattr(edit, name) for name in about},
+        "edit": edit.kind,
+        "change": {name: getattr(edit, name) for name in about},
         "clean": side(traced.question, traced.chain),
         "corrupted": side(edit.question, edit.chain),
     }

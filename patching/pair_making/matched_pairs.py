@@ -15,7 +15,7 @@ from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
 from codi_tracing.patching.pair_making.matching import Match, coverage, find_matches
 from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.pair import Pair, Side
-from codi_tracing.patching.pairs.tokenized import Prepared, token_faults, tokenise
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, token_faults, tokenise
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.loop.tokens import Reader, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -27,20 +27,25 @@ Question = tuple[str, Side]  # a cluster, and a question of it
 class Matched(NamedTuple):
     """Matches ready to be patched, an unrelated donor for each (where there is one), and what became of the rest."""
 
-    ready: list[Prepared]
+    ready: list[TokenizedPair]
     donors: list[tuple[Donor, ...]]
     counts: dict[str, int]
 
 
 def matched_pairs(
-    model: CodiModel, ready: Sequence[Prepared], seed: int, most: int, fresh: int = 0, max_new_tokens: int = 12
+    model: CodiModel,
+    ready: Sequence[TokenizedPair],
+    seed: int,
+    most: int,
+    extra_problems: int = 0,
+    max_new_tokens: int = 12,
 ) -> Matched:
     """At most `most` matches for each intermediate and corner, both questions answered right by the model.
 
-    Donors come from the questions of all usable pairs and, with `fresh`, from so many new arithmetic problems. Raises
+    Donors come from the questions of all usable pairs and, with `extra_problems`, from so many new arithmetic problems. Raises
     ValueError where no match is found.
     """
-    pool, tokens, found = matches_of(model, ready, seed, fresh)
+    pool, tokens, found = matches_of(model, ready, seed, extra_problems)
     kept = right(model, drawn(found, most, seed), max_new_tokens)
     known = prepared(model, ready, kept)
     if not known:
@@ -49,40 +54,40 @@ def matched_pairs(
 
 
 def candidates(
-    model: Reader, ready: Sequence[Prepared], seed: int, most: int, fresh: int = 0
-) -> tuple[list[Prepared], list[tuple[Donor, ...]]]:
+    model: Reader, ready: Sequence[TokenizedPair], seed: int, most: int, extra_problems: int = 0
+) -> tuple[list[TokenizedPair], list[tuple[Donor, ...]]]:
     """The same before the model is asked, with their donors: what `matched_pairs` chooses from."""
-    pool, tokens, found = matches_of(model, ready, seed, fresh)
+    pool, tokens, found = matches_of(model, ready, seed, extra_problems)
     known = prepared(model, ready, drawn(found, most, seed))
     return known, controls(known, pool, tokens, seed)
 
 
 def matches_of(
-    model: Reader, ready: Sequence[Prepared], seed: int, fresh: int
+    model: Reader, ready: Sequence[TokenizedPair], seed: int, extra_problems: int
 ) -> tuple[list[Question], list[int], list[Match]]:
     """The questions, their token counts and all matches among them. Raises ValueError where there is none."""
-    pool = pool_of(ready, seed, fresh)
+    pool = pool_of(ready, seed, extra_problems)
     tokens = [len(question_ids(model, side.question)) for _, side in pool]
     found = find_matches(pool, tokens, seed)
     if not found:
         raise ValueError(
             f"none of {len(pool)} questions has a matched donor of equal length; give pairs with annotated chains of "
-            "two steps or more, or for models of arithmetic problems set fresh"
+            "two steps or more, or for models of arithmetic problems set extra_problems"
         )
     return pool, tokens, found
 
 
-def prepared(model: Reader, ready: Sequence[Prepared], kept: Sequence[Match]) -> list[Prepared]:
+def prepared(model: Reader, ready: Sequence[TokenizedPair], kept: Sequence[Match]) -> list[TokenizedPair]:
     """Matches as pairs that stand behind those that they were made of."""
     after = 1 + max(p.rank for p in ready)
     pairs = [as_prepared(model, rank, match) for rank, match in enumerate(kept, after)]
     return [pair for pair in pairs if pair is not None]
 
 
-def pool_of(ready: Sequence[Prepared], seed: int, fresh: int) -> list[Question]:
+def pool_of(ready: Sequence[TokenizedPair], seed: int, extra_problems: int) -> list[Question]:
     """Both questions of every pair, and fresh problems of four steps, all of one length, where asked for."""
     sides = [(p.pair.cluster_id, side) for p in ready for side in (p.pair.clean, p.pair.corrupted)]
-    return [*sides, *arithmetic_pool(fresh, seed, steps=(4,))]
+    return [*sides, *arithmetic_pool(extra_problems, seed, steps=(4,))]
 
 
 def drawn(matches: Sequence[Match], most: int, seed: int) -> list[Match]:
@@ -108,21 +113,21 @@ def right(model: CodiModel, matches: Sequence[Match], max_new_tokens: int) -> li
     return [match for match in matches if knows(match.host) and knows(match.donor)]
 
 
-def as_prepared(model: Reader, rank: int, match: Match) -> Prepared | None:
+def as_prepared(model: Reader, rank: int, match: Match) -> TokenizedPair | None:
     """A match as a pair under the model's tokenizer; `None` where the model cannot read it."""
     words = {True: "same", False: "different"}
     kind = f"{match.j}:{words[match.same_intermediate]}:{words[match.same_answer]}"
-    pair = Pair(match.pair_id, match.cluster, clean=match.donor, corrupted=match.host, kind=kind)
+    pair = Pair(match.pair_id, match.cluster, clean=match.donor, corrupted=match.host, edit=kind)
     tokens = tokenise(model, pair)
     if match.donor.answer != match.host.answer and token_faults(pair, tokens):
         return None
     (clean, corrupted), prefix = tokens.answers, tokens.prefix
     tails = tuple(clean[prefix:]), tuple(corrupted[prefix:])
-    return Prepared(rank, pair, len(tokens.questions[0]), tuple(clean[:prefix]), tails, hybrid=match.hybrid)
+    return TokenizedPair(rank, pair, len(tokens.questions[0]), tuple(clean[:prefix]), tails, hybrid=match.hybrid)
 
 
 def controls(
-    ready: Sequence[Prepared], pool: Sequence[Question], tokens: Sequence[int], seed: int
+    ready: Sequence[TokenizedPair], pool: Sequence[Question], tokens: Sequence[int], seed: int
 ) -> list[tuple[Donor, ...]]:
     """For each match an unrelated question of equal length, another cluster, and none of the three answers."""
     by_length: dict[int, list[tuple[int, str, Side]]] = defaultdict(list)
@@ -138,10 +143,10 @@ def controls(
     return donors
 
 
-def counted(found: Sequence[Match], used: Sequence[Prepared]) -> dict[str, int]:
+def counted(found: Sequence[Match], used: Sequence[TokenizedPair]) -> dict[str, int]:
     """How many matches there are of each kind, `<j>:<intermediate>:<answer>`, and how many are patched."""
     words = {True: "same", False: "different"}
     counts = {f"found {j}:{words[i]}:{words[a]}": n for (j, i, a), n in coverage(found).items()}
     for prepared in used:
-        counts[f"used {prepared.pair.kind}"] = counts.get(f"used {prepared.pair.kind}", 0) + 1
+        counts[f"used {prepared.pair.edit}"] = counts.get(f"used {prepared.pair.edit}", 0) + 1
     return counts

@@ -2,7 +2,7 @@
 
 A file is a JSON list, or JSONL, of pairs, an object each:
 
-    {"pair_id": "12-0", "cluster_id": "12", "kind": "first_operand",
+    {"pair_id": "12-0", "cluster_id": "12", "edit": "first_operand",
      "clean": {"question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 1, "chain": ["7+5=12"]},
      "corrupted": {"question": "Ann had 9 pens. …", "answer": 14, "reasoning_steps": 1, "chain": ["9+5=14"]}}
 
@@ -10,7 +10,7 @@ or of the original experiment's records, two a pair, one of each variant:
 
     {"pair_id": 0, "variant": "clean", "question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 1}
 
-`cluster_id` (what the pair was made from), `kind` (of edit), `reasoning_steps` and `chain` are optional, and every
+`cluster_id` (what the pair was made from), `edit` (how the questions differ), `reasoning_steps` and `chain` are optional, and every
 further field is kept in `Pair.extra` or `Side.extra`.
 """
 
@@ -40,7 +40,7 @@ from codi_tracing.patching.pairs.json_records import (
 
 VARIANTS = ("clean", "corrupted")
 OF_A_SIDE = ("question", "answer", "reasoning_steps", "chain")
-OF_A_PAIR = ("pair_id", "cluster_id", "kind")
+OF_A_PAIR = ("pair_id", "cluster_id", "edit")
 REQUIRED = ("pair_id", "variant", "question", "answer")
 # What a field may hold, and that in words; the optional ones may also be null.
 RULES = {
@@ -54,7 +54,7 @@ RULES = {
         "a list of texts like '7+5=12'",
     ),
     "cluster_id": (lambda value: value is None or is_id(value), "a name or a whole number"),
-    "kind": (lambda value: value is None or is_text(value), "a name or nothing"),
+    "edit": (lambda value: value is None or is_text(value), "a name or nothing"),
 }
 
 
@@ -77,7 +77,7 @@ class Pair:
     cluster_id: str
     clean: Side
     corrupted: Side
-    kind: str | None = None  # how the two questions differ, in a word; charts can split by it
+    edit: str | None = None  # how the two questions differ, in a word; charts can split by it
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -103,8 +103,8 @@ def write_prepared(pairs: Iterable[Pair], path: Path) -> None:
 def as_json(pair: Pair) -> dict[str, Any]:
     """A pair as its file has it."""
     about = {"pair_id": pair.pair_id, "cluster_id": pair.cluster_id}
-    kind = {"kind": pair.kind} if pair.kind is not None else {}
-    return {**about, **kind, **pair.extra, "clean": _side_json(pair.clean), "corrupted": _side_json(pair.corrupted)}
+    edit = {"edit": pair.edit} if pair.edit is not None else {}
+    return {**about, **edit, **pair.extra, "clean": _side_json(pair.clean), "corrupted": _side_json(pair.corrupted)}
 
 
 def format_number(value: float) -> str:
@@ -164,7 +164,7 @@ def pair_faults(members: Sequence[Record]) -> list[str]:
         # A record whose variant is wrong has been named already; it may well be the missing side.
         if not found and all(value.get("variant") in VARIANTS for value in values):
             faults.append(f"its {variant} side is missing; add a record with variant '{variant}'")
-    for name in ("cluster_id", "kind"):
+    for name in ("cluster_id", "edit"):
         given = sorted({str(value[name]) for value in values if value.get(name) is not None})
         if len(given) > 1:
             faults.append(f"its sides have the {name}s {' and '.join(map(repr, given))}, wanted one")
@@ -209,7 +209,7 @@ def _pair(members: Sequence[Record]) -> Pair:
         cluster_id=str(about["pair_id"] if cluster is None else cluster),
         clean=_side(sides["clean"], known),
         corrupted=_side(sides["corrupted"], known),
-        kind=about.get("kind"),
+        edit=about.get("edit"),
         extra=extra,
     )
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair, format_number
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.patching.pairs.validity import split_usable
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.loop.tokens import Reader
@@ -20,8 +20,8 @@ from codi_tracing.traces.text import last_number
 class Selection(NamedTuple):
     """The pairs to patch with their unrelated donors, all that pass, those left out with their reasons, the counts."""
 
-    ready: list[Prepared]
-    everyone: list[Prepared]
+    ready: list[TokenizedPair]
+    everyone: list[TokenizedPair]
     donors: list[tuple[Donor, ...]]
     excluded: list[tuple[Pair, str]]
     counts: dict[str, int]
@@ -60,10 +60,12 @@ def select(
     return Selection([ready[i] for i in kept], ready, [donors[i] for i in kept], excluded, counts)
 
 
-def contrasts(model: Reader, read: Sequence[Pair], config: RunConfig) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+def contrasts(
+    model: Reader, read: Sequence[Pair], config: RunConfig
+) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """The pairs that are a contrast under a tokenizer, and the others. Raises ValueError where these are too many."""
     usable, excluded = split_usable(read)
-    ready, more = prepare(model, usable)
+    ready, more = tokenize_pairs(model, usable)
     if ready and len(more) > config.max_failed * len(usable):
         raise ValueError(
             f"{config.pairs.file}: {len(more)} of {len(usable)} pairs are no contrast under this tokenizer, more than "
@@ -81,11 +83,11 @@ def draw(count: int, limit: int | None, seed: int | None) -> list[int]:
 
 def both_correct(
     model: CodiModel,
-    ready: Sequence[Prepared],
+    ready: Sequence[TokenizedPair],
     max_new_tokens: int,
     progress: bool = False,
     note: Note = not_noted,
-) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """The pairs whose two questions this model answers with their keys, and the others, each with what it said."""
     questions = [side.question for p in ready for side in (p.pair.clean, p.pair.corrupted)]
     said = note("both_correct", lambda: answers(model, questions, max_new_tokens=max_new_tokens, progress=progress))

@@ -38,7 +38,7 @@ def describe(pairs: Sequence[Pair], verdicts: Sequence[Verdict] | None = None) -
         "equal_answers": [p.pair_id for p in pairs if p.clean.answer == p.corrupted.answer],
         "problems": [f"pair {v.pair_id}: {'; '.join(v.reasons)}" for v in verdicts if v.verdict == NOT_USABLE],
         "clusters": len({pair.cluster_id for pair in pairs}),
-        "kinds": dict(Counter(pair.kind or UNNAMED for pair in pairs)),
+        "kinds": dict(Counter(pair.edit or UNNAMED for pair in pairs)),
         "reasoning_steps": {
             "unknown" if count is None else str(count): steps[count]
             for count in sorted(steps, key=lambda count: (count is None, count))

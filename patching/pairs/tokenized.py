@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from codi_tracing.traces.loop.tokens import Reader
 
 
-class Prepared(NamedTuple):
+class TokenizedPair(NamedTuple):
     """A pair under a tokenizer: what both answers share (forced), the rest of each with EOS, and how they differ."""
 
     rank: int  # its place in the list of pairs
@@ -39,7 +39,7 @@ class Prepared(NamedTuple):
         return Keys(self.pair.clean.answer, self.pair.corrupted.answer, self.hybrid)
 
 
-def prepare(model: Reader, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[tuple[Pair, str]]]:
+def tokenize_pairs(model: Reader, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
     ready, excluded = [], []
     for index, pair in enumerate(pairs):
@@ -51,7 +51,7 @@ def prepare(model: Reader, pairs: Sequence[Pair]) -> tuple[list[Prepared], list[
         (clean, corrupted), differ = tokens.answers, tokens.differ
         tails = tuple(clean[differ:]), tuple(corrupted[differ:])
         shared = max(0, differ - tokens.prefix)
-        ready.append(Prepared(index, pair, len(tokens.questions[0]), tuple(clean[:differ]), tails, shared))
+        ready.append(TokenizedPair(index, pair, len(tokens.questions[0]), tuple(clean[:differ]), tails, shared))
     return ready, excluded
 
 

@@ -15,7 +15,7 @@ from codi_tracing.patching.answer_metrics import ANSWER_METRICS, WHOLE_ANSWER
 from codi_tracing.patching.engine.model_size import Anatomy
 from codi_tracing.patching.interventions.cells import Cell
 from codi_tracing.patching.interventions.sites import Sized, first_step
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 
 # Bytes of a request beside its tensors, fitted to nnsight 0.8.1's serialisation (within a tenth; tests/patching/plan/test_count.py):
 # our own source, the tree of modules, cells, and pairs with their texts.
@@ -208,11 +208,11 @@ class Layout(NamedTuple):
 
 def block_of(model: Sized, cells: Sequence[Cell], unpatched: int, steps: int) -> Block:
     """How a block of cells runs through so many steps."""
-    firsts = sorted(first_step(model, cell.site, cell.cuts) for cell in cells)
+    firsts = sorted(first_step(model, cell.site, cell.knockouts) for cell in cells)
     return Block(len(cells), tuple(unpatched + bisect_right(firsts, step) for step in range(steps)))
 
 
-def layout_of(batch: Sequence[Prepared], segments: int, reads: Reads, opening: int) -> Layout:
+def layout_of(batch: Sequence[TokenizedPair], segments: int, reads: Reads, opening: int) -> Layout:
     """How long everything is in a batch; unrelated donors are as long as their pairs."""
     trunk, shared = len(batch[0].forced), batch[0].shared
     loop = reads.protocol == "latent_loop"

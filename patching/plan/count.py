@@ -23,11 +23,11 @@ from codi_tracing.patching.engine.partition import (
     steps_of,
     work_of,
 )
-from codi_tracing.patching.interventions.cells import Cell, check_cells, check_single_pass, grid, readable
+from codi_tracing.patching.interventions.cells import Cell, check_cells, check_single_pass, make_cells, readable
 from codi_tracing.patching.interventions.sites import Site, first_step, single_places
 from codi_tracing.patching.interventions.sources import RUNS, Value, other
 from codi_tracing.patching.pairs.donors import Donor
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.patching.plan.cost import (
     NUMBER,
     Block,
@@ -78,7 +78,7 @@ class Planned(NamedTuple):
 class Candidates(NamedTuple):
     """Pairs that a sweep may run on, at most, with their donors."""
 
-    ready: Sequence[Prepared]
+    ready: Sequence[TokenizedPair]
     donors: Sequence[Sequence[Donor]]
 
 
@@ -106,7 +106,7 @@ class Counting(NamedTuple):
         """What some cells on the chosen pairs, or on matched ones, take. Refuses what a run would refuse."""
         model, config = self.model, self.config
         check_cells(model, cells)
-        if protocol == "placeholder":
+        if protocol == "single_pass":
             check_single_pass(cells, metrics, step_metrics, ())
         ready, donors = found or Candidates(self.known.ready, self.known.donors)
         check_length(model, ready, steps_of(model, cells))
@@ -155,7 +155,7 @@ class Counting(NamedTuple):
             return Candidates(ready, [[Donor("", "", 0.0)]] * count)
         from codi_tracing.patching.pair_making.matched_pairs import candidates
 
-        ready, donors = candidates(known.files, known.everyone, self.config.seed, most, self.config.fresh)
+        ready, donors = candidates(known.files, known.everyone, self.config.seed, most, self.config.extra_problems)
         self.said.append(
             f"{len(ready)} matched donors are there under this tokenizer; those that the model answers wrongly drop out"
         )
@@ -164,7 +164,7 @@ class Counting(NamedTuple):
     def estimates(self) -> Planned:
         """Gradients of every single place: one forward and one backward of a batch."""
         model, config, known = self.model, self.config, self.known
-        cells = grid(single_places(model, config.kinds), [other], config.directions)
+        cells = make_cells(single_places(model, config.kinds), [other], config.directions)
         divided = list(batches(known.ready, [()] * len(known.ready), estimated_at_once(config)))
         reads, both, products = Reads((), (), "latent_loop", 0), Block(0, (2,) * model.n_latents), Products()
         sent, returned = Bytes(), Bytes()
@@ -220,7 +220,7 @@ def plan_run(config: RunConfig, known: AtHand, part: tuple[int, int] | None = No
     """Count the sweeps of a config's experiment, or of one slice (i, n) of it."""
     check_slices(config, part)
     said = [*known.said]
-    counting = Counting(known, config, part or (1, 1), not config.merge or config.remote is not None, said)
+    counting = Counting(known, config, part or (1, 1), not config.merge_lora or config.remote is not None, said)
     sweeps = RECIPES[config.experiment](counting)
     if config.reinitialised:
         blank = counting._replace(lora_apart=True, said=[])
@@ -237,7 +237,7 @@ def rows_of(model: Anatomy, cells: Sequence[Cell], donors: int, reads: Reads) ->
     return rows
 
 
-def check_length(model: Anatomy, ready: Sequence[Prepared], steps: int) -> None:
+def check_length(model: Anatomy, ready: Sequence[TokenizedPair], steps: int) -> None:
     """Refuse pairs that have no room, as the run will."""
     need = max(p.tokens + 1 + steps + model.opening + len(p.forced) + max(map(len, p.tails)) - 1 for p in ready)
     if need > model.n_positions:

@@ -16,7 +16,7 @@ from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.model_size import Anatomy, anatomy_at, anatomy_of, differences
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.patching.pairs.validity import split_usable
 
 # Stand-ins: as many pairs as the original experiment's, of a word problem's length, "The answer is:" and a blank.
@@ -43,9 +43,9 @@ class AtHand(NamedTuple):
 
     model: Anatomy
     named: str  # what the sizes are of
-    ready: list[Prepared]
+    ready: list[TokenizedPair]
     donors: list[tuple[Donor, ...]]
-    everyone: list[Prepared]
+    everyone: list[TokenizedPair]
     files: Files | None  # with pairs that were read under its tokenizer
     said: list[str]
 
@@ -55,7 +55,7 @@ def at_hand(config: RunConfig, pairs: int | None = None, tokens: int | None = No
 
     Raises ValueError for a shape that is unknown, or cannot be guessed.
     """
-    for key in ("draws", "beyond", "matches", "fresh"):
+    for key in ("draws", "beyond", "matches", "extra_problems"):
         if (value := getattr(config, key)) > MOST:
             raise ValueError(f"'{key}' is {value}, and more than {MOST} are not planned")
     said: list[str] = []
@@ -165,6 +165,6 @@ def read_pairs(config: RunConfig, model: Anatomy, named: str, files: Files, said
     return AtHand(model, named, [everyone[i] for i in kept], [drawn[i] for i in kept], everyone, files, said)
 
 
-def stand_in(rank: int, tokens: int, forced: int = FORCED, answer: Sequence[int] = (0, 0)) -> Prepared:
+def stand_in(rank: int, tokens: int, forced: int = FORCED, answer: Sequence[int] = (0, 0)) -> TokenizedPair:
     """A pair of which only the lengths are meant."""
-    return Prepared(rank, NOBODY, tokens, (0,) * forced, (tuple(answer), tuple(answer)))
+    return TokenizedPair(rank, NOBODY, tokens, (0,) * forced, (tuple(answer), tuple(answer)))

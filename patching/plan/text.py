@@ -103,7 +103,7 @@ def seconds(count: int, tflops: float) -> float:
 def assumptions(plan: Plan) -> list[str]:
     """Everything that was assumed, a sentence each."""
     config, model = plan.config, plan.known.model
-    apart = not config.merge or config.remote is not None
+    apart = not config.merge_lora or config.remote is not None
     whose = "LoRA is apart" if apart else "LoRA is merged, unless that changes too much"
     said = [
         *plan.said,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from codi_tracing.analysis.statistics.verdict import LOW_CEILING, ceiling, verdict
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, layerwise, resid
 from codi_tracing.patching.interventions.sources import itself, noise, other, unrelated
 from codi_tracing.patching.metrics import DEFAULT_METRICS, Reading
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.codi_model import CodiModel
 
 EXACT = 1e-5  # a change of a logit up to this counts as none in any model
@@ -40,7 +40,7 @@ class Check(NamedTuple):
 
 def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> list[Check]:
     """Run the checks on the usable pairs: one small sweep."""
-    ready, excluded = prepare(model, pairs)
+    ready, excluded = tokenize_pairs(model, pairs)
     if not ready:
         raise ValueError(f"none of the {len(pairs)} pairs is usable; the first reason is: {excluded[0][1]}")
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
@@ -48,15 +48,15 @@ def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> 
 
 
 def invariants(
-    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], limit: int = 16
+    model: CodiModel, ready: Sequence[TokenizedPair], donors: Sequence[Sequence[Donor]], limit: int = 16
 ) -> list[Check]:
     """Load report, self-patch, never-fed site, KL; on `limit` pairs, since they hold for each pair or for none."""
     ready, donors = ready[:limit], donors[:limit]
     never_fed = resid(model.n_layers - 1, model.n_latents - 1)
     cells = [
-        *grid([*layerwise(model), THOUGHT, never_fed], [itself]),
-        *grid([never_fed], [other]),
-        *grid(layerwise(model), [other]),
+        *make_cells([*layerwise(model), THOUGHT, never_fed], [itself]),
+        *make_cells([never_fed], [other]),
+        *make_cells(layerwise(model), [other]),
     ]
     metrics = ["max_logit_change", largest_logit, "kl_from_corrupted", "kl_to_clean"]
     table = sweep_cells(model, ready, cells, donors=donors, metrics=metrics)
@@ -65,7 +65,7 @@ def invariants(
     # An unpatched run that stands in another cell sums in another order, and six steps amplify the rounding: a patch
     # changes nothing if it changes no more than that.
     at_last = (change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)
-    spread = float(own.loc[at_last | (own["site"] == "thought"), "patched"].max())
+    spread = float(own.loc[at_last | (own["kind"] == "thought"), "patched"].max())
     rounding = (
         UNITS * torch.finfo(model.dtype).eps * float(table.loc[table["metric"] == "largest_logit", "patched"].max())
     )
@@ -96,11 +96,18 @@ def invariants(
 
 
 def findings(
-    model: CodiModel, ready: Sequence[Prepared], donors: Sequence[Sequence[Donor]], low_ceiling: float = LOW_CEILING
+    model: CodiModel,
+    ready: Sequence[TokenizedPair],
+    donors: Sequence[Sequence[Donor]],
+    low_ceiling: float = LOW_CEILING,
 ) -> list[Check]:
     """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
     ends = [resid(0), resid(model.n_layers - 1)]
-    cells = [*grid([THOUGHT], [other, unrelated]), *grid(ends, [other]), *grid([Site("resid")], [noise])]
+    cells = [
+        *make_cells([THOUGHT], [other, unrelated]),
+        *make_cells(ends, [other]),
+        *make_cells([Site("resid")], [noise]),
+    ]
     table = sweep_cells(model, ready, cells, donors=donors, metrics=DEFAULT_METRICS)
     return [
         accuracy(table),
@@ -125,7 +132,7 @@ def _mean(table: pd.DataFrame, metric: str, column: str, **where: object) -> flo
 
 def accuracy(table: pd.DataFrame) -> Check:
     """Share of pairs whose clean run gives the clean key and whose corrupted run gives the corrupted key."""
-    about = {"site": "thought", "direction": "denoising", "source": "clean"}
+    about = {"kind": "thought", "direction": "denoising", "source": "clean"}
     clean = _mean(table, "answer_is_clean", "clean", **about)
     corrupted = _mean(table, "answer_is_corrupted", "corrupted", **about)
     pairs = table["pair_id"].nunique()
@@ -146,7 +153,7 @@ def corners_finding(table: pd.DataFrame, low_ceiling: float) -> Check:
 def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:
     """What an unrelated thought does: how often the host says the donor's answer, how often the clean one."""
     chosen = table[
-        (table["source"] == "unrelated") & (table["site"] == "thought") & (table["direction"] == "denoising")
+        (table["source"] == "unrelated") & (table["kind"] == "thought") & (table["direction"] == "denoising")
     ]
     if chosen.empty:
         return [Check("unrelated_thought", "finding", None, None,
@@ -179,7 +186,7 @@ def noise_finding(table: pd.DataFrame) -> Check:
 
 def first_against_last(table: pd.DataFrame, n_layers: int) -> Check:
     """Whether patching the first and the last layer differ: in a loop that runs, layers are not interchangeable."""
-    clean = table[(table["direction"] == "denoising") & (table["source"] == "clean") & (table["site"] == "resid")]
+    clean = table[(table["direction"] == "denoising") & (table["source"] == "clean") & (table["kind"] == "resid")]
     kl = clean[clean["metric"] == "kl_from_corrupted"]
     by_pair = kl.pivot(index="pair_id", columns="layer", values="patched")
     first, last = by_pair[0], by_pair[n_layers - 1]

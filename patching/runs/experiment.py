@@ -75,7 +75,7 @@ def run_experiment(
             begin=(lambda name: None) if ledger is None else ledger.begin,
         )  # fmt: skip
         merged = None
-        if config.merge and config.remote is None:  # a deployment's model is shared, and keeps LoRA apart
+        if config.merge_lora and config.remote is None:  # a deployment's model is shared, and keeps LoRA apart
             model, merged = merge_lora(model, [pair.clean.question for pair in read[:16]])
         chosen = select(model, read, config, progress, shards.note)
         checks = checked(model, chosen, config, shards, out, force)
@@ -93,7 +93,7 @@ def run_experiment(
         about |= {
             "data": data_of(config, chosen),
             **about_run.notes,
-            "merge": None if merged is None else merged._asdict(),
+            "merge_lora": None if merged is None else merged._asdict(),
             "remote": None if config.remote is None else config.remote.model_dump(mode="json"),
             **({"set_aside": shards.set_aside} if shards.set_aside else {}),
             "seconds": round(time.monotonic() - started, 1),

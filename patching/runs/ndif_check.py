@@ -12,11 +12,11 @@ from torch import Tensor
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, resid
 from codi_tracing.patching.interventions.sources import itself
 from codi_tracing.patching.pairs.pair import Pair
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.runs.checks import Check
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.lora_merge import ALLOWED
@@ -41,14 +41,14 @@ def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "a
     yield compared_versions(host)
     model = load_codi(folder, dtype=dtype, remote=place)
     yield served(model, status)
-    ready, excluded = prepare(model, pairs)
+    ready, excluded = tokenize_pairs(model, pairs)
     if not ready:
         raise ValueError(f"none of the {len(pairs)} pairs is usable; the first reason is: {excluded[0][1]}")
     ids = torch.tensor([question_ids(model, ready[0].pair.clean.question)])
     there = start(model, partial(first_logits, model, ids)).result()
     yield Check("job", "invariant", True, None, "It takes the key, and ran a job.")
     yield from compared_weights(folder, model, ids, there)
-    table = sweep_cells(model, ready[:2], grid([THOUGHT, resid(0)], [itself]), metrics=["max_logit_change"])
+    table = sweep_cells(model, ready[:2], make_cells([THOUGHT, resid(0)], [itself]), metrics=["max_logit_change"])
     change, largest = float(table["patched"].max()), float(there.abs().max())
     allowed = max(1e-5, 128 * torch.finfo(there.dtype).eps * largest)
     yield Check(

@@ -10,7 +10,7 @@ each sweep, rows or sizes:
 - `iterative`: steps 0 to k written and the rest running free, beside the same with the next latent held.
 - `matched`: donors that share, or do not share, an intermediate or the answer (interchange interventions, Geiger et al.
   2022): see `codi_tracing.patching.pair_making.matching`.
-- `placeholder`: the original experiment's single pass beside the loop: see `codi_tracing.traces.loop.single_pass`.
+- `original`: the original experiment's single pass beside the loop: see `codi_tracing.traces.loop.single_pass`.
 - `attribution`: gradient-based estimates, the largest and random ones verified: see `codi_tracing.patching.engine.attribution`.
 - `shapley`: every subset of the steps' caches (Shapley 1953; interactions: Grabisch and Roubens 1999).
 
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.interventions.cells import Cell, grid, knockouts
+from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, Sized, expand, layerwise, prefixes, subsets
 from codi_tracing.patching.interventions.sources import SOURCES, itself, other, unrelated
@@ -86,7 +86,7 @@ class Job(NamedTuple):
 
         config, everyone = self.config, self.chosen.everyone
         found = matched_pairs(
-            self.model, everyone, config.seed, most_matches(config), config.fresh, config.max_new_tokens
+            self.model, everyone, config.seed, most_matches(config), config.extra_problems, config.max_new_tokens
         )
         self.notes["matches"] = found.counts
         return found
@@ -149,28 +149,28 @@ def estimated_at_once(config: RunConfig) -> int:
 
 def corner_cells(config: RunConfig) -> list[Cell]:
     """Whole thoughts exchanged, and a run's own written into itself, which changes nothing."""
-    return grid([THOUGHT], [other, unrelated, itself], config.directions)
+    return make_cells([THOUGHT], [other, unrelated, itself], config.directions)
 
 
 def sweep(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
-    sites = expand(job.model, config.sites, config.kinds)
+    sites = expand(job.model, config.grid, config.kinds)
     sources = [SOURCES[name] for name in config.sources]
-    cells = grid(sites, sources, config.directions, config.freeze, config.draws)
-    cells += grid(sites, sources, config.directions, draws=config.draws) if config.unheld else []
-    cells += knockouts([edge(text) for text in config.cuts], config.directions)
+    cells = make_cells(sites, sources, config.directions, config.freeze, config.draws)
+    cells += make_cells(sites, sources, config.directions, draws=config.draws) if config.also_unfrozen else []
+    cells += knockout_cells([edge(text) for text in config.knockouts], config.directions)
     return [job.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)]
 
 
 def early_stop(job: Doer[Swept, Pairs]) -> list[Swept]:
     n, config = job.model.n_latents, job.config
     cells = []
-    for cuts in ((), (UNSEEN,)):
+    for knockouts in ((), (UNSEEN,)):
         for direction in config.directions:
             stops = range(n + config.beyond + 1)
-            cells += [Cell(direction, itself, THOUGHT, cuts=cuts, n_latents=k) for k in stops]
+            cells += [Cell(direction, itself, THOUGHT, knockouts=knockouts, n_latents=k) for k in stops]
         rest = [Site("kv", step=k, step_last=n - 1) for k in range(n)]
-        cells += grid(rest, [unrelated], config.directions, draws=config.draws, cuts=cuts)
+        cells += make_cells(rest, [unrelated], config.directions, draws=config.draws, knockouts=knockouts)
     return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS)]
 
 
@@ -178,7 +178,7 @@ def influence(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     sites = [site for kind in config.kinds for site in expand(job.model, ["stepwise"], [kind])]
     cells = [
-        cell for held in ((), ("between",)) for cell in grid(sites, [other, unrelated], config.directions, held)
+        cell for held in ((), ("between",)) for cell in make_cells(sites, [other, unrelated], config.directions, held)
     ]  # fmt: skip
     return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)]
 
@@ -187,7 +187,7 @@ def iterative(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     sites = [site for kind in config.kinds for site in prefixes(job.model, kind)]
     cells = [
-        cell for held in ((), ("R",)) for cell in grid(sites, [other, unrelated], config.directions, held)
+        cell for held in ((), ("R",)) for cell in make_cells(sites, [other, unrelated], config.directions, held)
     ]  # fmt: skip
     return [job.sweep([*cells, *corner_cells(config)], metrics=ANSWERS, step_metrics=AT_STEPS)]
 
@@ -196,21 +196,21 @@ def matched(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     found = job.matches()
     sites = expand(job.model, ["stepwise", "prefixes"], config.kinds)
-    cells = grid(sites, [other, unrelated], ["denoising"])
+    cells = make_cells(sites, [other, unrelated], ["denoising"])
     metrics = ("answer", "answer_is_clean", "answer_is_corrupted", "answer_is_hybrid")
     return [job.sweep(corner_cells(config), metrics=ANSWERS), job.sweep(cells, found, metrics=metrics)]
 
 
-def placeholder(job: Doer[Swept, Pairs]) -> list[Swept]:
-    cells = [*grid(layerwise(job.model), [other, unrelated], job.config.directions), *corner_cells(job.config)]
+def original(job: Doer[Swept, Pairs]) -> list[Swept]:
+    cells = [*make_cells(layerwise(job.model), [other, unrelated], job.config.directions), *corner_cells(job.config)]
     metrics = list(dict.fromkeys((*BOTH_READS, *ANSWERS)))
-    return [job.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "placeholder")]
+    return [job.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "single_pass")]
 
 
 def attribution(job: Doer[Swept, Pairs]) -> list[Swept]:
     config = job.config
     estimates = job.estimates()
-    cells = grid(job.largest(estimates), [other], config.directions)
+    cells = make_cells(job.largest(estimates), [other], config.directions)
     exact = job.sweep(cells, metrics=("logit_difference",))
     return [estimates, exact, job.sweep(corner_cells(config), metrics=ANSWERS)]
 
@@ -218,7 +218,7 @@ def attribution(job: Doer[Swept, Pairs]) -> list[Swept]:
 def shapley(job: Doer[Swept, Pairs]) -> list[Swept]:
     directions = job.config.directions
     cells = [
-        cell for held in ((), ("K_T",)) for cell in grid(subsets(job.model), [other], directions, held)
+        cell for held in ((), ("K_T",)) for cell in make_cells(subsets(job.model), [other], directions, held)
     ]  # fmt: skip
     games = job.sweep(cells, metrics=("logit_difference",))
     return [games, job.sweep(corner_cells(job.config), metrics=ANSWERS)]
@@ -226,5 +226,5 @@ def shapley(job: Doer[Swept, Pairs]) -> list[Swept]:
 
 RECIPES: dict[str, Callable[[Any], list[Any]]] = {
     recipe.__name__: recipe
-    for recipe in (sweep, early_stop, influence, iterative, matched, placeholder, attribution, shapley)
+    for recipe in (sweep, early_stop, influence, iterative, matched, original, attribution, shapley)
 }

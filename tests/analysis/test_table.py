@@ -15,7 +15,7 @@ def one_row(**values) -> pd.DataFrame:
         "direction": "denoising",
         "source": "clean",
         "source_pair": "7",
-        "site": "resid",
+        "kind": "resid",
         "layer": 3,
         "layer_last": 3,
         "metric": "logit_difference",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codi_tracing.patching.interventions.sites import Site
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.text import last_number
 from tests.bench.job import MOST_TOKENS, Found, Job, Plain, steps_of
@@ -20,8 +20,8 @@ from tests.bench.job import MOST_TOKENS, Found, Job, Plain, steps_of
 class Alone(NamedTuple):
     """A variant: what is done once for each pair, and what for each cell (with or without greedy decoding)."""
 
-    begin: Callable[[Job, Prepared], Any]
-    cell: Callable[[Job, Prepared, Any, Site, bool], Found]
+    begin: Callable[[Job, TokenizedPair], Any]
+    cell: Callable[[Job, TokenizedPair, Any, Site, bool], Found]
 
 
 class Begun(NamedTuple):
@@ -34,7 +34,7 @@ class Begun(NamedTuple):
     latent: Tensor | None = None
 
 
-def tokens_of(job: Job, ready: Prepared) -> tuple[Tensor, Tensor, Tensor]:
+def tokens_of(job: Job, ready: TokenizedPair) -> tuple[Tensor, Tensor, Tensor]:
     """Both questions and what is forced."""
     sides = ready.pair.clean.question, ready.pair.corrupted.question
     clean, corrupted = (torch.tensor(question_ids(job.model, side), device=job.device) for side in sides)
@@ -57,7 +57,7 @@ def think(plain: Plain, cache: Any, latent: Tensor, now: list[int]) -> None:
     now[0] = -1
 
 
-def answer(job: Job, cache: Any, ready: Prepared, forced: Tensor, decode: bool) -> Found:
+def answer(job: Job, cache: Any, ready: TokenizedPair, forced: Tensor, decode: bool) -> Found:
     """EoT and the forced tokens in one forward, the LM head where it is needed; then, if wanted, greedy decoding."""
     plain, lm_head = job.plain, job.plain.causal_lm.lm_head
     embeds = torch.cat([plain.eot[None], plain.embed(forced)])[None]
@@ -79,7 +79,7 @@ def answer(job: Job, cache: Any, ready: Prepared, forced: Tensor, decode: bool) 
 
 
 @torch.inference_mode()
-def record_by_hooks(job: Job, ready: Prepared) -> Begun:
+def record_by_hooks(job: Job, ready: TokenizedPair) -> Begun:
     """Run the clean question with a hook on every block."""
     clean, corrupted, forced = tokens_of(job, ready)
     kept: list[Tensor] = []
@@ -113,7 +113,7 @@ def hooked(job: Job, begun: Begun, site: Site, now: list[int]):
 
 
 @torch.inference_mode()
-def cell_by_hooks(job: Job, ready: Prepared, begun: Begun, site: Site, decode: bool) -> Found:
+def cell_by_hooks(job: Job, ready: TokenizedPair, begun: Begun, site: Site, decode: bool) -> Found:
     """Everything anew: question, thought, answer."""
     now = [-1]
     with hooked(job, begun, site, now):
@@ -123,7 +123,7 @@ def cell_by_hooks(job: Job, ready: Prepared, begun: Begun, site: Site, decode: b
 
 
 @torch.inference_mode()
-def record_and_read(job: Job, ready: Prepared) -> Begun:
+def record_and_read(job: Job, ready: TokenizedPair) -> Begun:
     """The same, and the corrupted question read once."""
     begun = record_by_hooks(job, ready)
     cache, latent = read(job.plain, begun.ids)
@@ -131,7 +131,7 @@ def record_and_read(job: Job, ready: Prepared) -> Begun:
 
 
 @torch.inference_mode()
-def cell_from_cache(job: Job, ready: Prepared, begun: Begun, site: Site, decode: bool) -> Found:
+def cell_from_cache(job: Job, ready: TokenizedPair, begun: Begun, site: Site, decode: bool) -> Found:
     """Thought and answer behind the question's cache, which is cut back afterwards."""
     now, question = [-1], begun.cache.get_seq_length()
     with hooked(job, begun, site, now):
@@ -171,7 +171,7 @@ def run_under_nnsight(job: Job, ids: Tensor, forced: Tensor, writes: dict, keep:
     return logits
 
 
-def record_under_nnsight(job: Job, ready: Prepared) -> Begun:
+def record_under_nnsight(job: Job, ready: TokenizedPair) -> Begun:
     """The clean run's values, saved."""
     clean, corrupted, forced = tokens_of(job, ready)
     kept: list[Tensor] = []
@@ -180,7 +180,7 @@ def record_under_nnsight(job: Job, ready: Prepared) -> Begun:
     return Begun(by_step.transpose(0, 1), corrupted, forced)
 
 
-def cell_under_nnsight(job: Job, ready: Prepared, begun: Begun, site: Site, decode: bool) -> Found:
+def cell_under_nnsight(job: Job, ready: TokenizedPair, begun: Begun, site: Site, decode: bool) -> Found:
     """One patched run, one session. The benchmark does not decode in it."""
     assert not decode
     assert site.layer is not None

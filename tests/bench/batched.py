@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.tokens import question_ids
 from tests.bench.job import Job, Plain, steps_of
 
@@ -68,14 +68,14 @@ class Buffer:
         self.filled[layer] = end
         return own[0, :, :, :end], own[1, :, :, :end]
 
-    def cut(self, length: int) -> None:
+    def knockout(self, length: int) -> None:
         self.filled = [length] * len(self.filled)
 
 
 class Questions(NamedTuple):
     """A batch of pairs, read: their cache, first latents and where they end."""
 
-    batch: list[tuple[int, Prepared]]
+    batch: list[tuple[int, TokenizedPair]]
     valid: Tensor  # [pair, 2, width]
     position: Tensor  # [pair, 1], the one after BoT
     latent: Tensor  # [pair, 2, d_model]
@@ -130,9 +130,9 @@ def blocks_of(job: Job, size: int) -> list[Block]:
     return [lay_out(job, order[start : start + size]) for start in range(0, len(order), size)]
 
 
-def batches_of(job: Job, size: int) -> list[list[tuple[int, Prepared]]]:
+def batches_of(job: Job, size: int) -> list[list[tuple[int, TokenizedPair]]]:
     """Pairs with equally many forced tokens, questions of like length together."""
-    batches: list[list[tuple[int, Prepared]]] = []
+    batches: list[list[tuple[int, TokenizedPair]]] = []
     for pair, ready in sorted(enumerate(job.ready), key=lambda item: (len(item[1].forced), item[1].tokens)):
         if not batches or len(batches[-1]) == size or len(batches[-1][0][1].forced) != len(ready.forced):
             batches.append([])
@@ -140,7 +140,7 @@ def batches_of(job: Job, size: int) -> list[list[tuple[int, Prepared]]]:
     return batches
 
 
-def read_questions(job: Job, batch: list[tuple[int, Prepared]], room: int) -> Questions:
+def read_questions(job: Job, batch: list[tuple[int, TokenizedPair]], room: int) -> Questions:
     """Read both questions of every pair, each a row of its own; then lay their entries side by side."""
     plain, device = job.plain, job.device
     ids = [[*question_ids(job.model, side.question), 0] for _, p in batch for side in (p.pair.clean, p.pair.corrupted)]
@@ -163,7 +163,7 @@ def read_questions(job: Job, batch: list[tuple[int, Prepared]], room: int) -> Qu
     beside = Buffer(plain, len(batch), 2 * width + room)
     for side in HOSTS:
         beside.entries[..., side * width : (side + 1) * width, :] = whole.entries[:, :, side::2]
-    beside.cut(2 * width)
+    beside.knockout(2 * width)
     return Questions(batch, valid.unflatten(0, (-1, 2)), lengths[::2, None], latent, beside)
 
 
@@ -179,7 +179,7 @@ def mask_of(plain: Plain, seen: Tensor) -> Tensor:
 def run_block(job: Job, questions: Questions, block: Block, now: list) -> Tensor:
     """One block on one batch: logit differences, `[pair, cell]`, hosts first."""
     plain, rows = job.plain, len(questions.batch)
-    questions.cache.cut(questions.valid[0].numel())
+    questions.cache.knockout(questions.valid[0].numel())
     of_questions = (questions.valid[:, None] & block.sees[None, :, :, None]).flatten(2)
     seen = torch.cat([of_questions, block.steps.expand(rows, -1, -1)], -1)
     latent, keys = questions.latent, of_questions.shape[-1]

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.sites import Site
 from codi_tracing.patching.interventions.sources import other
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.model.codi_model import CodiModel
 from tests.bench.sizes import ROOT, SIZES, load, pairs_of
 from tests.bench.timing import median, seconds
@@ -51,7 +51,7 @@ def all_cells(model: CodiModel) -> list[Cell]:
         for last in layers[first:]
         for step in steps
     ]
-    return grid(sites, (other,), ("denoising", "noising"))
+    return make_cells(sites, (other,), ("denoising", "noising"))
 
 
 def some(model: CodiModel, count: int, seed: int = 0) -> list[Cell]:
@@ -73,7 +73,9 @@ def forget_peak() -> None:
         FORGET.write_text("5")
 
 
-def measure_point(model: CodiModel, ready: list[Prepared], count: int, repeats: int, **options: Any) -> dict[str, Any]:
+def measure_point(
+    model: CodiModel, ready: list[TokenizedPair], count: int, repeats: int, **options: Any
+) -> dict[str, Any]:
     """Median seconds, and bytes above what was held before the first run, which also warms up."""
 
     def run(cells: list[Cell]) -> Any:

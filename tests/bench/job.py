@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from codi_tracing.patching.interventions.sites import Site, layerwise, sitewise
-from codi_tracing.patching.pairs.tokenized import Prepared
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.checkpoint import ADAPTER, base_location
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -50,7 +50,7 @@ class Job:
 
     model: CodiModel
     plain: Plain
-    ready: list[Prepared]
+    ready: list[TokenizedPair]
     sites: list[Site]
 
     @property
@@ -62,7 +62,7 @@ class Job:
         return self.model.device
 
 
-def job_of(model: CodiModel, ready: list[Prepared]) -> Job:
+def job_of(model: CodiModel, ready: list[TokenizedPair]) -> Job:
     """The grid of all layers × (all steps, each step). LoRA is merged, so that all variants do the same products."""
     model, merge = merge_lora(model, [p.pair.clean.question for p in ready[:4]])
     assert merge.merged, f"merging LoRA changes a logit by {merge.largest_change:.1e}, so that variants would differ"

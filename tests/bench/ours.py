@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sources import other
 from tests.bench.job import Job
 
@@ -18,7 +18,7 @@ Place = tuple[str, int, int | None]  # pair, layer, step
 
 def swept(job: Job, decode: bool = False, **options: Any) -> pd.DataFrame:
     """The sweep's table: logit differences, and with `decode` the answers too."""
-    cells = grid(job.sites, (other,), ("denoising",))
+    cells = make_cells(job.sites, (other,), ("denoising",))
     metrics = ["logit_difference", "answer"] if decode else ["logit_difference"]
     return sweep_cells(job.model, job.ready, cells, metrics=metrics, **options)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.word_problems import Problem, build_tokenizer, draw
@@ -90,13 +90,13 @@ def write_random(folder: Path, shape: Shape, dtype: torch.dtype, seed: int = 0) 
     write_checkpoint(folder, adapted, projection(width, width), torch.randn(width), torch.randn(width), card)
 
 
-def pairs_of(size: Size, model: CodiModel, count: int | None = None, tokens: int | None = None) -> list[Prepared]:
+def pairs_of(size: Size, model: CodiModel, count: int | None = None, tokens: int | None = None) -> list[TokenizedPair]:
     """So many prepared pairs; made-up ones for a random checkpoint, whose questions have about `tokens` tokens."""
     count = count or size.pairs
     if size.shape is None:
         shipped = load_pairs(ROOT / "patching/data/arithmetic_pairs.json")
-        return prepare(model, shipped[:count])[0]
-    return prepare(model, made_up(count, tokens or size.tokens))[0]
+        return tokenize_pairs(model, shipped[:count])[0]
+    return tokenize_pairs(model, made_up(count, tokens or size.tokens))[0]
 
 
 def made_up(count: int, tokens: int, seed: int = 0) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 from tests.bench.floor import work_of
 from tests.bench.growth import exponent, points_of, some
@@ -24,7 +24,7 @@ from tests.bench.variants import (
 @pytest.fixture(scope="module")
 def job(random_checkpoint, pairs):
     model = load_codi(random_checkpoint, device="cpu")  # its LoRA will be merged
-    ready, _ = prepare(model, pairs)
+    ready, _ = tokenize_pairs(model, pairs)
     ready = sorted(ready, key=lambda p: p.tokens)
     return job_of(model, [ready[0], ready[-1]])  # of different length, so that one is padded
 
@@ -64,7 +64,7 @@ def test_a_cell_that_begins_late_takes_fewer_products(job):
 def test_made_up_pairs_have_equal_token_counts_near_the_wanted(model):
     for tokens in (30, 60, 120, 240):
         found = made_up(4, tokens)
-        assert len(prepare(model, found)[0]) == 4
+        assert len(tokenize_pairs(model, found)[0]) == 4
         assert all(abs(words(side.question) - tokens) <= 10 for pair in found for side in (pair.clean, pair.corrupted))
 
 

@@ -126,7 +126,7 @@ def test_a_wrong_value_is_named_with_what_was_wanted(load, line, problem):
         ('experiment = "shaply"', "wanted 'sweep', 'early_stop', 'influence'"),
         ('experiment = "shapley"\ntop = 3', "'top' has no meaning in the experiment 'shapley'; remove it"),
         ('experiment = "matched"\nreinitialised = true', "'reinitialised' has no meaning in the experiment 'matched'"),
-        ('experiment = "placeholder"\ndirections = ["noising"]', "'directions' has no meaning in the experiment"),
+        ('experiment = "original"\ndirections = ["noising"]', "'directions' has no meaning in the experiment"),
         (
             'experiment = "influence"\nkinds = ["head"]',
             "'kinds' is head in the experiment 'influence', wanted one of latent",
@@ -135,7 +135,7 @@ def test_a_wrong_value_is_named_with_what_was_wanted(load, line, problem):
             'experiment = "matched"\nkinds = ["resid", "mlp"]',
             "'kinds' is resid, mlp in the experiment 'matched', wanted one",
         ),
-        ('cuts = ["anwser-3"]', "'cuts.0' is 'anwser-3', wanted an attention edge: answer-question"),
+        ('knockouts = ["anwser-3"]', "'knockouts.0' is 'anwser-3', wanted an attention edge: answer-question"),
         ("low_ceiling = 2.0", "'low_ceiling' is 2.0, wanted 1.0 or less"),
         ("beyond = -1", "'beyond' is -1, wanted 0 or more"),
     ],
@@ -155,7 +155,7 @@ def test_what_is_left_out_fits_the_rest_and_a_dumped_config_loads_again(load):
 
 def test_the_settings_of_a_run_leave_out_where_things_are_and_what_the_experiment_settles(load):
     settings = load(RUN + 'experiment = "shapley"').settings()
-    assert not {"out", "checkpoint", "sites", "kinds", "beyond"} & set(settings)
+    assert not {"out", "checkpoint", "grid", "kinds", "beyond"} & set(settings)
     assert settings["experiment"] == "shapley"
     assert "file" not in settings["pairs"]
 

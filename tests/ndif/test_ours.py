@@ -14,14 +14,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.configs.schema import Remote, RunConfig
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site, headwise, sitewise, stepwise
 from codi_tracing.patching.interventions.sources import mean, other, unrelated, zero
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.pairs.validity import split_usable
 from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.patching.runs.ndif_check import preflight
@@ -95,10 +95,10 @@ def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Serv
          {"sources": [other, unrelated], "metrics": ["logit_difference", "answer", "logprob_clean", "edit_norm"]}),
         (stepwise, {"sources": [zero, mean], "metrics": ["kl_to_clean", "prediction_change"]}),
         (stepwise, {"sources": [other], "freeze": ["R", "K_T"], "metrics": ["logit_difference"]}),
-        (lambda m: [THOUGHT], {"cuts": [edge("answer-question"), edge("4-1")], "metrics": ["logit_difference"]}),
-        (None, {"sources": [other], "protocol": "placeholder", "metrics": ["kl_from_corrupted_at_eot"]}),
+        (lambda m: [THOUGHT], {"knockouts": [edge("answer-question"), edge("4-1")], "metrics": ["logit_difference"]}),
+        (None, {"sources": [other], "protocol": "single_pass", "metrics": ["kl_from_corrupted_at_eot"]}),
     ],
-    ids=["sites", "values", "routes", "cuts", "placeholder"],
+    ids=["sites", "values", "routes", "knockouts", "single_pass"],
 )  # fmt: skip
 def test_a_sweep_is_that_of_here_at_every_site_source_route_and_cut(
     server: Server, here, pairs, sites, options
@@ -304,4 +304,4 @@ def test_gradients_are_refused_before_anything_is_sent(plain_server: Server, pai
 
     model = there(plain_server)
     with pytest.raises(ValueError, match="load the model here"):
-        attribute(model, prepare(model, pairs[:1])[0], ["resid"], ["denoising"])
+        attribute(model, tokenize_pairs(model, pairs[:1])[0], ["resid"], ["denoising"])

@@ -12,10 +12,10 @@ from torch.distributions import Categorical, kl_divergence
 from codi_tracing.patching import metrics as m
 from codi_tracing.patching.answer_metrics import Keys, answer_is_clean, answer_is_corrupted
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site
 from codi_tracing.patching.interventions.sources import itself, other, steer, zero
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import answer_ids, positions_needed
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
@@ -127,13 +127,13 @@ def alone_with(model, p, site, direction="noising", **options):
     host, donor = hosts(p, direction)
     theirs = run_alone(model, donor, p.forced)
     swapped = {site.kind: theirs} if site.kind in ("thought", "question", "bot") else {}
-    return run_alone(model, host, options.pop("forced", p.forced), writes_of(model, site, theirs), cuts=swapped)
+    return run_alone(model, host, options.pop("forced", p.forced), writes_of(model, site, theirs), knockouts=swapped)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_metrics_at_eot_are_those_of_the_logits_after_eot(both, pairs, direction):
-    ready, _ = prepare(both, pairs[1:3])
-    table = sweep_cells(both, ready, grid(SOME, [other], [direction]), metrics=list(m.EOT_METRICS))
+    ready, _ = tokenize_pairs(both, pairs[1:3])
+    table = sweep_cells(both, ready, make_cells(SOME, [other], [direction]), metrics=list(m.EOT_METRICS))
     for p in ready:
         clean, corrupted = (run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted))
         host = 1 if direction == "denoising" else 0
@@ -160,7 +160,7 @@ def tailed(model, ready, tails, shared=0):
     """Prepared pairs with answers made by hand: tokens of numbers and EOS, the first `shared` of both forced."""
     eos, prefix = model.tokenizer.eos_token_id, tuple(answer_ids(model))
     number = {digit: model.tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"}
-    made: list[Prepared] = []
+    made: list[TokenizedPair] = []
     for p, both_tails in zip(ready, tails, strict=True):
         clean, corrupted = ([*(number[digit] for digit in text), eos] for text in both_tails)
         assert clean[:shared] == corrupted[:shared]
@@ -186,9 +186,9 @@ ANSWERS = {
 
 @pytest.mark.parametrize("which", ANSWERS)
 def test_whole_answers_are_scored_as_when_forced_one_at_a_time(both, pairs, which):
-    ready = tailed(both, prepare(both, pairs[1:3])[0], *ANSWERS[which])
-    table = sweep_cells(both, ready, grid(SOME[1:], [other], ["noising"]), metrics=WHOLE, pairs_per_batch=2)
-    plain = sweep_cells(both, ready, grid(SOME[1:], [other], ["noising"]), metrics=WHOLE[2:])
+    ready = tailed(both, tokenize_pairs(both, pairs[1:3])[0], *ANSWERS[which])
+    table = sweep_cells(both, ready, make_cells(SOME[1:], [other], ["noising"]), metrics=WHOLE, pairs_per_batch=2)
+    plain = sweep_cells(both, ready, make_cells(SOME[1:], [other], ["noising"]), metrics=WHOLE[2:])
     kept = table[table["metric"].isin(WHOLE[2:])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, plain, atol=EXACT, rtol=0)
     for p in ready:
@@ -199,16 +199,16 @@ def test_whole_answers_are_scored_as_when_forced_one_at_a_time(both, pairs, whic
             for column, side in (("clean", p.pair.clean), ("corrupted", p.pair.corrupted)):
                 same = p._replace(pair=replace(p.pair, clean=side, corrupted=side))
                 (found,) = table.loc[
-                    (table["metric"] == name) & (table["pair_id"] == str(p.pair.pair_id)) & (table["site"] == "kv"),
+                    (table["metric"] == name) & (table["pair_id"] == str(p.pair.pair_id)) & (table["kind"] == "kv"),
                     column,
                 ]
                 assert found == pytest.approx(said_alone(both, same, tail, site=THOUGHT), abs=2 * EXACT)
 
 
 def test_whole_answers_are_scored_the_same_in_any_batch_and_beside_decoding(both, pairs):
-    ready = tailed(both, prepare(both, pairs[:4])[0], [("7", "45612"), ("1234", "8"), ("5", "6"), ("88", "9")])
+    ready = tailed(both, tokenize_pairs(both, pairs[:4])[0], [("7", "45612"), ("1234", "8"), ("5", "6"), ("88", "9")])
     ready[2:] = tailed(both, ready[2:], [("13", "130"), ("132", "1")], 1)
-    cells, options = grid(SOME, [other], ["noising"]), {"max_new_tokens": 3}
+    cells, options = make_cells(SOME, [other], ["noising"]), {"max_new_tokens": 3}
     large = sweep_cells(both, ready, cells, metrics=[*WHOLE, "answer"], **options)
     small = sweep_cells(
         both, ready, cells, metrics=[*WHOLE, "answer"], **options, cells_per_forward=1, pairs_per_batch=1
@@ -222,7 +222,7 @@ def test_whole_answers_are_scored_the_same_in_any_batch_and_beside_decoding(both
 def test_a_long_question_and_a_long_answer_share_a_batch_where_each_alone_has_room(pairs, tmp_path_factory):
     """On GPT-2, whose positions are learned: there is no row of the table for one too many."""
     model = load_codi(write_random_checkpoint(tmp_path_factory.mktemp("tight"), family="gpt2"), device="cpu")
-    ready = sorted(prepare(model, pairs)[0], key=lambda p: p.tokens)
+    ready = sorted(tokenize_pairs(model, pairs)[0], key=lambda p: p.tokens)
     short, long = tailed(model, [ready[0], ready[-1]], [("7", "1234567"), ("7", "8")])
     assert short.tokens < long.tokens
     room = max(positions_needed(model, p.tokens, len(p.forced) + max(map(len, p.tails)) - 1) for p in (short, long))
@@ -230,7 +230,7 @@ def test_a_long_question_and_a_long_answer_share_a_batch_where_each_alone_has_ro
     places = model.lm._module.transformer.wpe
     places.weight.data = places.weight.data[:room].clone()
     assert model.n_positions == room
-    options = {"cells": grid([THOUGHT], [other], ["noising"]), "metrics": WHOLE[:2]}
+    options = {"cells": make_cells([THOUGHT], [other], ["noising"]), "metrics": WHOLE[:2]}
     one, two = (sweep_cells(model, [short, long], **options, pairs_per_batch=size) for size in (1, 2))
     pd.testing.assert_frame_equal(one, two, atol=2 * EXACT, rtol=0)
     places.weight.data = places.weight.data[: room - 1].clone()
@@ -288,8 +288,8 @@ def places_of(model, site):
 
 
 def test_the_size_of_an_edit_is_that_of_what_stood_and_what_is_written_over_all_places(both, pairs):
-    ready, _ = prepare(both, pairs[1:2])
-    table = sweep_cells(both, ready, grid(PLACES, [other], ["noising"]), metrics=EDITS)
+    ready, _ = tokenize_pairs(both, pairs[1:2])
+    table = sweep_cells(both, ready, make_cells(PLACES, [other], ["noising"]), metrics=EDITS)
     (p,) = ready
     theirs = run_alone(both, p.pair.corrupted.question, p.forced)
     for site in PLACES:
@@ -299,7 +299,7 @@ def test_the_size_of_an_edit_is_that_of_what_stood_and_what_is_written_over_all_
         own = kv_seen(both, p, site, theirs) if by_sight else before_each_write(
             both, p, site, places, writes_of(both, site, theirs)
         )  # fmt: skip
-        keys = {"site": site.kind, "layer": site.layer, "step": site.step}
+        keys = {"kind": site.kind, "layer": site.layer, "step": site.step}
         assert patched(table, p, "edit_norm", **keys) == pytest.approx(float((written - own).norm()), abs=1e-4), site
         cosine = float(torch.nn.functional.cosine_similarity(written, own, dim=0))
         assert patched(table, p, "edit_cosine", **keys) == pytest.approx(cosine, abs=EXACT), site
@@ -316,8 +316,8 @@ def kv_seen(model, p, site, theirs):
 
 
 def test_the_references_of_an_edits_size_are_those_of_no_edit(both, pairs):
-    ready, _ = prepare(both, pairs[:1])
-    table = sweep_cells(both, ready, grid(PLACES[:6], [other, itself]), metrics=EDITS)
+    ready, _ = tokenize_pairs(both, pairs[:1])
+    table = sweep_cells(both, ready, make_cells(PLACES[:6], [other, itself]), metrics=EDITS)
     for name, none in zip(EDITS, (0.0, 1.0), strict=True):
         rows = table[table["metric"] == name]
         assert (rows[["clean", "corrupted"]] == none).all(axis=None)
@@ -325,8 +325,8 @@ def test_the_references_of_an_edits_size_are_those_of_no_edit(both, pairs):
 
 
 def test_writing_zero_is_as_long_as_what_stood_and_has_no_direction(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
-    table = sweep_cells(both, ready, grid(PLACES[:5], [zero], ["noising"]), metrics=EDITS)
+    ready, _ = tokenize_pairs(both, pairs[:2])
+    table = sweep_cells(both, ready, make_cells(PLACES[:5], [zero], ["noising"]), metrics=EDITS)
     for p in ready:
         done = run_alone(both, p.pair.clean.question, p.forced)
         for site in PLACES[:5]:

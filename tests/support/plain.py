@@ -39,7 +39,7 @@ class Recorded:
 
 @torch.no_grad()
 def run_alone(
-    model, question, forced, writes=None, *, freeze=(), host=None, cuts=None, edges=(), n_latents=None, decode=0
+    model, question, forced, writes=None, *, freeze=(), host=None, knockouts=None, edges=(), n_latents=None, decode=0
 ) -> Recorded:
     """One question alone.
 
@@ -52,10 +52,10 @@ def run_alone(
     causal_lm = model.lm._module
     names = MODULES[causal_lm.config.model_type]
     decoder = getattr(causal_lm, names["decoder"])
-    embed, writes, cuts, done, now = (
+    embed, writes, knockouts, done, now = (
         causal_lm.get_input_embeddings(),
         writes or {},
-        cuts or {},
+        knockouts or {},
         Recorded(),
         {"step": None},
     )
@@ -97,8 +97,8 @@ def run_alone(
             ("question", slice(0, done.question - 1)),
             ("bot", slice(done.question - 1, done.question)),
         ):
-            if kind in cuts:
-                put(cache, columns, cuts[kind].cache)
+            if kind in knockouts:
+                put(cache, columns, knockouts[kind].cache)
         written = {step for _, _, step, _ in writes}
         latent = model.project(out.last_hidden_state[0, -1])
         for step in range(n_latents):
@@ -130,8 +130,8 @@ def run_alone(
         for step in range(n_latents):
             columns = slice(done.question + step, done.question + step + 1)
             put(cache, columns, host.cache if "K_A" in freeze and step in written else own)
-            if "thought" in cuts and step < model.n_latents:
-                put(cache, columns, cuts["thought"].cache)
+            if "thought" in knockouts and step < model.n_latents:
+                put(cache, columns, knockouts["thought"].cache)
         answer(model, done, cache, forced, hidden_columns(model, edges, None, done.question), decode)
     finally:
         for handle in handles:

@@ -49,7 +49,7 @@ from tests.support.mutations import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", kind="k"), [whole(), whole(3, kind="k", seen=[1])]]
+PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
 PROBLEMS = [
     {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
     {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from tests.analysis.report.test_write import make_run
 from tests.analysis.statistics.test_verdict import experiment
 from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml

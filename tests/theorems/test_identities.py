@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.engine.visibility import with_sight
 from codi_tracing.patching.engine.writes import edits_of
-from codi_tracing.patching.interventions.cells import Cell, Write, grid, knockouts
+from codi_tracing.patching.interventions.cells import Cell, Write, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import (
     BOT,
-    HELD,
+    FREEZABLE,
     INSIDE,
     QUESTION,
     ROUTES,
@@ -37,7 +37,7 @@ from codi_tracing.patching.interventions.sources import (
 )
 from codi_tracing.patching.metrics import max_logit_change
 from codi_tracing.patching.pairs.donors import draw_unrelated
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import encode, question_ids
 from codi_tracing.traces.model.loading import reinitialise
@@ -79,7 +79,7 @@ def both(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = prepare(both, pairs)[0]
+    everyone = tokenize_pairs(both, pairs)[0]
     drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
     chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
     return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
@@ -112,20 +112,22 @@ def agree(model, contrasts, first, second, **options) -> bool:
 # What changes nothing.
 
 
-@pytest.mark.parametrize("always", [(), ("answer-question", "4-1@2", "3-bot")], ids=["whole", "cut"])
+@pytest.mark.parametrize("always", [(), ("answer-question", "4-1@2", "3-bot")], ids=["whole", "knockout"])
 def test_a_run_written_with_its_own_values_is_unchanged_whatever_is_held(both, contrasts, always):
-    held = [freeze for size in range(len(HELD) + 1) for freeze in itertools.combinations(HELD, size)]
+    held = [freeze for size in range(len(FREEZABLE) + 1) for freeze in itertools.combinations(FREEZABLE, size)]
     assert len(held) == 16
-    cells = [cell for freeze in held[1:] for cell in grid(PLACES, [itself], ["noising"], freeze)]
-    cells += grid([QUESTION, BOT], [itself], freeze=["K_T"]) + grid([QUESTION, BOT], [itself], freeze=["K_A"])
-    cells += grid([*PLACES, *CACHED], [itself])
+    cells = [cell for freeze in held[1:] for cell in make_cells(PLACES, [itself], ["noising"], freeze)]
+    cells += make_cells([QUESTION, BOT], [itself], freeze=["K_T"]) + make_cells(
+        [QUESTION, BOT], [itself], freeze=["K_A"]
+    )
+    cells += make_cells([*PLACES, *CACHED], [itself])
     assert measure(both, contrasts, cells, always=[edge(text) for text in always]).max() <= EXACT
 
 
 def test_what_is_written_of_a_runs_own_has_no_size_and_what_is_anothers_has_one(both, contrasts):
     sites = [*PLACES, THOUGHT]
-    assert measure(both, contrasts, grid(sites, [itself]), "edit_norm").max() <= 10 * EXACT
-    assert measure(both, contrasts, grid(sites, [other, unrelated]), "edit_norm").min() > 100 * EXACT
+    assert measure(both, contrasts, make_cells(sites, [itself]), "edit_norm").max() <= 10 * EXACT
+    assert measure(both, contrasts, make_cells(sites, [other, unrelated]), "edit_norm").min() > 100 * EXACT
 
 
 @pytest.mark.parametrize("kind", INSIDE)
@@ -133,29 +135,31 @@ def test_the_last_layer_at_the_last_step_changes_nothing_however_much_is_written
     layer, step = both.n_layers - 1, both.n_latents - 1
     heads = range(both.n_heads) if kind == "head" else [None]
     push = steer(torch.full((both.head_width if kind == "head" else both.d_model,), 10.0))
-    cells = grid([Site(kind, layer, layer, step, step, head) for head in heads], [other, unrelated, *COMPUTED, push])
+    cells = make_cells(
+        [Site(kind, layer, layer, step, step, head) for head in heads], [other, unrelated, *COMPUTED, push]
+    )
     assert measure(both, contrasts, cells).max() <= EXACT
     assert measure(both, contrasts, cells, "edit_norm").min() > 10 * EXACT
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, HELD], ids="+".join)
+@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
 def test_with_every_route_held_nothing_changes_from_any_source(both, contrasts, freeze):
-    cells = grid(PLACES, [other, unrelated], freeze=freeze)
-    cells += grid([site for site in PLACES if site.kind != "kv"], COMPUTED, freeze=freeze)
-    cells += grid([QUESTION, BOT], [other, unrelated], freeze=["K_T", "K_A"])
+    cells = make_cells(PLACES, [other, unrelated], freeze=freeze)
+    cells += make_cells([site for site in PLACES if site.kind != "kv"], COMPUTED, freeze=freeze)
+    cells += make_cells([QUESTION, BOT], [other, unrelated], freeze=["K_T", "K_A"])
     assert measure(both, contrasts, cells).max() <= EXACT
 
 
 @pytest.mark.parametrize("text", ["answer-question", "answer-2", "3-question", "4-1", "5-1@1", "2-bot@0"])
 def test_a_run_of_which_an_edge_is_cut_is_that_of_the_model_that_never_had_it(both, contrasts, text):
-    cut = edge(text)
-    bare = measure(both, contrasts, knockouts([cut]), "logit_difference")
+    knockout = edge(text)
+    bare = measure(both, contrasts, knockout_cells([knockout]), "logit_difference")
     tables = [
         sweep_cells(
-            both, contrasts.ready, grid([THOUGHT], [itself], ["noising"]), metrics=["logit_difference"],
+            both, contrasts.ready, make_cells([THOUGHT], [itself], ["noising"]), metrics=["logit_difference"],
             donors=contrasts.donors, always=always,
         )
-        for always in ([cut], [])
+        for always in ([knockout], [])
     ]  # fmt: skip
     without, whole = (table[["corrupted", "clean"]].to_numpy() for table in tables)  # the hosts of the two directions
     np.testing.assert_allclose(bare, without, rtol=0, atol=EXACT)
@@ -164,9 +168,11 @@ def test_a_run_of_which_an_edge_is_cut_is_that_of_the_model_that_never_had_it(bo
 
 @pytest.mark.parametrize("text", ["answer-question", "answer-bot@1", "answer-2"])
 def test_where_only_the_answer_lacks_an_edge_writing_a_runs_own_values_changes_nothing_else(both, contrasts, text):
-    cut = edge(text)
-    written = measure(both, contrasts, grid([*PLACES, *CACHED], [itself], ["noising"], cuts=[cut]), projected)
-    bare = measure(both, contrasts, knockouts([cut], ["noising"]), projected)
+    knockout = edge(text)
+    written = measure(
+        both, contrasts, make_cells([*PLACES, *CACHED], [itself], ["noising"], knockouts=[knockout]), projected
+    )
+    bare = measure(both, contrasts, knockout_cells([knockout], ["noising"]), projected)
     np.testing.assert_allclose(written, np.broadcast_to(bare, written.shape), rtol=0, atol=EXACT)
     assert np.abs(bare).max() > EXACT
 
@@ -178,22 +184,27 @@ def test_a_prefix_to_the_last_step_and_a_suffix_from_the_first_are_all_steps_at_
     for kind in ("latent", "resid", "attn", "mlp", "kv"):
         listed = Site(kind, step_set=tuple(range(both.n_latents)))
         for site in (prefixes(both, kind)[-1], suffixes(both, kind)[0], listed):
-            assert agree(both, contrasts, grid([Site(kind)], [other, unrelated]), grid([site], [other, unrelated]))
+            assert agree(
+                both, contrasts, make_cells([Site(kind)], [other, unrelated]), make_cells([site], [other, unrelated])
+            )
 
 
 def test_a_set_of_neighbouring_steps_is_their_window_in_every_way_of_holding(both, contrasts):
-    for freeze in ((), *((name,) for name in HELD), ("R", "K_T")):
+    for freeze in ((), *((name,) for name in FREEZABLE), ("R", "K_T")):
         for kind in ("latent", "resid", "kv"):
             window, listed = Site(kind, step=1, step_last=3), Site(kind, step_set=(1, 2, 3))
             assert agree(
-                both, contrasts, grid([window], [other], freeze=freeze), grid([listed], [other], freeze=freeze)
+                both,
+                contrasts,
+                make_cells([window], [other], freeze=freeze),
+                make_cells([listed], [other], freeze=freeze),
             )
 
 
 @pytest.mark.parametrize("freeze", [(), ("K_T",), ("R",), ("R", "K_T")], ids="+".join)
 def test_all_entries_at_once_are_the_whole_thought_whatever_is_held_within_it(both, contrasts, freeze):
     sources = [other, unrelated]
-    assert agree(both, contrasts, grid([Site("kv")], sources, freeze=freeze), grid([THOUGHT], sources))
+    assert agree(both, contrasts, make_cells([Site("kv")], sources, freeze=freeze), make_cells([THOUGHT], sources))
 
 
 def test_an_entry_of_all_layers_is_the_same_written_into_the_cache_and_exchanged_by_sight(both, contrasts):
@@ -201,7 +212,12 @@ def test_an_entry_of_all_layers_is_the_same_written_into_the_cache_and_exchanged
     for freeze in ((), ("K_T",), ("K_A",), ("R",), ("between",)):
         for step in range(both.n_latents - 1):
             written, seen = Site("kv", 0, top, step, step), Site("kv", None, None, step, step)
-            assert agree(both, contrasts, grid([written], [other], freeze=freeze), grid([seen], [other], freeze=freeze))
+            assert agree(
+                both,
+                contrasts,
+                make_cells([written], [other], freeze=freeze),
+                make_cells([seen], [other], freeze=freeze),
+            )
 
 
 def test_after_a_thought_that_stops_early_what_later_steps_hold_changes_nothing(both, contrasts):
@@ -213,7 +229,7 @@ def test_after_a_thought_that_stops_early_what_later_steps_hold_changes_nothing(
                 np.testing.assert_allclose(measure(both, contrasts, [late], projected), bare, rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, HELD], ids="+".join)
+@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
 def test_with_every_route_held_a_thought_that_goes_on_beyond_the_last_step_is_unchanged_too(both, contrasts, freeze):
     beyond = both.n_latents + 2
     bare = measure(both, contrasts, [Cell("noising", itself, THOUGHT, n_latents=beyond)], projected)
@@ -230,7 +246,7 @@ def test_means_are_those_of_the_model_whose_edges_are_cut(both, contrasts):
     assert len(alike) > 1
     of_a_length = Contrasts(alike[:1], contrasts.donors[:1], alike)
     blind = [Edge(step, read) for step in range(both.n_latents) for read in ("question", "bot")]
-    cells = grid([Site(kind, 1, 1, 3, 3) for kind in ("resid", "attn", "mlp")], [step_mean])
+    cells = make_cells([Site(kind, 1, 1, 3, 3) for kind in ("resid", "attn", "mlp")], [step_mean])
     kept = {name: value.clone() for name, value in both.project.state_dict().items()}
     try:
         with torch.no_grad():  # a constant, so that latent 0 does not bring the question in
@@ -407,7 +423,7 @@ def test_re_initialising_draws_projection_and_lora_anew_keeps_the_rest_and_leave
 
 
 def test_a_re_initialised_model_keeps_every_identity(both, blank, contrasts):
-    cells = grid([*PLACES, *CACHED], [itself]) + grid(PLACES, [other], freeze=ROUTES)
+    cells = make_cells([*PLACES, *CACHED], [itself]) + make_cells(PLACES, [other], freeze=ROUTES)
     assert measure(blank, contrasts, cells).max() <= EXACT
     found = composed(blank, contrasts, "other", [(0, open_(QUESTION, BOT, THOUGHT)), (0, open_(THOUGHT))])
     assert same(found, 2, 1)

@@ -8,13 +8,22 @@ import pytest
 import torch
 
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.edges import Edge
-from codi_tracing.patching.interventions.sites import HELD, INSIDE, ROUTES, THOUGHT, Site, expand, stepwise, subsets
+from codi_tracing.patching.interventions.sites import (
+    FREEZABLE,
+    INSIDE,
+    ROUTES,
+    THOUGHT,
+    Site,
+    expand,
+    stepwise,
+    subsets,
+)
 from codi_tracing.patching.interventions.sources import HOSTS, Value, mean, noise, other, source_name, unrelated, zero
 from codi_tracing.patching.metrics import max_logit_change
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
-from codi_tracing.patching.pairs.tokenized import Prepared, prepare
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
 
@@ -25,9 +34,9 @@ SOURCES = [other, unrelated, zero, mean, noise]
 class Contrasts(NamedTuple):
     """Pairs that have an unrelated donor, their donors, and all pairs that means are taken over."""
 
-    ready: list[Prepared]
+    ready: list[TokenizedPair]
     donors: list[tuple[Donor, ...]]
-    everyone: list[Prepared]
+    everyone: list[TokenizedPair]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -58,7 +67,7 @@ def loud(folder):
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = prepare(both, pairs)[0]
+    everyone = tokenize_pairs(both, pairs)[0]
     drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
     chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
     return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
@@ -81,7 +90,7 @@ def every_site(model) -> list[Site]:
 
 def written(sites, sources=SOURCES, directions=tuple(HOSTS), freeze=()) -> list[Cell]:
     """Every site from every source that can be written there."""
-    cells = grid(sites, sources, directions, freeze)
+    cells = make_cells(sites, sources, directions, freeze)
     return [cell for cell in cells if not (isinstance(cell.source, Value) and cell.site.kind == "kv")]
 
 
@@ -211,10 +220,10 @@ def test_where_every_latent_is_the_same_an_edit_rises_a_layer_with_each_reading(
 
 def test_where_the_answer_sees_no_thought_nothing_of_the_thought_matters_and_the_question_does(both, contrasts):
     hidden = [Edge(None, step) for step in range(both.n_latents)]
-    cells = [*written(every_site(both), directions=["noising"]), *grid([THOUGHT], [other, unrelated])]
+    cells = [*written(every_site(both), directions=["noising"]), *make_cells([THOUGHT], [other, unrelated])]
     assert measure(both, contrasts, cells, always=hidden).max() <= EXACT
-    cuts = grid([Site("question"), Site("bot")], [other])
-    assert measure(both, contrasts, cuts, always=hidden).min() > EXACT
+    knockouts = make_cells([Site("question"), Site("bot")], [other])
+    assert measure(both, contrasts, knockouts, always=hidden).min() > EXACT
 
 
 # Routes: `freeze` removes its edge and nothing else.
@@ -269,10 +278,10 @@ def test_freezing_R_changes_nothing_where_every_latent_is_the_same(fresh, contra
 def test_an_edit_whose_only_open_route_is_cut_changes_nothing(both, fresh, contrasts, k):
     sites = at_steps(both, k)
     alone = {route: [held for held in ROUTES if held != route] for route in ROUTES}
-    cut = {"K_A": [Edge(None, k)], "K_T": [Edge(later, k) for later in range(k + 1, both.n_latents)], "R": []}
+    knockout = {"K_A": [Edge(None, k)], "K_T": [Edge(later, k) for later in range(k + 1, both.n_latents)], "R": []}
     for route in ("K_A", "K_T"):
         cells = written(sites, [other, mean, noise], freeze=alone[route])
-        assert measure(both, contrasts, cells, always=cut[route]).max() <= EXACT
+        assert measure(both, contrasts, cells, always=knockout[route]).max() <= EXACT
     make_latents_constant(fresh)
     assert measure(fresh, contrasts, written(sites, [other, noise], freeze=alone["R"])).max() <= EXACT
     last = k == both.n_latents - 1
@@ -351,17 +360,17 @@ def test_where_no_head_of_a_layer_writes_anything_neither_heads_nor_entries_of_t
 def game(model, contrasts, freeze=(), always=()) -> dict[frozenset[int], np.ndarray]:
     """The value of every coalition but none, all steps among them, `[pair]`."""
     sites = [*subsets(model), Site("kv")]
-    values = measure(model, contrasts, grid(sites, [other], ["denoising"], freeze), "logit_difference", always)
+    values = measure(model, contrasts, make_cells(sites, [other], ["denoising"], freeze), "logit_difference", always)
     return {frozenset(site.steps(model)): values[:, at] for at, site in enumerate(sites)}
 
 
 @pytest.mark.parametrize("freeze", [(), ("K_T",)], ids=["total", "K_A only"])
 def test_all_steps_together_are_the_whole_thought_in_both_games_and_one_alone_is_its_entry(both, contrasts, freeze):
     values = game(both, contrasts, freeze)
-    whole = measure(both, contrasts, grid([THOUGHT], [other], ["denoising"]), "logit_difference")[:, 0]
+    whole = measure(both, contrasts, make_cells([THOUGHT], [other], ["denoising"]), "logit_difference")[:, 0]
     np.testing.assert_allclose(values[frozenset(range(both.n_latents))], whole, rtol=0, atol=EXACT)
     single = measure(
-        both, contrasts, grid(stepwise(both, "kv"), [other], ["denoising"], freeze), "logit_difference"
+        both, contrasts, make_cells(stepwise(both, "kv"), [other], ["denoising"], freeze), "logit_difference"
     )  # fmt: skip
     for step in range(both.n_latents):
         np.testing.assert_allclose(values[frozenset([step])], single[:, step], rtol=0, atol=EXACT)
@@ -383,7 +392,7 @@ def test_the_only_step_that_the_answer_sees_decides_the_K_A_game_alone(both, con
     always = answer_sees_only(both, k)
     values = game(both, contrasts, ["K_T"], always)
     host = sweep_cells(
-        both, contrasts.ready, grid([THOUGHT], [other], ["denoising"]), metrics=["logit_difference"],
+        both, contrasts.ready, make_cells([THOUGHT], [other], ["denoising"]), metrics=["logit_difference"],
         donors=contrasts.donors, always=always,
     )["corrupted"].to_numpy()  # fmt: skip
     for chosen, value in values.items():
@@ -400,5 +409,5 @@ def test_steps_of_the_last_layer_alone_do_not_hear_each_other_where_latents_are_
 
 def test_every_way_of_holding_has_an_edge_to_hold(both, contrasts):
     early = [Site("latent", None, None, 0, 0)]
-    for held in HELD:
+    for held in FREEZABLE:
         assert same_frozen_and_open(both, contrasts, early, held)[0] > EXACT

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.analysis.table import read_table
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.traces.gsm8k import read_problems
 from tests.support.upstream import write_upstream
 
@@ -65,10 +65,10 @@ def test_the_experiment_runs_on_them_and_counts_every_pair_that_it_leaves_out(co
     assert (data["used"], data["filter"]) == (6, "usable")
     table = read_table("runs/gsm8k/cells.parquet")
     assert table["pair_id"].nunique() == 6
-    assert set(table["kind"].dropna()) <= {"first_operand", "later_operand", "operator_word"}
+    assert set(table["edit"].dropna()) <= {"first_operand", "later_operand", "operator_word"}
     assert "pairs used" in Path("runs/gsm8k/report.html").read_text(encoding="utf-8")
     prepared = json.loads(Path("runs/gsm8k/prepared_pairs.json").read_text())
-    assert all({"kind", "edit", "cluster_id"} <= set(pair) for pair in prepared)
+    assert all({"edit", "change", "cluster_id"} <= set(pair) for pair in prepared)
 
 
 def test_no_pair_of_a_random_model_is_right_on_both_sides_and_the_refusal_says_so(codi, folder):

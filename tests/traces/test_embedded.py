@@ -6,13 +6,13 @@ import pytest
 
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT
 from codi_tracing.patching.interventions.sources import other, unrelated
 from codi_tracing.patching.model_card import accuracy, interchange_accuracy
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.word_problems import fresh
 from tests.conftest import ROOT
@@ -31,11 +31,15 @@ def shipped(request):
 def swept(shipped):
     """Whole thoughts exchanged between the two runs of each shipped pair, and with an unrelated donor."""
     name, model = shipped
-    ready, excluded = prepare(model, PAIRS)
+    ready, excluded = tokenize_pairs(model, PAIRS)
     assert not excluded
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed=0)
     metrics = ["logit_difference", "answer", "answer_is_clean", "answer_is_corrupted"]
-    return name, sweep_cells(model, ready, grid([THOUGHT], [other, unrelated]), donors=donors, metrics=metrics), donors
+    return (
+        name,
+        sweep_cells(model, ready, make_cells([THOUGHT], [other, unrelated]), donors=donors, metrics=metrics),
+        donors,
+    )
 
 
 def test_accuracy_is_what_the_card_says(shipped):
@@ -62,7 +66,7 @@ def test_the_ceiling_is_what_the_card_says(swept):
     name, table, _ = swept
     rows = table[(table["metric"] == "logit_difference") & (table["source"] != "unrelated")]
     for direction, expected in CARD[name]["ceiling"].items():
-        found = pooled(effect(rows[rows["direction"] == direction]), by=["site"])["effect"].iloc[0]
+        found = pooled(effect(rows[rows["direction"] == direction]), by=["kind"])["effect"].iloc[0]
         assert found == pytest.approx(expected, abs=0.15)
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.analysis.statistics.inference import share_interval
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.traces.evaluate import answers, score
 from codi_tracing.traces.gsm8k import Problem
 from codi_tracing.traces.loop.thought import record

@@ -82,7 +82,7 @@ def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
 def place_panel(table: pd.DataFrame, first: bool) -> Any:
     """Specific effects by layer and step, colours centred on 0 and alike for all models."""
     sites = site_effects(table)
-    sites = sites[(sites["direction"] == "denoising") & (sites["site"] == "resid") & sites["step"].notna()]
+    sites = sites[(sites["direction"] == "denoising") & (sites["kind"] == "resid") & sites["step"].notna()]
     sites = sites.assign(differs=sites["p_fwer"] <= ALPHA)
     top = ceiling(table)
     note = "" if top.effect >= LOW_CEILING else ": low"

@@ -64,6 +64,6 @@ def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int]
 def texts(model: CodiModel, tokens: Int[Tensor, "row cell token"]) -> list[list[str]]:
     """Decoded text of each cell of each row, up to EOS: `texts[cell][row]`."""
     eos = model.tokenizer.eos_token_id
-    cut = [[said[: said.index(eos)] if eos in said else said for said in cells] for cells in tokens.tolist()]
-    decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in cut]
+    knockout = [[said[: said.index(eos)] if eos in said else said for said in cells] for cells in tokens.tolist()]
+    decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in knockout]
     return [list(column) for column in zip(*decoded, strict=True)]

@@ -12,7 +12,7 @@ def row(pair, source, direction="noising", key="clean", patched=1.0, right=1.0, 
     place = {"step": 2, "step_last": 2, "layer": None, "layer_last": None} | where
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": str(pair), "protocol": "latent_loop", "direction": direction,
-        "source": source, "site": "resid", "metric": f"answer_is_{key}", "patched": patched,
+        "source": source, "kind": "resid", "metric": f"answer_is_{key}", "patched": patched,
         "clean": right if key == "clean" else 0.0, "corrupted": right if key == "corrupted" else 0.0, **place,
     }  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_flips_are_by_replacement_and_draws_are_averaged():
 
 
 def test_runs_with_cut_edges_or_fewer_steps_are_not_counted_as_ablations():
-    rows = [decoded(0, 7.0), decoded(1, 7.0), decoded(0, 1.0, cut="answer-question"), decoded(0, 1.0, n_latents=3)]
+    rows = [decoded(0, 7.0), decoded(1, 7.0), decoded(0, 1.0, knockout="answer-question"), decoded(0, 1.0, n_latents=3)]
     assert flips(table(rows))["effect"].tolist() == [0.0]
 
 

@@ -9,7 +9,7 @@ from codi_tracing.analysis.table import COLUMNS, check_table
 
 def row(pair, patched, metric="logit_difference_estimate", direction="denoising", gap=1.0, **where) -> dict:
     """One run's logit difference, whose references are 0 (corrupted) and the gap (clean), estimated or exact."""
-    place = {"site": "resid", "layer": 1, "step": 2} | where
+    place = {"kind": "resid", "layer": 1, "step": 2} | where
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": str(pair), "protocol": "latent_loop", "direction": direction,
         "source": {"denoising": "clean", "noising": "corrupted"}[direction], "metric": metric, "patched": patched,
@@ -85,7 +85,7 @@ def test_without_the_largest_estimate_verified_misses_cannot_be_counted():
 
 def test_places_are_told_apart_by_site_and_head_and_latents_have_no_layer():
     sites = [
-        {"site": "latent", "layer": None}, {"site": "kv"}, {"site": "head", "head": 0}, {"site": "head", "head": 1},
+        {"kind": "latent", "layer": None}, {"kind": "kv"}, {"kind": "head", "head": 0}, {"kind": "head", "head": 1},
     ]  # fmt: skip
     rows = [kind(pair, 0.5, **site) for kind in (row, exact) for pair in range(2) for site in sites]
     found = attributions(table(rows))

@@ -12,7 +12,7 @@ def row(pair, patched=1.0, direction="noising", right=1.0, **where) -> dict:
     key = {"noising": "clean", "denoising": "corrupted"}[direction]
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": f"c{pair}", "protocol": "latent_loop", "direction": direction,
-        "source": "self", "site": "thought", "metric": f"answer_is_{key}", "patched": patched,
+        "source": "self", "kind": "thought", "metric": f"answer_is_{key}", "patched": patched,
         "clean": right if key == "clean" else 0.0, "corrupted": right if key == "corrupted" else 0.0, **where,
     }  # fmt: skip
 
@@ -45,9 +45,9 @@ def test_draws_of_a_run_are_averaged_before_runs_are():
 
 def test_runs_that_do_not_see_the_question_stand_apart_and_other_cuts_are_left_out():
     rows = [row(pair, n_latents=k) for pair in range(2) for k in (0, 1)]
-    rows += [row(pair, 0.0, n_latents=0, cut="answer-question") for pair in range(2)]
-    rows += [resampled(pair, 0, 0.0, cut="answer-question") for pair in range(2)]
-    rows += [row(pair, 0.5, n_latents=0, cut="answer-thought") for pair in range(2)]
+    rows += [row(pair, 0.0, n_latents=0, knockout="answer-question") for pair in range(2)]
+    rows += [resampled(pair, 0, 0.0, knockout="answer-question") for pair in range(2)]
+    rows += [row(pair, 0.5, n_latents=0, knockout="answer-thought") for pair in range(2)]
     found = early_stops(table(rows)).set_index(["rest", "sees_question", "kept"])["effect"]
     assert found.to_dict() == {
         ("stopped", True, 0): 1.0, ("stopped", True, 1): 1.0, ("stopped", False, 0): 0.0,
@@ -83,7 +83,7 @@ def test_the_figure_says_what_is_off_distribution_and_marks_the_steps_trained():
     spec = str(early_stop_curve(early_stops(table(rows))).to_dict())
     assert "as trained" not in spec  # no row tells how many steps the model was trained with
     rows += [resampled(pair, k) for pair in range(4) for k in range(3)]
-    rows += [row(pair, n_latents=1, cut="answer-question") for pair in range(4)]
+    rows += [row(pair, n_latents=1, knockout="answer-question") for pair in range(4)]
     spec = str(early_stop_curve(early_stops(table(rows))).to_dict())
     for words in ("stopped after k steps: off-distribution", "resampled: in distribution", "as trained (k = 3)",
                   "question cut off: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip

@@ -11,7 +11,7 @@ def row(pair, step, read, patched, gap=2.0, source="clean", **where) -> dict:
     """The place of step `read`'s state between corrupted (0) and clean (the gap) when step `step` is written."""
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": f"c{pair}", "protocol": "latent_loop", "direction": "denoising",
-        "source": source, "site": "resid", "step": step, "step_last": step, "read_step": read,
+        "source": source, "kind": "resid", "step": step, "step_last": step, "read_step": read,
         "metric": "projection", "patched": patched, "clean": gap, "corrupted": 0.0, **where,
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ def row(pair, end, patched, gap=4.0, source="clean", direction="denoising", **wh
     """The logit difference of a corrupted run (0) whose steps 0 to `end` are the clean run's (the gap)."""
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": f"c{pair}", "protocol": "latent_loop", "direction": direction,
-        "source": source, "site": "resid", "step": 0, "step_last": end, "metric": "logit_difference",
+        "source": source, "kind": "resid", "step": 0, "step_last": end, "metric": "logit_difference",
         "patched": patched, "clean": gap, "corrupted": 0.0, **where,
     }  # fmt: skip
 

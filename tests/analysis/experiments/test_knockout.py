@@ -5,26 +5,32 @@ import json
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.knockout import edge_name, knockout_bars, knockouts
+from codi_tracing.analysis.experiments.knockout import edge_name, knockout_bars
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
 def cut_runs(kept: dict[str, list[int]]) -> pd.DataFrame:
     """Runs by cut edge, one per pair and direction; 1 where the host still gives its key. All are right unpatched."""
     rows = []
-    for cut, answers in kept.items():
+    for knockout, answers in kept.items():
         for pair, right in enumerate(answers):
             for direction, metric in (("denoising", "answer_is_corrupted"), ("noising", "answer_is_clean")):
-                about = {"pair_id": str(pair), "cluster_id": str(pair), "protocol": "latent_loop", "site": "thought"}
-                run = {"direction": direction, "source": "self", "cut": cut, "metric": metric, "patched": right}
+                about = {"pair_id": str(pair), "cluster_id": str(pair), "protocol": "latent_loop", "kind": "thought"}
+                run = {
+                    "direction": direction,
+                    "source": "self",
+                    "knockout": knockout,
+                    "metric": metric,
+                    "patched": right,
+                }
                 rows.append({**about, **run, "clean": float(metric == "answer_is_clean"),
                              "corrupted": float(metric == "answer_is_corrupted")})  # fmt: skip
     return check_table(pd.DataFrame(rows).reindex(columns=list(COLUMNS)))
 
 
 def test_accuracy_is_the_share_of_hosts_that_keep_their_own_key_in_the_order_of_the_sweep():
-    found = knockouts(cut_runs({"answer-question": [1, 1, 0, 1], "4-1": [0, 0, 0, 0]}))
-    assert found["cut"].tolist() == ["answer-question", "4-1"]
+    found = knockout_data(cut_runs({"answer-question": [1, 1, 0, 1], "4-1": [0, 0, 0, 0]}))
+    assert found["knockout"].tolist() == ["answer-question", "4-1"]
     assert found["effect"].tolist() == [0.75, 0.0]
     assert found["n"].tolist() == [4, 4]
 
@@ -32,7 +38,7 @@ def test_accuracy_is_the_share_of_hosts_that_keep_their_own_key_in_the_order_of_
 def test_runs_that_are_wrong_unpatched_do_not_count():
     table = cut_runs({"answer-3": [1, 0, 0, 1]})
     wrong = table["pair_id"].isin(["1", "2"])
-    found = knockouts(
+    found = knockout_data(
         table.assign(clean=table["clean"].where(~wrong, 0), corrupted=table["corrupted"].where(~wrong, 0))
     )
     assert found["effect"].tolist() == [1.0]
@@ -45,7 +51,7 @@ def test_edges_are_named_in_words():
 
 
 def test_the_figure_says_that_cut_edges_are_off_distribution():
-    spec = json.dumps(knockout_bars(knockouts(cut_runs({"answer-question": [1, 0]}))).to_dict())
+    spec = json.dumps(knockout_bars(knockout_data(cut_runs({"answer-question": [1, 0]}))).to_dict())
     assert "Off-distribution" in spec
     assert "the answer not seeing the question" in spec
 
@@ -53,4 +59,4 @@ def test_the_figure_says_that_cut_edges_are_off_distribution():
 def test_a_table_without_cut_edges_is_refused_in_a_sentence():
     table = cut_runs({"answer-3": [1]})
     with pytest.raises(ValueError, match="no answers of runs with a cut edge"):
-        knockouts(table.assign(cut=None))
+        knockout_data(table.assign(knockout=None))

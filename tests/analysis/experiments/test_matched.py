@@ -13,11 +13,11 @@ BOTH_DIFFER = "0:different:different"
 def run(pair, given, step=0, step_last=None, kind=BOTH_DIFFER, source="clean", draw=None, before=("host",), **more):
     """One patched run's three rows; `given` and `before` name all answers that the run's number is equal to."""
     given = (given,) if isinstance(given, str) else given
-    place = {"site": "resid", "step": step, "step_last": step if step_last is None else step_last}
+    place = {"kind": "resid", "step": step, "step_last": step if step_last is None else step_last}
     return [
         dict.fromkeys(COLUMNS) | {
             "pair_id": str(pair), "cluster_id": str(pair), "protocol": "latent_loop", "direction": "denoising",
-            "source": source, "draw": draw, "kind": kind, "metric": metric, "patched": float(whose in given),
+            "source": source, "draw": draw, "edit": kind, "metric": metric, "patched": float(whose in given),
             "clean": float(whose == "donor"), "corrupted": float(whose in before), **place, **more,
         }
         for whose, metric in METRIC_OF.items()
@@ -98,7 +98,7 @@ def test_draws_of_unrelated_donors_are_averaged_and_kept_apart_from_the_true_don
 
 def test_kinds_of_site_are_kept_apart_and_a_chart_shows_one():
     shares = matched_shares(table(run(0, "donor"), run(0, "host", site="kv")))
-    assert set(shares["site"]) == {"resid", "kv"}
+    assert set(shares["kind"]) == {"resid", "kv"}
     with pytest.raises(ValueError, match=r"several kinds of site \(.*\); draw one at a time"):
         matched_chart(shares)
 

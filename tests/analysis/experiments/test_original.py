@@ -15,7 +15,7 @@ def row(pair, layer, patched, metric="kl_from_corrupted", protocol="latent_loop"
     """One metric of a run that one layer of another run was written into, at all steps."""
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": str(pair), "protocol": protocol, "direction": "denoising",
-        "source": "clean", "site": "resid", "layer": layer, "layer_last": layer, "metric": metric, "patched": patched,
+        "source": "clean", "kind": "resid", "layer": layer, "layer_last": layer, "metric": metric, "patched": patched,
         "clean": 1.0, "corrupted": 0.0, **more,
     }  # fmt: skip
 
@@ -28,7 +28,7 @@ def both(pairs=3, **more) -> list[dict]:
     """Every combination of protocol and position, each pair's KL half, once or one and a half times the mean."""
     return [
         row(pair, layer, kl * (0.5 + pair / 2), metric, protocol, **more)
-        for protocol, kls in (("latent_loop", LOOP), ("placeholder", PADS))
+        for protocol, kls in (("latent_loop", LOOP), ("single_pass", PADS))
         for metric, by_layer in kls.items()
         for layer, kl in enumerate(by_layer)
         for pair in range(pairs)
@@ -79,10 +79,10 @@ def test_windows_and_single_steps_are_left_out_and_the_table_is_not_changed():
     pd.testing.assert_frame_equal(mixed, before)
 
 
-@pytest.mark.parametrize(("column", "lacking"), [("protocol", "placeholder"), ("metric", "kl_from_corrupted_at_eot")])
+@pytest.mark.parametrize(("column", "lacking"), [("protocol", "single_pass"), ("metric", "kl_from_corrupted_at_eot")])
 def test_a_table_without_one_of_the_four_combinations_says_which_and_what_to_run(column, lacking):
     rows = table([line for line in both() if line[column] != lacking])
-    with pytest.raises(ValueError, match=f"{lacking}.*; run configs/placeholder.toml"):
+    with pytest.raises(ValueError, match=f"{lacking}.*; run configs/original.toml"):
         protocols(rows)
 
 
@@ -110,7 +110,7 @@ def test_zero_is_drawn_a_decade_below_the_smallest_kl_and_named_as_structural():
 
 def test_a_structural_zero_that_is_not_zero_is_shown_with_its_number():
     rows = [
-        line | {"patched": 3e-7} if line["protocol"] == "placeholder" and line["layer"] == 2 else line
+        line | {"patched": 3e-7} if line["protocol"] == "single_pass" and line["layer"] == 2 else line
         for line in both()
     ]
     assert texts(protocol_curve(protocols(table(rows))).to_dict()) == ["structurally 0, measured 3.0e-07"] * 2
@@ -119,7 +119,7 @@ def test_a_structural_zero_that_is_not_zero_is_shown_with_its_number():
 def test_what_rounding_may_have_made_is_called_nothing():
     rows = [*both(), row(0, 0, -2e-7, source="unrelated"), row(1, 0, 0.4, source="unrelated")]
     rows = [
-        line | {"patched": 1e-7} if line["protocol"] == "placeholder" and line["layer"] == 2 else line for line in rows
+        line | {"patched": 1e-7} if line["protocol"] == "single_pass" and line["layer"] == 2 else line for line in rows
     ]
     found = protocols(table(rows))
     assert set(found["rounding"]) == {2e-7}

@@ -20,7 +20,7 @@ def row(pair, patched, gap=1.0, **where) -> dict:
     """One run with cache entries of the clean run in the corrupted one, whose own logit difference is 0."""
     return dict.fromkeys(COLUMNS) | {
         "pair_id": str(pair), "cluster_id": f"c{pair}", "protocol": "latent_loop", "direction": "denoising",
-        "source": "clean", "site": "kv", "metric": "logit_difference", "patched": patched, "clean": gap,
+        "source": "clean", "kind": "kv", "metric": "logit_difference", "patched": patched, "clean": gap,
         "corrupted": 0.0, **where,
     }  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_an_interaction_is_what_two_steps_add_jointly_averaged_over_the_orders_o
 
 def test_the_values_of_each_game_sum_to_the_effect_of_the_whole_thought():
     cells = table(random_game(6, pairs=5), 6, pairs=5).assign(clean=lambda rows: rows["pair_id"].astype(int) + 1.5)
-    ceiling = effects.by_site(effects.effect(cells[cells["site"] == "thought"]))["effect"].item()
+    ceiling = effects.by_site(effects.effect(cells[cells["kind"] == "thought"]))["effect"].item()
     sums = shapley_values(cells).groupby("game")["effect"].sum()
     assert set(sums.index) == {"total", "answer only"}
     assert sums.to_numpy() == pytest.approx(ceiling, abs=1e-9)
@@ -150,7 +150,7 @@ def test_the_first_missing_set_is_named():
     with pytest.raises(ValueError, match=r"lacks the step set 1 in the game 'answer only' of pair 0"):
         shapley_interactions(cells[(cells["step_set"] != "1").fillna(True)])
     with pytest.raises(ValueError, match="lacks the whole thought"):
-        shapley_values(cells[cells["site"] != "thought"])
+        shapley_values(cells[cells["kind"] != "thought"])
 
 
 def test_a_table_without_sets_of_steps_says_what_to_run():

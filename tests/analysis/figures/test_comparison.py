@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from codi_tracing.analysis.figures.comparison import compare, compare_runs, comparison_chart, run_names
 from codi_tracing.analysis.statistics.inference import ratio_differences
 from codi_tracing.analysis.table import read_table
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from tests.analysis.report.test_original_files import prepared
 from tests.analysis.report.test_write import make_run
 from tests.analysis.statistics.test_verdict import experiment
@@ -20,7 +20,7 @@ NUMBERS = ["difference", "low", "high"]
 
 
 def by_place(compared: pd.DataFrame) -> pd.DataFrame:
-    return compared.set_index(["direction", "site", "layer"])
+    return compared.set_index(["direction", "kind", "layer"])
 
 
 def test_a_run_does_not_differ_from_itself():
@@ -96,7 +96,7 @@ def test_effects_are_plain_in_both_where_one_run_has_no_unrelated_donor():
         (lambda table: table[table["metric"] != "logit_difference"], "second run has no rows of metric 'logit_diff"),
         (lambda table: table.assign(pair_id="x" + table["pair_id"]), "no pair in common"),
         (lambda table: table.assign(clean=table["corrupted"]), "no place has an effect on logit difference in both"),
-        (lambda table: table.assign(layer=table["layer"] + 9)[table["site"] == "resid"], "at no place in common"),
+        (lambda table: table.assign(layer=table["layer"] + 9)[table["kind"] == "resid"], "at no place in common"),
     ],
 )
 def test_runs_that_have_nothing_to_compare_are_refused(change, said):
@@ -137,9 +137,9 @@ def test_codi_compare_says_where_the_runs_differ_and_writes_what_it_says(runs, t
 def test_runs_of_one_name_are_called_by_what_tells_them_apart(runs):
     assert run_names(*runs) == ("thought", "bypass")
     manifest = json.loads((runs[1] / "manifest.json").read_text())
-    manifest["model"]["checkpoint"], manifest["protocol"] = "models/thought", "placeholder"
+    manifest["model"]["checkpoint"], manifest["protocol"] = "models/thought", "single_pass"
     (runs[1] / "manifest.json").write_text(json.dumps(manifest))
-    assert run_names(*runs) == ("latent_loop", "placeholder")
+    assert run_names(*runs) == ("latent_loop", "single_pass")
     with pytest.raises(ValueError, match="compared with itself"):
         run_names(runs[0], runs[0])
 

@@ -13,7 +13,7 @@ from tests.analysis.figures.test_layers import drawn, words
 from tests.analysis.statistics.test_verdict import cell, experiment
 
 
-def grid(last: float = 0.0, pairs: int = 30, unrelated: bool = True) -> pd.DataFrame:
+def make_cells(last: float = 0.0, pairs: int = 30, unrelated: bool = True) -> pd.DataFrame:
     """Two layers × two steps: a large effect, one as an unrelated donor's, a small one, and at the end `last`."""
     rng = np.random.default_rng(0)
     effects = {(0, 0): 0.8, (0, 1): 0.3, (1, 0): 0.6, (1, 1): last}
@@ -40,7 +40,7 @@ def cells(spec: dict) -> pd.DataFrame:
 
 
 def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_matter_is_crossed_out():
-    spec = drawn(heatmap(site_effects(grid())))
+    spec = drawn(heatmap(site_effects(make_cells())))
     found = cells(spec).loc["denoising"]
     assert found["shown"].to_dict() == {("0", "0"): "yes", ("0", "1"): "no", ("1", "0"): "yes", ("1", "1"): "no"}
     assert found["label"][("1", "1")] == MARK
@@ -51,13 +51,13 @@ def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_m
 
 
 def test_a_small_effect_at_the_last_place_is_not_taken_for_none():
-    found = site_effects(grid(last=0.002))
+    found = site_effects(make_cells(last=0.002))
     assert not found["inert"].any()
     assert MARK not in set(cells(drawn(heatmap(found)))["label"])
 
 
 def test_in_half_precision_nothing_is_what_a_runs_own_thought_changes():
-    table = grid(last=0.0)
+    table = make_cells(last=0.0)
     noisy = table.assign(patched=table["patched"] + 0.01 * (-1.0) ** np.arange(len(table)))
     found = site_effects(noisy).set_index(["direction", "layer", "step"])
     assert found["inert"].sum() == 2
@@ -65,34 +65,34 @@ def test_in_half_precision_nothing_is_what_a_runs_own_thought_changes():
 
 
 def test_the_tests_of_the_heatmap_are_those_of_the_critical_sites():
-    table = grid()
-    ours = site_effects(table).query("direction == 'denoising' and site == 'resid'").set_index(["layer", "step"])
+    table = make_cells()
+    ours = site_effects(table).query("direction == 'denoising' and kind == 'resid'").set_index(["layer", "step"])
     theirs = critical(table).set_index(["layer", "step"])
     for name in ("effect", "low", "high", "p_fwer"):
         np.testing.assert_allclose(ours[name], theirs.loc[ours.index, name])
 
 
 def test_without_an_unrelated_donor_nothing_is_faint_and_the_heading_says_why():
-    spec = drawn(heatmap(site_effects(grid(unrelated=False))))
+    spec = drawn(heatmap(site_effects(make_cells(unrelated=False))))
     assert set(cells(spec)["shown"]) == {"yes"}
     assert "No unrelated donor was swept, so nothing is tested" in words(spec)
     assert words(spec).startswith("Effect by layer and step: residual stream")
 
 
 def test_the_whole_thought_in_the_heading_is_the_ceiling_and_no_specific_effect():
-    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(grid()))))
+    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(make_cells()))))
 
 
 def test_the_tooltip_has_interval_counts_and_p():
-    spec = drawn(heatmap(site_effects(grid())))
+    spec = drawn(heatmap(site_effects(make_cells())))
     tips = {tip["field"] for tip in spec["concat"][0]["layer"][0]["encoding"]["tooltip"]}
     assert {"effect", "low", "high", "n", "clusters", "p_fwer"} <= tips
 
 
 def test_held_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_columns():
-    table = grid()
-    held = table[table["site"] == "resid"].assign(freeze="R")
-    spec = drawn(heatmap(site_effects(pd.concat([table, held, held.assign(site="mlp")]))))
+    table = make_cells()
+    held = table[table["kind"] == "resid"].assign(freeze="R")
+    spec = drawn(heatmap(site_effects(pd.concat([table, held, held.assign(kind="mlp")]))))
     assert spec["columns"] == 2
     assert [panel["title"] for panel in spec["concat"]][::2] == [
         "residual stream, denoising, other run, nothing held",
@@ -105,13 +105,13 @@ def test_effects_that_nobody_tested_are_drawn_as_they_are():
     spec = drawn(heatmap(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
     assert "Faint" not in words(spec)
     with pytest.raises(ValueError, match="no rows of metric 'mood'"):
-        site_effects(grid(), metric="mood")
+        site_effects(make_cells(), metric="mood")
 
 
 def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
-    sites = by_site(effect(grid()), direction="denoising")
-    one = sites[(sites["site"] == "resid")].head(1)
-    many = pd.concat([one.assign(site="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
+    sites = by_site(effect(make_cells()), direction="denoising")
+    one = sites[(sites["kind"] == "resid")].head(1)
+    many = pd.concat([one.assign(kind="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
     few, tall = (drawn(heatmap(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
     assert few["height"] == 8 * 22
     assert tall["height"] <= 1000
@@ -121,7 +121,7 @@ def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
 
 def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor():
     table = experiment(layers=(0.9, 0.5), pairs=12)
-    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
     assert (without["source"] == "unrelated").any()
     said = words(drawn(heatmap(site_effects(without))))
     assert said.startswith("Effect by layer and step: residual stream")

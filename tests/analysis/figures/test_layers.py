@@ -82,13 +82,13 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_split_by_kind_each_panel_is_the_curve_of_its_own_pairs(table):
-    split = layer_effects(by_kind(table), split="kind")
+    split = layer_effects(by_kind(table), split="edit")
     alone = layer_effects(table[table["pair_id"].map(int) % 3 == 0])
-    part = split[split["kind"] == "operator_word"].reset_index(drop=True)
+    part = split[split["edit"] == "operator_word"].reset_index(drop=True)
     pd.testing.assert_frame_equal(part[alone.columns], alone, check_dtype=False)
     titles = [panel["title"] for panel in drawn(layer_curve(split))["hconcat"]]
     assert titles == ["operand (n = 8)", "operator word (n = 4)"]
-    assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="kind")).concat) == 2
+    assert len(heatmap(by_site(effect(by_kind(table)), direction="denoising", split="edit")).concat) == 2
 
 
 def test_a_heatmap_of_specific_effects_says_so(table):
@@ -99,15 +99,15 @@ def test_a_heatmap_of_specific_effects_says_so(table):
 
 
 def test_a_table_without_kinds_cannot_be_split_by_them(table):
-    with pytest.raises(ValueError, match="no pair has a kind, so there is nothing to split by"):
-        layer_effects(table, split="kind")
+    with pytest.raises(ValueError, match="no pair has the field 'edit', so there is nothing to split by"):
+        layer_effects(table, split="edit")
     with pytest.raises(ValueError, match="the table has no column 'mood' to split by; it has pair_id"):
         by_site(effect(table), split="mood")
 
 
 def test_the_kl_curve_is_the_mean_over_pairs_and_its_band_holds_it(table):
     means = mean_kl(table).set_index("layer")
-    cells = table.query("metric == 'kl_from_corrupted' and site == 'resid' and source == 'clean'")
+    cells = table.query("metric == 'kl_from_corrupted' and kind == 'resid' and source == 'clean'")
     np.testing.assert_allclose(means["effect"], cells.groupby("layer")["patched"].mean())
     assert ((means["low"] < means["effect"]) & (means["effect"] < means["high"])).all()
 
@@ -118,7 +118,7 @@ def test_a_large_table_is_drawn_by_means_of_like_pairs(table):
     values = next(iter(spec["datasets"].values()))
     assert len(values) <= 5_000
     assert "a row is the mean of 4 pairs" in words(spec)
-    cells = many.query("metric == 'kl_from_corrupted' and site == 'resid' and source == 'clean'")
+    cells = many.query("metric == 'kl_from_corrupted' and kind == 'resid' and source == 'clean'")
     assert np.mean([value["kl"] for value in values]) == pytest.approx(cells["patched"].mean(), rel=1e-6)
 
 
@@ -183,9 +183,9 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(table):
     with pytest.raises(ValueError, match="no denoising rows of one layer's residual with metric 'kl_from_corrupted'"):
         kl_by_layer(table[table["metric"] == "logit_difference"])
     with pytest.raises(ValueError, match="no rows of one layer's residual"):
-        layer_effects(table[table["site"] == "thought"])
+        layer_effects(table[table["kind"] == "thought"])
     with pytest.raises(ValueError, match="no site with a layer or a step to draw"):
-        heatmap(by_site(effect(table[table["site"] == "thought"])))
+        heatmap(by_site(effect(table[table["kind"] == "thought"])))
     with pytest.raises(ValueError, match="the corners have no answers"):
         corner_bars(corners(table[table["metric"] == "logit_difference"]))
 

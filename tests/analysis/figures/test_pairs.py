@@ -12,7 +12,7 @@ from tests.analysis.statistics.test_verdict import experiment
 
 def test_the_pairs_of_a_site_pool_to_its_effect():
     table = experiment(layers=(0.8, 0.3))
-    pairs = site_pairs(table, {"site": "resid", "layer": 1, "layer_last": 1}, direction="noising")
+    pairs = site_pairs(table, {"kind": "resid", "layer": 1, "layer_last": 1}, direction="noising")
     own = pairs[pairs["donor"] == OWN]
     expected = by_site(effect(table), direction="noising").query("layer == 1")["effect"].iloc[0]
     assert own["numerator"].sum() / own["denominator"].sum() == pytest.approx(expected)
@@ -29,7 +29,7 @@ def test_the_largest_site_is_meant_where_none_is_named_and_a_row_of_the_ranking_
 
 def test_effects_beyond_the_axis_stand_at_its_end_with_their_own_number_in_the_tooltip():
     table = experiment(layers=(0.8,))
-    first = (table["pair_id"] == "0") & (table["site"] == "resid")
+    first = (table["pair_id"] == "0") & (table["kind"] == "resid")
     table.loc[first, "patched"] = 1e4
     spec = drawn(pair_strip(site_pairs(table)))
     shown = [value for part in spec["datasets"].values() for value in part if "shown" in value]
@@ -52,4 +52,4 @@ def test_many_pairs_are_drawn_by_means_of_like_ones():
 
 def test_a_site_that_was_not_swept_is_named():
     with pytest.raises(ValueError, match="no effect of the pair's other run at residual stream, layer 7"):
-        site_pairs(experiment(), {"site": "resid", "layer": 7, "layer_last": 7})
+        site_pairs(experiment(), {"kind": "resid", "layer": 7, "layer_last": 7})

@@ -71,4 +71,4 @@ def test_a_single_steps_curve_that_stands_alone_says_so():
 def test_a_table_without_whole_steps_is_told_what_to_run():
     table = steps()
     with pytest.raises(ValueError, match="no rows of whole steps; run configs/stepwise.toml"):
-        step_effects(table[table["site"] == "thought"])
+        step_effects(table[table["kind"] == "thought"])

@@ -24,7 +24,7 @@ def swept(pairs: int, layers: int, steps: int, seed: int = 0, unrelated: bool = 
     """
     rng = np.random.default_rng(seed)
     places = [("resid", layer, step) for layer in range(layers) for step in range(steps)] + [("thought", None, None)]
-    grid = pd.DataFrame(places, columns=["site", "layer", "step"]).astype({"layer": "Int64", "step": "Int64"})
+    grid = pd.DataFrame(places, columns=["kind", "layer", "step"]).astype({"layer": "Int64", "step": "Int64"})
     runs = pd.DataFrame({"pair_id": map(str, range(pairs)), "clean": rng.uniform(2, 6, pairs)})
     runs = runs.assign(cluster_id=runs["pair_id"], corrupted=-rng.uniform(2, 6, pairs))
     writes = pd.DataFrame(
@@ -32,7 +32,7 @@ def swept(pairs: int, layers: int, steps: int, seed: int = 0, unrelated: bool = 
         columns=["direction", "source"],
     )
     cells = runs.merge(writes.iloc[: 4 if unrelated else 2], how="cross").merge(grid, how="cross")
-    largest = ((cells["layer"] == 1) & (cells["step"] == 2)).fillna(False) | (cells["site"] == "thought")
+    largest = ((cells["layer"] == 1) & (cells["step"] == 2)).fillna(False) | (cells["kind"] == "thought")
     moved = np.where(cells["source"] == "unrelated", 0.2, np.where(largest, 0.9, 0.3)).astype(float)
     moved += 0.1 * rng.standard_normal(len(cells))
     denoising = cells["direction"] == "denoising"
@@ -82,7 +82,7 @@ def test_pooled_effects_are_those_of_the_heatmap(table, found):
     for place in found["places"]:
         own = sites[(sites["direction"] == place["direction"])]
         if place["panel"] == "whole thought":
-            own = own[own["site"] == "thought"]
+            own = own[own["kind"] == "thought"]
         else:
             own = own[(own["layer"] == int(place["layer"])) & (own["step"] == int(place["step"]))]
         assert [place[name] for name in ("effect", "low", "high", "n")] == pytest.approx(
@@ -95,19 +95,19 @@ def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
     found = explorer(table, prepared(6), 0.5)
     assert not any(place["specific"] for place in found["places"])
     assert all(place["p_fwer"] is None and not place["critical"] for place in found["places"])
-    plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
+    plain = by_site(effect(table), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
     place = found["places"][place_of(found, direction="denoising", layer="1", step="2")]
     assert place["effect"] == pytest.approx(plain["resid", 1, 2])
 
 
 def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_has_one(table):
-    without = table[(table["site"] == "thought") | (table["source"] != "unrelated")]
+    without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
     places = explorer(without, prepared(12), 0.5)["places"]
     assert {(place["panel"], place["specific"]) for place in places} == {
         ("residual stream", False),
         ("whole thought", True),
     }
-    plain = by_site(effect(table), direction="denoising").set_index(["site", "layer", "step"])["effect"]
+    plain = by_site(effect(table), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
     own = places[place_of({"places": places}, direction="denoising", layer="1", step="2")]
     assert own["effect"] == pytest.approx(plain["resid", 1, 2])
 
@@ -230,9 +230,9 @@ def test_the_table_of_pairs_can_be_searched_and_sorted(report, shown):
 
 def test_a_column_that_no_pair_fills_is_left_out(table):
     found = explorer(table.assign(kind=None), prepared(12), 0.5)
-    assert 'data-sort="kind"' not in explorer_section(found)
+    assert 'data-sort="edit"' not in explorer_section(found)
     found = explorer(table.assign(kind="later_operand"), prepared(12), 0.5)
-    assert 'data-sort="kind"' in explorer_section(found)
+    assert 'data-sort="edit"' in explorer_section(found)
 
 
 def test_the_page_is_no_wider_than_a_narrow_window(report, shown):

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens, write_lens_report
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.traces.training.word_problems import chain_text, fresh
 from tests.conftest import ROOT
 from tests.patching.lens.test_dump import DUMP

@@ -21,7 +21,7 @@ def prepared(pairs: int, start: int = 0) -> list[dict]:
 
 def original_cells(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Clean into corrupted, one layer's residual: `[pair, layer]`."""
-    cells = table.query("site == 'resid' and direction == 'denoising' and source == 'clean' and metric == @metric")
+    cells = table.query("kind == 'resid' and direction == 'denoising' and source == 'clean' and metric == @metric")
     return cells.pivot(index="pair_id", columns="layer", values="patched")
 
 

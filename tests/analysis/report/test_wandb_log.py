@@ -87,7 +87,7 @@ def test_one_table_the_figures_and_a_handful_of_numbers_are_written(run, written
     (table,) = (run / "wandb").rglob("*.table.json")
     sites = json.loads(table.read_text())
     assert len(sites["data"]) == 2 * 3  # two layers and the whole thought, in both directions
-    assert {"site", "layer", "effect", "low", "high", "n"} <= set(sites["columns"])
+    assert {"kind", "layer", "effect", "low", "high", "n"} <= set(sites["columns"])
 
 
 def test_nothing_names_this_machine(written):

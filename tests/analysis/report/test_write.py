@@ -54,7 +54,7 @@ def run(tmp_path_factory):
 
 def test_pairs_of_several_kinds_get_a_curve_each(tmp_path):
     table = experiment(layers=(0.2, 0.9), pairs=4)
-    table["kind"] = table["pair_id"].map(lambda pair: "later_operand" if pair == "0" else "first_operand")
+    table["edit"] = table["pair_id"].map(lambda pair: "later_operand" if pair == "0" else "first_operand")
     folder = make_run(tmp_path / "kinds", table, prepared(4))
     page = write_report(folder).read_text(encoding="utf-8")
     assert "By kind of edit" in page
@@ -197,7 +197,7 @@ def test_a_list_of_records_in_the_manifest_is_a_row_for_each():
     "spoil",
     [
         lambda table: table.assign(patched=float("nan")),
-        lambda table: table.assign(patched=table["patched"].where(table["site"] == "thought")),
+        lambda table: table.assign(patched=table["patched"].where(table["kind"] == "thought")),
         lambda table: table.assign(clean=table["corrupted"]),
     ],
 )

@@ -128,7 +128,7 @@ def test_two_unrelated_donors_of_a_real_model_labelled_at_random_are_told_apart_
     found, p = 0, []
     for seed in range(SWEEPS):
         contrast = null_contrast(table, seed)
-        place = contrast.groupby(["site", "layer", "step"], dropna=False).ngroup()
+        place = contrast.groupby(["kind", "layer", "step"], dropna=False).ngroup()
         wide = contrast.assign(place=place).pivot_table(index="cluster_id", columns="place", values="numerator")
         sums = wide.fillna(0).to_numpy()
         found += step_down(sums, draws=500, seed=SWEEPS + seed).min() <= 0.05

@@ -109,7 +109,7 @@ def test_both_directions_stand_beside_each_other_as_they_stand_alone():
     both = both_directions(table).set_index("layer")
     alone = by_site(specific(table))
     for direction in ("denoising", "noising"):
-        own = alone[(alone["direction"] == direction) & (alone["site"] == "resid")].set_index("layer")
+        own = alone[(alone["direction"] == direction) & (alone["kind"] == "resid")].set_index("layer")
         for name in ("effect", "low", "high"):
             assert both[f"{name}_{direction}"].tolist() == pytest.approx(own[name].tolist())
 
@@ -121,7 +121,7 @@ def test_directions_that_order_layers_alike_agree_and_their_reverse_disagrees():
     assert (found.low, found.high) == pytest.approx((1, 1))
     assert (found.sites, found.clusters) == (4, 30)
     assert "rank 4 sites alike by 1.00 [1.00, 1.00]" in str(found)
-    noising = (table["direction"] == "noising") & (table["site"] == "resid")
+    noising = (table["direction"] == "noising") & (table["kind"] == "resid")
     turned = table.assign(layer=table["layer"].mask(noising, 3 - table["layer"]))
     turned = turned.assign(layer_last=turned["layer"])
     assert direction_agreement(turned).spearman == pytest.approx(-1)

@@ -26,7 +26,7 @@ def cell(pair, direction, source, site, metric, patched, clean, corrupted, layer
         "source": source,
         "source_pair": "99" if source == "unrelated" else str(pair),
         "draw": 0 if source == "unrelated" else None,
-        "site": site,
+        "kind": site,
         "layer": layer,
         "layer_last": layer,
         "metric": metric,
@@ -94,7 +94,7 @@ def test_recovery_is_the_effect_when_denoising_and_its_complement_when_noising()
 
 
 def test_pooled_recovery_is_the_pooled_effect_when_denoising_and_its_complement_when_noising():
-    table = experiment().query("metric == 'logit_difference' and site == 'resid'")
+    table = experiment().query("metric == 'logit_difference' and kind == 'resid'")
     by = ["direction", "source", "layer"]
     moved, recovered = (pooled(of(table), by).set_index(by) for of in (effect, recovery))
     np.testing.assert_allclose(recovered.loc["denoising", "effect"], moved.loc["denoising", "effect"])
@@ -105,10 +105,10 @@ def test_pooled_recovery_is_the_pooled_effect_when_denoising_and_its_complement_
 def test_groups_pooled_at_once_are_each_what_it_is_alone():
     effects = effect(experiment().query("metric == 'logit_difference'"))
     lost = (
-        (effects["site"] == "resid") & (effects["layer"] == 0) & (effects["cluster_id"] < effects["cluster_id"].max())
+        (effects["kind"] == "resid") & (effects["layer"] == 0) & (effects["cluster_id"] < effects["cluster_id"].max())
     )
     effects.loc[lost, "numerator"] = np.nan  # so that this group has one cluster, the others many
-    by = ["direction", "source", "site", "layer"]
+    by = ["direction", "source", "kind", "layer"]
     together = pooled(effects, by)
     alone = [pooled(part, by) for _, part in effects.groupby(by, dropna=False)]
     assert together["clusters"].nunique() > 1
@@ -183,7 +183,7 @@ def test_rows_without_a_value_are_not_pooled_to_nothing():
 def test_a_specific_effect_is_what_remains_after_an_unrelated_donor():
     table = experiment(layers=(0.8, 0.3), unrelated=0.3, noise=0)
     rows = specific(table[table["metric"] == "logit_difference"])
-    by_layer = pooled(rows[rows["site"] == "resid"], ["direction", "layer"])
+    by_layer = pooled(rows[rows["kind"] == "resid"], ["direction", "layer"])
     np.testing.assert_allclose(by_layer["effect"], [0.5, 0, 0.5, 0], atol=1e-12)
 
 
@@ -263,7 +263,7 @@ def test_a_significant_trifle_is_not_critical():
 def test_a_ceiling_needs_the_whole_thought():
     table = experiment()
     with pytest.raises(ValueError, match="no rows of site 'thought', source 'clean', direction 'denoising'"):
-        ceiling(table[table["site"] != "thought"])
+        ceiling(table[table["kind"] != "thought"])
 
 
 def test_the_corners_of_a_pair_are_its_two_runs_and_their_exchanged_thoughts():
@@ -341,7 +341,7 @@ def test_a_verdict_needs_both_directions_and_runs_that_differ():
 def test_by_site_keeps_places_apart_and_never_mixes_sources():
     sites = by_site(effect(experiment(layers=(0.8, 0.2), noise=0)), direction="denoising", metric="logit_difference")
     assert sites["source"].unique().tolist() == ["clean"]
-    assert sites[["site", "layer"]].values.tolist() == [["resid", 0], ["resid", 1], ["thought", pd.NA]]
+    assert sites[["kind", "layer"]].values.tolist() == [["resid", 0], ["resid", 1], ["thought", pd.NA]]
     np.testing.assert_allclose(sites["effect"], [0.8, 0.2, 0.9])
     own = by_site(effect(experiment()), source="self")
     np.testing.assert_allclose(own["effect"], 0, atol=1e-12)

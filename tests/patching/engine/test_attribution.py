@@ -13,14 +13,14 @@ from codi_tracing.patching.engine.attribution import KINDS, METRIC, attribute, t
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.sites import INSIDE, Site, single_places
 from codi_tracing.patching.interventions.sources import other
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import encode
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
 from tests.support.plain import run_alone, writes_of
 
-PLACE = ["pair_id", "direction", "source", "site", "layer", "step", "head"]
+PLACE = ["pair_id", "direction", "source", "kind", "layer", "step", "head"]
 
 
 def norm_as_it_comes(self, x):
@@ -68,14 +68,14 @@ def estimated_change(table, ready, site, direction):
     for column in ("layer", "step", "head"):
         wanted = getattr(site, column)
         chosen = chosen[chosen[column].isna() if wanted is None else chosen[column] == wanted]
-    (value,) = chosen.loc[chosen["site"] == site.kind, "numerator"]
+    (value,) = chosen.loc[chosen["kind"] == site.kind, "numerator"]
     return value
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
-    (ready,) = prepare(both, pairs[1:2])[0]
+    (ready,) = tokenize_pairs(both, pairs[1:2])[0]
     table = attribute(both, [ready], [kind], [direction])
     runs = runs_of(both, ready, direction)
     sites = single_places(both, [kind])
@@ -90,7 +90,7 @@ def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pair
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
-    (ready,) = prepare(both, pairs[:1])[0]
+    (ready,) = tokenize_pairs(both, pairs[:1])[0]
     table = attribute(both, [ready], [kind], ["noising"])
     runs = runs_of(both, ready, "noising")
     site = max(single_places(both, [kind]), key=lambda place: abs(estimated_change(table, ready, place, "noising")))
@@ -102,7 +102,7 @@ def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
 
 @pytest.mark.parametrize("kind", INSIDE)
 def test_the_last_layer_at_the_last_step_is_estimated_to_change_exactly_nothing(both, pairs, kind):
-    table = effect(attribute(both, prepare(both, pairs[:4])[0], [kind]))
+    table = effect(attribute(both, tokenize_pairs(both, pairs[:4])[0], [kind]))
     never_fed = (table["layer"] == both.n_layers - 1) & (table["step"] == both.n_latents - 1)
     assert never_fed.any()
     assert (table.loc[never_fed, "numerator"] == 0).all()
@@ -110,7 +110,7 @@ def test_the_last_layer_at_the_last_step_is_estimated_to_change_exactly_nothing(
 
 
 def test_pairs_of_different_lengths_are_estimated_together_as_one_at_a_time(both, pairs):
-    ready = prepare(both, pairs)[0]
+    ready = tokenize_pairs(both, pairs)[0]
     assert len({p.tokens for p in ready}) > 1
     one, many = (effect(attribute(both, ready, pairs_per_batch=size)) for size in (1, len(ready)))
     pd.testing.assert_frame_equal(one, many, atol=1e-6, rtol=1e-4)
@@ -118,16 +118,16 @@ def test_pairs_of_different_lengths_are_estimated_together_as_one_at_a_time(both
 
 
 def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
-    ready = prepare(both, pairs[:3])[0]
+    ready = tokenize_pairs(both, pairs[:3])[0]
     whole = attribute(both, ready)
     for kind in KINDS:
         alone = attribute(both, ready, [kind])
-        part = whole[whole["site"] == kind].reset_index(drop=True)
+        part = whole[whole["kind"] == kind].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, part, atol=1e-9, rtol=0)
 
 
 def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, pairs):
-    ready = prepare(both, pairs[:4])[0]
+    ready = tokenize_pairs(both, pairs[:4])[0]
     estimates = attribute(both, ready)
     exact = sweep(both, pairs[:4], single_places(both, KINDS), [other], metrics=["logit_difference"])
     pd.testing.assert_frame_equal(estimates[PLACE], exact[PLACE])
@@ -140,7 +140,7 @@ def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, p
 def test_estimating_leaves_no_gradient_behind_and_no_parameter_changed(both, pairs):
     parameters = [*both.lm._module.parameters(), *both.project.parameters(), both.bot, both.eot]
     before = [parameter.detach().clone() for parameter in parameters]
-    attribute(both, prepare(both, pairs[:2])[0])
+    attribute(both, tokenize_pairs(both, pairs[:2])[0])
     for parameter, was in zip(parameters, before, strict=True):
         assert parameter.grad is None
         assert not parameter.requires_grad
@@ -154,7 +154,7 @@ def test_a_model_in_bfloat16_is_estimated_much_as_in_float32(random_checkpoint, 
     found = []
     for dtype in ("bfloat16", "float32"):
         model = load_codi(random_checkpoint, device="cpu", dtype=dtype)
-        found.append(effect(attribute(model, prepare(model, pairs[:4])[0]))["numerator"])
+        found.append(effect(attribute(model, tokenize_pairs(model, pairs[:4])[0]))["numerator"])
     assert found[0].corr(found[1]) > 0.9
 
 
@@ -168,7 +168,7 @@ def test_a_model_in_bfloat16_is_estimated_much_as_in_float32(random_checkpoint, 
 )
 def test_what_cannot_be_estimated_is_refused(model, pairs, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        attribute(model, prepare(model, pairs[:1])[0], **options)
+        attribute(model, tokenize_pairs(model, pairs[:1])[0], **options)
 
 
 def estimates_of(sizes):
@@ -176,7 +176,7 @@ def estimates_of(sizes):
     rows = []
     for direction, host, gap in (("denoising", -1.0, 2.0), ("noising", 1.0, -2.0)):
         for step, size in enumerate(sizes):
-            rows.append({"metric": METRIC, "direction": direction, "site": "resid", "step": step, "step_last": step})
+            rows.append({"metric": METRIC, "direction": direction, "kind": "resid", "step": step, "step_last": step})
             rows[-1] |= {"layer": 1, "layer_last": 1, "head": None, "patched": host + size * gap}
             rows[-1] |= {"clean": 1.0, "corrupted": -1.0}
     table = pd.DataFrame(rows)
@@ -202,7 +202,7 @@ def test_a_place_whose_directions_cancel_is_not_chosen_before_one_where_they_agr
 
 
 def test_the_chosen_places_can_be_swept_exactly(model, pairs):
-    ready = prepare(model, pairs[:3])[0]
+    ready = tokenize_pairs(model, pairs[:3])[0]
     chosen = to_verify(attribute(model, ready), 3, seed=1)
     exact = sweep(model, pairs[:3], chosen, [other], metrics=["logit_difference"])
     assert len(exact) == len(chosen) * 3 * 2

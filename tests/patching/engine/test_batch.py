@@ -10,7 +10,7 @@ from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import Cell
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, expand, first_step
 from codi_tracing.patching.interventions.sources import itself, other, unrelated
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.runs.recipes import corner_cells
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode
@@ -50,7 +50,7 @@ def own_model(tmp_path):
 
 
 def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs, monkeypatch):
-    ready, _ = prepare(own_model, pairs[:2])
+    ready, _ = tokenize_pairs(own_model, pairs[:2])
     width = 2 * (max(p.tokens for p in ready) + 1)
     seen = counted_forwards(own_model, monkeypatch)
     sweep_cells(own_model, ready, cells_of(own_model), metrics=["logit_difference"], cells_per_forward=4)
@@ -58,7 +58,7 @@ def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs,
 
 
 def test_a_cell_does_not_think_before_it_is_first_written(own_model, pairs, monkeypatch):
-    ready, _ = prepare(own_model, pairs[:1])
+    ready, _ = tokenize_pairs(own_model, pairs[:1])
     seen = counted_forwards(own_model, monkeypatch)
     cells = [Cell("denoising", other, Site("resid", 1, 1, step, step)) for step in range(6)]
     sweep_cells(own_model, ready, cells, metrics=["logit_difference"])
@@ -73,7 +73,7 @@ def test_an_entry_is_read_from_the_next_step_on_and_a_thought_by_the_answer(mode
 
 
 def test_no_unrelated_question_is_read_where_no_cell_wants_one(own_model, pairs, monkeypatch):
-    ready, _ = prepare(own_model, pairs[:1])
+    ready, _ = tokenize_pairs(own_model, pairs[:1])
     seen = counted_forwards(own_model, monkeypatch)
     sweep_cells(own_model, ready, [Cell("denoising", itself, THOUGHT)], metrics=["logit_difference"])
     sweep_cells(own_model, ready, [Cell("denoising", unrelated, THOUGHT)], metrics=["logit_difference"])
@@ -82,7 +82,7 @@ def test_no_unrelated_question_is_read_where_no_cell_wants_one(own_model, pairs,
 
 
 def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, pairs, monkeypatch):
-    ready, _ = prepare(own_model, pairs[:3])
+    ready, _ = tokenize_pairs(own_model, pairs[:3])
     cells, found = cells_of(own_model), []
     whole = sweep_cells(own_model, ready, cells, metrics=METRICS)
 
@@ -101,14 +101,14 @@ def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, p
 
 
 def test_where_not_even_one_cell_fits_the_sweep_says_so(own_model, pairs, monkeypatch):
-    ready, _ = prepare(own_model, pairs[:2])
+    ready, _ = tokenize_pairs(own_model, pairs[:2])
     counted_forwards(own_model, monkeypatch, most=1)
     with pytest.raises(MemoryError, match=r"pair \d+: one cell of one pair does not fit into memory; use a lower"):
         sweep_cells(own_model, ready, cells_of(own_model), metrics=["logit_difference"])
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(own_model, pairs):
-    ready, _ = prepare(own_model, pairs[:1])
+    ready, _ = tokenize_pairs(own_model, pairs[:1])
 
     def broken(reading):
         raise RuntimeError("shapes do not fit")
@@ -120,7 +120,7 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(own_model, pairs):
 
 
 def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(own_model, pairs):
-    ready, _ = prepare(own_model, pairs[:4])
+    ready, _ = tokenize_pairs(own_model, pairs[:4])
     cells, batches = [*cells_of(own_model), Cell("noising", unrelated, THOUGHT)], []
     before = sweep_cells(own_model, ready, cells, metrics=METRICS, donors=[()] * 4)
 

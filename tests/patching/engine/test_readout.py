@@ -5,12 +5,12 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
-from codi_tracing.patching.interventions.cells import Cell, grid, knockouts
+from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site
 from codi_tracing.patching.interventions.sources import itself, other
 from codi_tracing.patching.metrics import METRICS
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
@@ -54,8 +54,8 @@ def by_hand(model, state, clean, corrupted):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_reading_at_a_step_equals_that_of_one_run_alone(both, pairs, direction):
-    ready, _ = prepare(both, pairs[2:3])
-    table = sweep_cells(both, ready, grid(SITES, [other], [direction]), metrics=[], step_metrics=ALL)
+    ready, _ = tokenize_pairs(both, pairs[2:3])
+    table = sweep_cells(both, ready, make_cells(SITES, [other], [direction]), metrics=[], step_metrics=ALL)
     for p in ready:
         clean, corrupted = (run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted))
         host, donor = hosts(p, direction)
@@ -73,7 +73,7 @@ def test_every_reading_at_a_step_equals_that_of_one_run_alone(both, pairs, direc
 def of_cell(table, p, index, site, step):
     """The rows of one site at one step, by metric."""
     chosen = table[
-        (table["pair_id"] == str(p.pair.pair_id)) & (table["read_step"] == step) & (table["site"] == site.kind)
+        (table["pair_id"] == str(p.pair.pair_id)) & (table["read_step"] == step) & (table["kind"] == site.kind)
     ]
     steps = "+".join(map(str, site.step_set)) or None
     for column, value in (("layer", site.layer), ("step", site.step), ("step_set", steps)):
@@ -84,21 +84,23 @@ def of_cell(table, p, index, site, step):
 
 @pytest.mark.parametrize("site", [QUESTION, BOT], ids=str)
 def test_an_exchanged_question_is_read_at_every_step(both, pairs, site):
-    ready, _ = prepare(both, pairs[:1])
-    table = sweep_cells(both, ready, grid([site], [other], ["noising"]), metrics=[], step_metrics=["distance_to_clean"])
+    ready, _ = tokenize_pairs(both, pairs[:1])
+    table = sweep_cells(
+        both, ready, make_cells([site], [other], ["noising"]), metrics=[], step_metrics=["distance_to_clean"]
+    )
     assert table["read_step"].tolist() == list(range(both.n_latents))
     (p,) = ready
     clean, corrupted = (run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted))
-    done = run_alone(both, p.pair.clean.question, p.forced, cuts={site.kind: corrupted})
+    done = run_alone(both, p.pair.clean.question, p.forced, knockouts={site.kind: corrupted})
     wanted = [float((a - b).norm()) for a, b in zip(done.hidden, clean.hidden, strict=True)]
     assert table["patched"].tolist() == pytest.approx(wanted, abs=EXACT)
 
 
 def test_rows_stand_for_exactly_the_steps_after_the_last_that_is_written(model, pairs):
-    ready, _ = prepare(model, pairs[:2])
+    ready, _ = tokenize_pairs(model, pairs[:2])
     sites = [*SITES, Site("resid", 0, 0, 5, 5), Site("resid", 0, 0), THOUGHT]
     table = sweep_cells(
-        model, ready, grid(sites, [other], ["noising"]), metrics=["logit_difference"], step_metrics=["entropy"]
+        model, ready, make_cells(sites, [other], ["noising"]), metrics=["logit_difference"], step_metrics=["entropy"]
     )
     n = model.n_latents
     expected = [list(range(site.steps(model)[-1] + 1, n)) if site != THOUGHT else [] for site in sites]
@@ -107,7 +109,7 @@ def test_rows_stand_for_exactly_the_steps_after_the_last_that_is_written(model, 
     assert table.loc[table["metric"] == "logit_difference", "read_step"].isna().all()
     for site, steps in zip(sites, expected, strict=True):
         keys = {
-            "site": site.kind,
+            "kind": site.kind,
             "layer": site.layer,
             "step": site.step,
             "step_set": "+".join(map(str, site.step_set)),
@@ -119,10 +121,10 @@ def test_rows_stand_for_exactly_the_steps_after_the_last_that_is_written(model, 
 
 
 def test_a_run_written_with_its_own_values_stays_where_it_was_at_every_step(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
+    ready, _ = tokenize_pairs(both, pairs[:2])
     for held in ((), ("between",)):
         table = sweep_cells(
-            both, ready, grid(SINGLE, [itself], ["noising"], held), metrics=[], step_metrics=["distance_to_clean"]
+            both, ready, make_cells(SINGLE, [itself], ["noising"], held), metrics=[], step_metrics=["distance_to_clean"]
         )
         assert table["patched"].max() <= EXACT
 
@@ -148,8 +150,8 @@ def directly(model, p, host, site, edited, mine):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_between_held_every_later_reader_sees_the_edit_and_else_the_host(both, pairs, direction):
-    ready, _ = prepare(both, pairs[2:3])
-    cells = grid(SINGLE, [other], [direction], ["between"])
+    ready, _ = tokenize_pairs(both, pairs[2:3])
+    cells = make_cells(SINGLE, [other], [direction], ["between"])
     table = sweep_cells(
         both, ready, cells, metrics=["logit_difference"], step_metrics=["distance_to_clean", "projection"]
     )
@@ -161,7 +163,7 @@ def test_between_held_every_later_reader_sees_the_edit_and_else_the_host(both, p
         for site in SINGLE:
             edited = run_alone(both, host, p.forced, writes_of(both, site, theirs))
             hidden, done = directly(both, p, host, site, edited, mine)
-            keys = {"site": site.kind, "layer": site.layer, "step": site.step, "freeze": "between"}
+            keys = {"kind": site.kind, "layer": site.layer, "step": site.step, "freeze": "between"}
             assert patched(table, p, **keys, read_step=None) == pytest.approx(difference(p, done), abs=EXACT), site
             for step, state in hidden.items():
                 wanted = by_hand(both, state, clean.hidden[step], corrupted.hidden[step])
@@ -181,8 +183,10 @@ def test_between_held_a_step_without_its_own_route_hears_of_a_late_edit_in_its_c
 
 
 def test_step_readings_do_not_depend_on_blocks_and_batches(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
-    cells = grid([SITES[1], SITES[6]], [other], ["noising"]) + grid([SITES[1]], [other], ["noising"], ["between"])
+    ready, _ = tokenize_pairs(both, pairs[:3])
+    cells = make_cells([SITES[1], SITES[6]], [other], ["noising"]) + make_cells(
+        [SITES[1]], [other], ["noising"], ["between"]
+    )
     options = {"cells": cells, "metrics": ["logit_difference"], "step_metrics": ["projection", "kl_to_clean"]}
     large = sweep_cells(both, ready, **options)
     small = sweep_cells(both, ready, **options, cells_per_forward=1, pairs_per_batch=1)
@@ -198,14 +202,14 @@ def test_in_bfloat16_every_new_kind_of_cell_and_metric_runs_and_its_own_values_c
     family, pairs, tmp_path_factory
 ):
     low = load_codi(write_random_checkpoint(tmp_path_factory.mktemp("low"), family=family), "cpu", "bfloat16")
-    ready, _ = prepare(low, pairs[:3])
-    cells = grid([SITES[1], SITES[6]], [other, itself], ["noising"], ["between"])
+    ready, _ = tokenize_pairs(low, pairs[:3])
+    cells = make_cells([SITES[1], SITES[6]], [other, itself], ["noising"], ["between"])
     cells += [Cell("noising", itself, THOUGHT, n_latents=k) for k in (0, 3, 8)]
-    cells += knockouts([edge("4-1@1"), edge("answer-question")], ["noising"])
+    cells += knockout_cells([edge("4-1@1"), edge("answer-question")], ["noising"])
     table = sweep_cells(low, ready, cells, metrics=METRICS, step_metrics=ALL, max_new_tokens=3)
     numbers = table[~table["metric"].isin(["answer"])]
     assert numbers[["patched", "clean", "corrupted"]].notna().all(axis=None)
-    own = table[(table["source"] == "self") & (table["site"] != "thought") & (table["metric"] == "max_logit_change")]
+    own = table[(table["source"] == "self") & (table["kind"] != "thought") & (table["metric"] == "max_logit_change")]
     assert len(own) == 6
     assert own["patched"].max() <= 0.1  # logits of several units, in steps of 2**-7 of them
 
@@ -220,6 +224,6 @@ def test_a_metric_that_cannot_be_read_at_a_step_is_refused(model, pairs):
 
 @pytest.mark.parametrize("site", [THOUGHT, QUESTION, BOT], ids=str)
 def test_between_means_nothing_for_a_whole_segment(model, pairs, site):
-    ready, _ = prepare(model, pairs[:1])
+    ready, _ = tokenize_pairs(model, pairs[:1])
     with pytest.raises(ValueError, match=f"freeze 'between' means nothing for site '{site.kind}'"):
         sweep_cells(model, ready, [Cell("noising", other, site, ("between",))])

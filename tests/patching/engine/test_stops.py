@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from codi_tracing.patching.engine.sweep import sweep_cells
-from codi_tracing.patching.interventions.cells import Cell, knockouts
+from codi_tracing.patching.interventions.cells import Cell, knockout_cells
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import THOUGHT, Site
 from codi_tracing.patching.interventions.sources import itself, other
 from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.text import last_number
 from tests.support.plain import difference, hosts, patched, run_alone, writes_of
 
@@ -23,7 +23,7 @@ def stopped(steps, direction="noising", **options):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_number_of_steps_equals_a_loop_of_so_many(both, pairs, direction):
-    ready, _ = prepare(both, pairs[1:3])
+    ready, _ = tokenize_pairs(both, pairs[1:3])
     steps = range(both.n_latents + 3)
     metrics = ["logit_difference", "answer", "logit_difference_at_eot"]
     table = sweep_cells(both, ready, stopped(steps, direction), metrics=metrics, max_new_tokens=8)
@@ -38,7 +38,7 @@ def test_every_number_of_steps_equals_a_loop_of_so_many(both, pairs, direction):
 
 
 def test_as_many_steps_as_trained_changes_nothing_and_any_other_number_does(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
+    ready, _ = tokenize_pairs(both, pairs[:3])
     n = both.n_latents
     table = sweep_cells(both, ready, stopped(range(n + 3)), metrics=[max_logit_change])
     assert table.loc[table["n_latents"] == n, "patched"].max() <= EXACT
@@ -46,7 +46,7 @@ def test_as_many_steps_as_trained_changes_nothing_and_any_other_number_does(both
 
 
 def test_the_references_think_all_their_steps_whatever_the_cells_do(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
+    ready, _ = tokenize_pairs(both, pairs[:2])
     table = sweep_cells(both, ready, stopped([0, both.n_latents + 2]), metrics=["logit_difference"])
     for p in ready:
         rows = table[table["pair_id"] == str(p.pair.pair_id)]
@@ -56,7 +56,7 @@ def test_the_references_think_all_their_steps_whatever_the_cells_do(both, pairs)
 
 
 def test_a_thought_that_stops_early_does_not_depend_on_the_other_cells_of_its_block(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
+    ready, _ = tokenize_pairs(both, pairs[:3])
     n, options = both.n_latents, {"metrics": ["logit_difference", "answer"]}
     for k in (0, 2, n + 1):
         alone = sweep_cells(both, ready, stopped([k]), **options, pairs_per_batch=2)
@@ -66,7 +66,7 @@ def test_a_thought_that_stops_early_does_not_depend_on_the_other_cells_of_its_bl
 
 
 def test_a_cell_without_a_number_of_steps_is_unchanged_beside_cells_that_go_on(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
+    ready, _ = tokenize_pairs(both, pairs[:2])
     table = sweep_cells(both, ready, stopped([None, both.n_latents + 2]), metrics=[max_logit_change])
     assert table.loc[table["n_latents"].isna(), "patched"].max() <= EXACT
 
@@ -74,39 +74,39 @@ def test_a_cell_without_a_number_of_steps_is_unchanged_beside_cells_that_go_on(b
 @pytest.mark.parametrize("k", [0, 2, 4, 8])
 @pytest.mark.parametrize("site", [Site("resid", 1, 1, 1, 1), Site("kv", None, None, 2, 4), THOUGHT], ids=str)
 def test_a_patched_thought_stops_early_too(both, pairs, site, k):
-    ready, _ = prepare(both, pairs[:1])
+    ready, _ = tokenize_pairs(both, pairs[:1])
     table = sweep_cells(both, ready, [Cell("noising", other, site, n_latents=k)], metrics=["logit_difference"])
     (p,) = ready
     host, donor = hosts(p, "noising")
     theirs = run_alone(both, donor, p.forced)
     swapped = {"thought": theirs} if site == THOUGHT else {}
     writes = {key: value for key, value in writes_of(both, site, theirs).items() if key[2] < k}
-    alone = run_alone(both, host, p.forced, writes, cuts=swapped, n_latents=k)
+    alone = run_alone(both, host, p.forced, writes, knockouts=swapped, n_latents=k)
     assert patched(table, p) == pytest.approx(difference(p, alone), abs=EXACT)
 
 
 def test_a_thought_stops_early_under_a_cut_edge_as_one_run_alone(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
-    cuts = edge("answer-question"), edge("2-0@1")
+    ready, _ = tokenize_pairs(both, pairs[:2])
+    knockouts = edge("answer-question"), edge("2-0@1")
     steps = (0, 1, 3, both.n_latents, both.n_latents + 2)
-    table = sweep_cells(both, ready, stopped(steps, cuts=cuts), metrics=["logit_difference"])
+    table = sweep_cells(both, ready, stopped(steps, knockouts=knockouts), metrics=["logit_difference"])
     for p in ready:
         for k in steps:
-            alone = run_alone(both, p.pair.clean.question, p.forced, edges=cuts, n_latents=k)
+            alone = run_alone(both, p.pair.clean.question, p.forced, edges=knockouts, n_latents=k)
             assert patched(table, p, n_latents=k) == pytest.approx(difference(p, alone), abs=EXACT), k
 
 
 def test_a_checkpoint_whose_questions_end_in_eos_stops_early_and_is_cut_as_one_run_alone(both, pairs):
     ends = replace(both, card=replace(both.card, remove_eos=False))
-    ready, _ = prepare(ends, pairs[:2])
-    cells = stopped((0, 3, both.n_latents + 2)) + knockouts([edge("answer-bot"), edge("4-1@1")], ["noising"])
+    ready, _ = tokenize_pairs(ends, pairs[:2])
+    cells = stopped((0, 3, both.n_latents + 2)) + knockout_cells([edge("answer-bot"), edge("4-1@1")], ["noising"])
     metrics = ["logit_difference", "logit_difference_at_eot", "answer"]
     table = sweep_cells(ends, ready, cells, metrics=metrics, max_new_tokens=5)
     for p in ready:
         for cell in cells:
-            keys = {"n_latents": cell.n_latents, "cut": " ".join(map(str, cell.cuts)) or None}
+            keys = {"n_latents": cell.n_latents, "knockout": " ".join(map(str, cell.knockouts)) or None}
             alone = run_alone(
-                ends, p.pair.clean.question, p.forced, edges=cell.cuts, n_latents=cell.n_latents, decode=5
+                ends, p.pair.clean.question, p.forced, edges=cell.knockouts, n_latents=cell.n_latents, decode=5
             )
             assert patched(table, p, **keys) == pytest.approx(difference(p, alone), abs=EXACT), keys
             at_start = float(alone.all_logits[0, p.clean_token] - alone.all_logits[0, p.corrupted_token])
@@ -116,7 +116,7 @@ def test_a_checkpoint_whose_questions_end_in_eos_stops_early_and_is_cut_as_one_r
 
 
 def test_a_step_that_a_cell_does_not_take_is_not_read(model, pairs):
-    ready, _ = prepare(model, pairs[:1])
+    ready, _ = tokenize_pairs(model, pairs[:1])
     cells = [Cell("noising", other, Site("resid", 1, 1, 0, 0), n_latents=k) for k in (3, None)]
     table = sweep_cells(model, ready, cells, metrics=["logit_difference"], step_metrics=["entropy"])
     steps = table.dropna(subset=["read_step"])
@@ -125,12 +125,12 @@ def test_a_step_that_a_cell_does_not_take_is_not_read(model, pairs):
 
 
 def test_more_steps_than_there_are_positions_are_refused(model, pairs):
-    ready, _ = prepare(model, pairs[:1])
+    ready, _ = tokenize_pairs(model, pairs[:1])
     with pytest.raises(ValueError, match=r"pair 0: with \d+ latent steps it needs \d+ positions, the model has \d+"):
         sweep_cells(model, ready, stopped([model.n_positions]), metrics=["logit_difference"])
 
 
 def test_a_negative_number_of_steps_is_refused(model, pairs):
-    ready, _ = prepare(model, pairs[:1])
+    ready, _ = tokenize_pairs(model, pairs[:1])
     with pytest.raises(ValueError, match="n_latents -1 is no number of steps; use 0 or more"):
         sweep_cells(model, ready, stopped([-1]), metrics=["logit_difference"])

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
-from codi_tracing.patching.interventions.cells import grid
+from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, layerwise, resid, sitewise
 from codi_tracing.patching.interventions.sources import itself, noise, other, step_mean, unrelated
 from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.tokens import question_ids
 
 EXACT = 1e-5
@@ -64,7 +64,7 @@ def one_run(model, question: str, forced, writes=None, exchange=None):
 def patched_value(table: pd.DataFrame, pair_id, site: Site, direction: str, metric: str = "logit_difference") -> float:
     chosen = table[
         (table["pair_id"] == str(pair_id)) & (table["direction"] == direction) & (table["metric"] == metric)
-        & (table["site"] == site.kind) & (table["source"].isin(["clean", "corrupted"]))
+        & (table["kind"] == site.kind) & (table["source"].isin(["clean", "corrupted"]))
     ]  # fmt: skip
     for column in ("layer", "step"):
         wanted = getattr(site, column)
@@ -77,7 +77,7 @@ def patched_value(table: pd.DataFrame, pair_id, site: Site, direction: str, metr
 def test_a_batched_sweep_equals_one_hooked_run_at_a_time(model, pairs, direction):
     sites = [*layerwise(model), resid(1, 0), resid(0, 4), Site("resid", None, None, 2, 3), THOUGHT]
     table = sweep(model, pairs[:4], sites, [other], [direction], ["logit_difference"])
-    for ready in prepare(model, pairs[:4])[0]:
+    for ready in tokenize_pairs(model, pairs[:4])[0]:
         sides = (ready.pair.corrupted, ready.pair.clean)
         host, donor = sides if direction == "denoising" else sides[::-1]
         _, theirs, cache = one_run(model, donor.question, ready.forced)
@@ -93,7 +93,7 @@ def test_a_batched_sweep_equals_one_hooked_run_at_a_time(model, pairs, direction
 
 def test_the_references_are_the_unpatched_runs(model, pairs):
     table = sweep(model, pairs[:3], [THOUGHT], [other], metrics=["logit_difference"])
-    for ready in prepare(model, pairs[:3])[0]:
+    for ready in tokenize_pairs(model, pairs[:3])[0]:
         rows = table[table["pair_id"] == str(ready.pair.pair_id)]
         for column, side in (("clean", ready.pair.clean), ("corrupted", ready.pair.corrupted)):
             logits, _, _ = one_run(model, side.question, ready.forced)
@@ -134,13 +134,13 @@ def test_a_serialised_sweep_equals_the_local_one(model, pairs):
 @pytest.mark.parametrize(
     "options",
     [
-        {"cuts": [edge("answer-3@1"), edge("4-1@0")], "metrics": ["logit_difference", "answer"]},
+        {"knockouts": [edge("answer-3@1"), edge("4-1@0")], "metrics": ["logit_difference", "answer"]},
         {"metrics": ["logprob_clean", "js_to_clean", "edit_norm"]},
         {"metrics": ["logit_difference"], "step_metrics": ["projection", "kl_to_clean"]},
-        {"metrics": ["logit_difference", "answer"], "protocol": "placeholder"},
+        {"metrics": ["logit_difference", "answer"], "protocol": "single_pass"},
         {"metrics": ["logit_difference"], "draws": 2, "sources": [unrelated, noise, step_mean]},
     ],
-    ids=["cuts", "whole answers and sizes", "steps", "single pass", "draws"],
+    ids=["knockouts", "whole answers and sizes", "steps", "single pass", "draws"],
 )
 def test_all_that_a_sweep_can_do_is_the_same_serialised(model, pairs, options):
     sites = [resid(1, 2)] if "step_metrics" in options else [resid(1)]
@@ -165,7 +165,7 @@ def test_a_users_metric_is_a_function(model, pairs):
 
 
 def test_what_both_answers_share_is_forced_and_the_metric_reads_where_they_differ(model, pairs):
-    for ready in prepare(model, pairs)[0]:
+    for ready in tokenize_pairs(model, pairs)[0]:
         forced = model.tokenizer.decode(list(ready.forced))
         assert forced == "The answer is:"
         assert model.tokenizer.decode([ready.clean_token]) == str(int(ready.pair.clean.answer))
@@ -191,12 +191,12 @@ def test_a_layer_that_does_not_exist_is_refused_before_anything_runs(model, pair
 
 def test_an_unknown_direction_is_refused():
     with pytest.raises(ValueError, match="direction 'sideways' is unknown; use denoising or noising"):
-        grid([THOUGHT], [other], ["sideways"])
+        make_cells([THOUGHT], [other], ["sideways"])
 
 
 def test_a_pair_without_an_unrelated_donor_has_no_unrelated_rows(model, pairs):
-    ready, _ = prepare(model, pairs[:2])
+    ready, _ = tokenize_pairs(model, pairs[:2])
     table = sweep_cells(
-        model, ready, grid([THOUGHT], [other, unrelated]), donors=[(), ()], metrics=["logit_difference"]
+        model, ready, make_cells([THOUGHT], [other, unrelated]), donors=[(), ()], metrics=["logit_difference"]
     )
     assert set(table["source"]) == {"clean", "corrupted"}

@@ -9,7 +9,7 @@ import torch
 
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.engine.writes import normal
-from codi_tracing.patching.interventions.sites import BOT, CUTS, QUESTION, ROUTES, THOUGHT, Site, sitewise
+from codi_tracing.patching.interventions.sites import BOT, QUESTION, ROUTES, SEGMENTS, THOUGHT, Site, sitewise
 from codi_tracing.patching.interventions.sources import (
     Value,
     Values,
@@ -24,7 +24,7 @@ from codi_tracing.patching.interventions.sources import (
     zero,
 )
 from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from tests.support.plain import run_alone, writes_of
 
 EXACT = 1e-5
@@ -53,9 +53,9 @@ def alone(model, ready, site, direction, freeze=()):
     sides = (ready.pair.corrupted, ready.pair.clean)
     host, donor = (side.question for side in (sides if direction == "denoising" else sides[::-1]))
     mine, theirs = run_alone(model, host, ready.forced), run_alone(model, donor, ready.forced)
-    cuts = {site.kind: theirs} if site.kind in CUTS else {}
+    knockouts = {site.kind: theirs} if site.kind in SEGMENTS else {}
     done = run_alone(
-        model, host, ready.forced, writes_of(model, site, theirs), freeze=freeze, host=mine, cuts=cuts
+        model, host, ready.forced, writes_of(model, site, theirs), freeze=freeze, host=mine, knockouts=knockouts
     )  # fmt: skip
     return float(done.logits[ready.clean_token] - done.logits[ready.corrupted_token])
 
@@ -66,14 +66,14 @@ def patched(table, ready, site, direction):
     for column in ("layer", "step", "head"):
         wanted = getattr(site, column)
         chosen = chosen[chosen[column].isna() if wanted is None else chosen[column] == wanted]
-    (value,) = chosen.loc[chosen["site"] == site.kind, "patched"]
+    (value,) = chosen.loc[chosen["kind"] == site.kind, "patched"]
     return value
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_site_equals_one_hooked_run_at_a_time(both, pairs, direction):
     table = sweep(both, pairs[:3], SITES, [other], [direction], ["logit_difference"])
-    for ready in prepare(both, pairs[:3])[0]:
+    for ready in tokenize_pairs(both, pairs[:3])[0]:
         for site in SITES:
             assert patched(table, ready, site, direction) == pytest.approx(
                 alone(both, ready, site, direction), abs=EXACT
@@ -82,9 +82,9 @@ def test_every_site_equals_one_hooked_run_at_a_time(both, pairs, direction):
 
 @pytest.mark.parametrize("freeze", FREEZES, ids="+".join)
 def test_every_frozen_route_equals_one_hooked_run_at_a_time(both, pairs, freeze):
-    sites = [site for site in SITES if site.kind not in CUTS]
+    sites = [site for site in SITES if site.kind not in SEGMENTS]
     table = sweep(both, pairs[:1], sites, [other], ["noising"], ["logit_difference"], freeze=freeze)
-    (ready,) = prepare(both, pairs[:1])[0]
+    (ready,) = tokenize_pairs(both, pairs[:1])[0]
     for site in sites:
         assert patched(table, ready, site, "noising") == pytest.approx(
             alone(both, ready, site, "noising", freeze), abs=EXACT
@@ -111,7 +111,7 @@ def stood(model, site, done):
 
 @pytest.mark.parametrize("value", [zero, mean, step_mean, noise, moments], ids=lambda value: value.name)
 def test_every_computed_value_equals_one_hooked_run_at_a_time(both, pairs, value):
-    everyone = prepare(both, pairs[:4])[0]
+    everyone = tokenize_pairs(both, pairs[:4])[0]
     runs = [
         [run_alone(both, side.question, p.forced) for side in (p.pair.clean, p.pair.corrupted)] for p in everyone
     ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_computed_value_is_refused_where_keys_carry_positions(model, pairs):
 
 
 def test_with_all_routes_frozen_nothing_changes(both, pairs):
-    sites = [site for site in SITES if site.kind not in CUTS]
+    sites = [site for site in SITES if site.kind not in SEGMENTS]
     table = sweep(both, pairs, sites, [other, unrelated], metrics=[max_logit_change], freeze=ROUTES)
     assert table["patched"].max() <= EXACT
     assert set(table["freeze"]) == {"R+K_T+K_A"}

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
-from codi_tracing.patching.interventions.cells import Cell, grid, knockouts
+from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site
 from codi_tracing.patching.interventions.sources import itself, other, step_mean
 from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.text import last_number
 from tests.support.plain import difference, hosts, patched, run_alone, writes_of
 
@@ -29,40 +29,45 @@ BOTH = (edge("4-1"), edge("answer-2@0"))
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_every_cut_edge_equals_one_run_without_those_columns(both, pairs, direction):
-    ready, _ = prepare(both, pairs[1:3])
-    table = sweep_cells(both, ready, knockouts(EDGES, [direction]), metrics=["logit_difference"])
+    ready, _ = tokenize_pairs(both, pairs[1:3])
+    table = sweep_cells(both, ready, knockout_cells(EDGES, [direction]), metrics=["logit_difference"])
     for p in ready:
-        for cut in EDGES:
-            alone = run_alone(both, hosts(p, direction)[0], p.forced, edges=[cut])
-            assert patched(table, p, cut=str(cut)) == pytest.approx(difference(p, alone), abs=EXACT), str(cut)
+        for knockout in EDGES:
+            alone = run_alone(both, hosts(p, direction)[0], p.forced, edges=[knockout])
+            assert patched(table, p, knockout=str(knockout)) == pytest.approx(difference(p, alone), abs=EXACT), str(
+                knockout
+            )
 
 
 def test_every_cut_edge_changes_something(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
-    table = sweep_cells(both, ready, knockouts(EDGES, ["noising"]), metrics=[max_logit_change])
+    ready, _ = tokenize_pairs(both, pairs[:2])
+    table = sweep_cells(both, ready, knockout_cells(EDGES, ["noising"]), metrics=[max_logit_change])
     assert table["patched"].min() > 2 * EXACT
-    assert set(table["cut"]) == set(map(str, EDGES))
+    assert set(table["knockout"]) == set(map(str, EDGES))
 
 
 def test_two_edges_cut_at_once_equal_one_run_without_both(both, pairs):
-    ready, _ = prepare(both, pairs[:2])
-    cells = [Cell("noising", itself, THOUGHT, cuts=cuts) for cuts in (BOTH, BOTH[::-1], BOTH[:1], BOTH[1:])]
+    ready, _ = tokenize_pairs(both, pairs[:2])
+    cells = [
+        Cell("noising", itself, THOUGHT, knockouts=knockouts) for knockouts in (BOTH, BOTH[::-1], BOTH[:1], BOTH[1:])
+    ]
     table = sweep_cells(both, ready, cells, metrics=["logit_difference"])
     for p in ready:
         wanted = difference(p, run_alone(both, p.pair.clean.question, p.forced, edges=BOTH))
         for name in ("4-1 answer-2@0", "answer-2@0 4-1"):
-            assert patched(table, p, cut=name) == pytest.approx(wanted, abs=EXACT)
-        for cut in BOTH:
-            assert patched(table, p, cut=str(cut)) != pytest.approx(wanted, abs=EXACT)
+            assert patched(table, p, knockout=name) == pytest.approx(wanted, abs=EXACT)
+        for knockout in BOTH:
+            assert patched(table, p, knockout=str(knockout)) != pytest.approx(wanted, abs=EXACT)
 
 
 @pytest.mark.parametrize("name", ["4-1", "answer-2", "answer-question"])
 def test_an_edge_cut_in_one_layer_is_not_one_cut_in_all_and_all_layers_one_by_one_are(both, pairs, name):
-    ready, _ = prepare(both, pairs[:1])
+    ready, _ = tokenize_pairs(both, pairs[:1])
     everywhere = edge(name)
     layers = tuple(everywhere._replace(layer=layer) for layer in range(both.n_layers))
     cells = [
-        Cell("noising", itself, THOUGHT, cuts=cuts) for cuts in ((everywhere,), layers, *((cut,) for cut in layers))
+        Cell("noising", itself, THOUGHT, knockouts=knockouts)
+        for knockouts in ((everywhere,), layers, *((knockout,) for knockout in layers))
     ]
     values = sweep_cells(both, ready, cells, metrics=["logit_difference"])["patched"].tolist()
     assert values[0] == pytest.approx(values[1], abs=EXACT)
@@ -77,8 +82,8 @@ def test_a_patch_under_cut_edges_takes_its_values_from_the_uncut_donor(both, pai
         Site("latent", None, None, 2, 2),
         Site("head", 0, 0, 4, 4, 1),
     ]
-    table = sweep(both, pairs[:2], sites, [other], [direction], ["logit_difference"], cuts=BOTH)
-    for p in prepare(both, pairs[:2])[0]:
+    table = sweep(both, pairs[:2], sites, [other], [direction], ["logit_difference"], knockouts=BOTH)
+    for p in tokenize_pairs(both, pairs[:2])[0]:
         host, donor = hosts(p, direction)
         theirs = run_alone(both, donor, p.forced)
         for site in sites:
@@ -89,8 +94,8 @@ def test_a_patch_under_cut_edges_takes_its_values_from_the_uncut_donor(both, pai
 @pytest.mark.parametrize("route", ["R", "K_T", "K_A"])
 def test_a_route_frozen_under_cut_edges_holds_the_uncut_host(both, pairs, route):
     site = Site("resid", 0, 0, 2, 2)
-    table = sweep(both, pairs[:2], [site], [other], ["noising"], ["logit_difference"], freeze=[route], cuts=BOTH)
-    for p in prepare(both, pairs[:2])[0]:
+    table = sweep(both, pairs[:2], [site], [other], ["noising"], ["logit_difference"], freeze=[route], knockouts=BOTH)
+    for p in tokenize_pairs(both, pairs[:2])[0]:
         mine, theirs = (run_alone(both, q, p.forced) for q in hosts(p, "noising"))
         alone = run_alone(
             both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), freeze=(route,), host=mine, edges=BOTH
@@ -101,11 +106,13 @@ def test_a_route_frozen_under_cut_edges_holds_the_uncut_host(both, pairs, route)
 ALWAYS = [(edge("answer-question"),), (edge("4-1@1"), edge("answer-question"), edge("3-question@0"))]
 
 
-@pytest.mark.parametrize("always", ALWAYS, ids=lambda cuts: " ".join(map(str, cuts)))
+@pytest.mark.parametrize("always", ALWAYS, ids=lambda knockouts: " ".join(map(str, knockouts)))
 def test_edges_cut_always_are_cut_in_host_donor_references_and_patched_runs(both, pairs, always):
     sites = [Site("resid", 1, 1, 3, 3), Site("kv", 1, 1, 2, 2), THOUGHT, QUESTION, BOT]
-    ready, _ = prepare(both, pairs[:2])
-    table = sweep_cells(both, ready, grid(sites, [other], ["noising"]), metrics=["logit_difference"], always=always)
+    ready, _ = tokenize_pairs(both, pairs[:2])
+    table = sweep_cells(
+        both, ready, make_cells(sites, [other], ["noising"]), metrics=["logit_difference"], always=always
+    )
     for p in ready:
         mine, theirs = (run_alone(both, q, p.forced, edges=always) for q in hosts(p, "noising"))
         rows = table[table["pair_id"] == str(p.pair.pair_id)]
@@ -114,15 +121,15 @@ def test_edges_cut_always_are_cut_in_host_donor_references_and_patched_runs(both
         for site in sites:
             swapped = {site.kind: theirs} if site.kind in ("thought", "question", "bot") else {}
             alone = run_alone(
-                both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), cuts=swapped, edges=always
+                both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), knockouts=swapped, edges=always
             )
             assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
 def test_means_are_those_of_runs_with_the_edges_cut_that_are_cut_always(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
+    ready, _ = tokenize_pairs(both, pairs[:3])
     always, site = (edge("3-question"), edge("answer-question")), Site("resid", 1, 1, 3, 3)
-    cells = grid([site], [step_mean], ["noising"])
+    cells = make_cells([site], [step_mean], ["noising"])
     table = sweep_cells(both, ready, cells, metrics=["logit_difference"], always=always)
     questions = [side.question for p in ready for side in (p.pair.clean, p.pair.corrupted)]
     stood = [run_alone(both, q, ready[0].forced, edges=always).values["resid", 1, 3] for q in questions]
@@ -134,26 +141,28 @@ def test_means_are_those_of_runs_with_the_edges_cut_that_are_cut_always(both, pa
 
 def test_a_run_written_with_its_own_values_is_unchanged_where_edges_are_always_cut(both, pairs):
     sites = [Site("resid", 1, 1), Site("kv", 1, 1, 2, 2), Site("kv", None, None, 2, 3), THOUGHT, QUESTION]
-    ready, _ = prepare(both, pairs[:3])
+    ready, _ = tokenize_pairs(both, pairs[:3])
     always = (edge("4-1@1"), edge("answer-question"))
-    table = sweep_cells(both, ready, grid(sites, [itself]), metrics=[max_logit_change], always=always)
+    table = sweep_cells(both, ready, make_cells(sites, [itself]), metrics=[max_logit_change], always=always)
     assert table["patched"].max() <= EXACT
 
 
 def test_greedy_decoding_goes_on_under_the_cuts_token_by_token(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
-    cuts = [edge(text) for text in ("answer-question", "answer-2@0", "answer-question@1", "4-question")]
-    table = sweep_cells(both, ready, knockouts(cuts, ["noising"]), metrics=["answer"], max_new_tokens=9)
+    ready, _ = tokenize_pairs(both, pairs[:3])
+    knockouts = [edge(text) for text in ("answer-question", "answer-2@0", "answer-question@1", "4-question")]
+    table = sweep_cells(both, ready, knockout_cells(knockouts, ["noising"]), metrics=["answer"], max_new_tokens=9)
     for p in ready:
-        for cut in cuts:
-            done = run_alone(both, p.pair.clean.question, p.forced, edges=[cut], decode=9)
+        for knockout in knockouts:
+            done = run_alone(both, p.pair.clean.question, p.forced, edges=[knockout], decode=9)
             text = both.tokenizer.decode(done.said, skip_special_tokens=True)
-            assert patched(table, p, "answer", cut=str(cut)) == pytest.approx(last_number(text), nan_ok=True), str(cut)
+            assert patched(table, p, "answer", knockout=str(knockout)) == pytest.approx(
+                last_number(text), nan_ok=True
+            ), str(knockout)
 
 
 def test_the_size_of_blocks_and_batches_does_not_matter_to_cut_edges(both, pairs):
-    ready, _ = prepare(both, pairs[:3])
-    options = {"cells": knockouts(EDGES[6:9], ["noising"]), "metrics": ["logit_difference", "answer"]}
+    ready, _ = tokenize_pairs(both, pairs[:3])
+    options = {"cells": knockout_cells(EDGES[6:9], ["noising"]), "metrics": ["logit_difference", "answer"]}
     large = sweep_cells(both, ready, **options)
     small = sweep_cells(both, ready, **options, cells_per_forward=1, pairs_per_batch=1)
     pd.testing.assert_frame_equal(large, small, atol=EXACT, rtol=0)
@@ -192,10 +201,10 @@ def test_an_unknown_form_is_refused_with_those_that_are_known(text):
     ],
 )
 def test_an_edge_that_does_not_exist_is_refused_before_anything_runs(model, pairs, text, sentence):
-    ready, _ = prepare(model, pairs[:1])
+    ready, _ = tokenize_pairs(model, pairs[:1])
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        sweep_cells(model, ready, knockouts([edge(text)]))
+        sweep_cells(model, ready, knockout_cells([edge(text)]))
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        sweep_cells(model, ready, grid([THOUGHT]), always=[edge(text)])
+        sweep_cells(model, ready, make_cells([THOUGHT]), always=[edge(text)])
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        sweep(model, pairs[:1], [THOUGHT], cuts=[edge(text)])
+        sweep(model, pairs[:1], [THOUGHT], knockouts=[edge(text)])

@@ -6,11 +6,11 @@ import torch
 
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
 from codi_tracing.patching.engine.writes import normal
-from codi_tracing.patching.interventions.cells import Cell, grid
+from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.sites import QUESTION, THOUGHT, Site
 from codi_tracing.patching.interventions.sources import moments, noise, other, unrelated, zero
 from codi_tracing.patching.pairs.pair import Pair
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from tests.support.plain import difference, run_alone, writes_of
 
 EXACT = 1e-5
@@ -40,7 +40,7 @@ def many(pairs):
 
 def test_three_draws_are_three_donors_of_equal_length_and_other_clusters(model, many):
     table = sweep(model, many, [THOUGHT], [unrelated], ["noising"], ["logit_difference"], draws=3)
-    about = {str(p.pair.pair_id): p for p in prepare(model, many)[0]}
+    about = {str(p.pair.pair_id): p for p in tokenize_pairs(model, many)[0]}
     assert len(about) == 10
     for pair_id, rows in table.groupby("pair_id"):
         assert rows["draw"].tolist() == [0, 1, 2]
@@ -61,7 +61,7 @@ def test_the_first_draw_is_that_of_a_sweep_with_one(both, many):
 
 
 def test_every_draw_equals_one_run_at_a_time_with_its_donor(both, many):
-    ready, _ = prepare(both, many)
+    ready, _ = tokenize_pairs(both, many)
     table = sweep(both, many, [*SITES, QUESTION], [unrelated], ["denoising"], ["logit_difference"], draws=3)
     questions = {str(p.pair.pair_id): p.pair.clean.question for p in ready}
     for p in ready:
@@ -71,9 +71,11 @@ def test_every_draw_equals_one_run_at_a_time_with_its_donor(both, many):
         assert len(rows) == 12
         for row in rows.itertuples():
             theirs = run_alone(both, questions[row.source_pair], p.forced)
-            (site,) = [site for site in (*SITES, QUESTION) if site.kind == row.site]
-            swapped = {row.site: theirs} if row.site in ("thought", "question") else {}
-            alone = run_alone(both, p.pair.corrupted.question, p.forced, writes_of(both, site, theirs), cuts=swapped)
+            (site,) = [site for site in (*SITES, QUESTION) if site.kind == row.kind]
+            swapped = {row.kind: theirs} if row.kind in ("thought", "question") else {}
+            alone = run_alone(
+                both, p.pair.corrupted.question, p.forced, writes_of(both, site, theirs), knockouts=swapped
+            )
             assert row.patched == pytest.approx(difference(p, alone), abs=EXACT), (site, row.draw)
 
 
@@ -102,7 +104,11 @@ def test_draws_of_a_random_value_differ_are_reproducible_and_begin_with_that_of_
     one = sweep(both, many[4:6], [site], [value], **options)
     assert three.loc[three["draw"] == 0, "patched"].tolist() == pytest.approx(one["patched"].tolist(), abs=EXACT)
     seeded = sweep_cells(
-        both, prepare(both, many[4:6])[0], grid([site], [value], ["noising"]), metrics=options["metrics"], seed=1
+        both,
+        tokenize_pairs(both, many[4:6])[0],
+        make_cells([site], [value], ["noising"]),
+        metrics=options["metrics"],
+        seed=1,
     )
     assert (seeded["patched"] - one["patched"]).abs().min() > 10 * EXACT
 
@@ -110,7 +116,7 @@ def test_draws_of_a_random_value_differ_are_reproducible_and_begin_with_that_of_
 def test_every_draw_of_noise_equals_one_hooked_run(both, many):
     site = Site("resid", 1, 1, 2, 2)
     table = sweep(both, many[4:5], [site], [noise], ["noising"], ["logit_difference"], draws=3)
-    (p,) = prepare(both, many[4:5])[0]
+    (p,) = tokenize_pairs(both, many[4:5])[0]
     theirs = run_alone(both, p.pair.corrupted.question, p.forced).values["resid", 1, 2]
     for row in table.itertuples():
         drawn = normal([f"0:{p.pair.pair_id}"], ("resid", 1, 2, None), len(theirs), row.draw)[0]
@@ -120,11 +126,11 @@ def test_every_draw_of_noise_equals_one_hooked_run(both, many):
 
 
 def test_what_is_not_drawn_has_one_row_however_many_draws(model, many):
-    cells = grid([Site("resid", 1, 1)], [other, unrelated, zero, noise], ["noising"], draws=3)
+    cells = make_cells([Site("resid", 1, 1)], [other, unrelated, zero, noise], ["noising"], draws=3)
     assert [(cell.draw, cell.drawn) for cell in cells] == [
         (0, False), (0, True), (1, True), (2, True), (0, False), (0, True), (1, True), (2, True),
     ]  # fmt: skip
-    table = sweep_cells(model, prepare(model, many[:4])[0], cells, metrics=["logit_difference"])
+    table = sweep_cells(model, tokenize_pairs(model, many[:4])[0], cells, metrics=["logit_difference"])
     assert table.groupby("source").size().to_dict() == {"corrupted": 4, "unrelated": 12, "zero": 4, "noise": 12}
     assert table.loc[table["source"].isin(["corrupted", "zero"]), "draw"].isna().all()
 
@@ -138,7 +144,7 @@ def test_blocks_and_batches_do_not_matter_to_draws(both, many):
 
 def test_draws_can_be_run_one_by_one(both, many):
     """A later draw alone is that of all together: its donor does not depend on which cells are run."""
-    ready, _ = prepare(both, many)
+    ready, _ = tokenize_pairs(both, many)
     cells = [Cell("noising", unrelated, SITES[0], draw=draw) for draw in range(3)]
     together = sweep_cells(both, ready, cells, metrics=["logit_difference"])
     last = sweep_cells(both, ready, cells[2:], metrics=["logit_difference"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.patching.pair_making.gsm8k import Funnel, choose, equal_tokens, make_pairs, strangeness
 from codi_tracing.patching.pair_making.number_edits import trace
 from codi_tracing.traces.gsm8k import Problem, read_problems
@@ -62,12 +62,12 @@ def test_the_clean_side_is_gsm8ks_own_question_and_key(made):
 @needs_gsm8k
 def test_the_sides_differ_in_the_edited_span_alone_and_in_their_answers(made):
     for record in made[0]:
-        edit, clean, corrupted = record["edit"], record["clean"]["question"], record["corrupted"]["question"]
+        edit, clean, corrupted = record["change"], record["clean"]["question"], record["corrupted"]["question"]
         assert clean[edit["start"] : edit["end"]] == edit["clean"]
         assert clean[: edit["start"]] + edit["corrupted"] + clean[edit["end"] :] == corrupted
         assert record["clean"]["answer"] != record["corrupted"]["answer"]
         assert "  " not in clean
-        if record["kind"] != "operator_word":
+        if record["edit"] != "operator_word":
             assert len(edit["clean"]) == len(edit["corrupted"])
 
 
@@ -84,7 +84,7 @@ def test_results_are_whole_and_not_negative_wherever_they_were_before(made):
 def test_a_delta_of_one_changes_every_number_by_one():
     records, _ = make_pairs(read_problems(GSM8K)[:200], deltas=[1], kinds=["first_operand", "later_operand"])
     for record in records:
-        old, new = (int(record["edit"][side].replace(",", "")) for side in ("clean", "corrupted"))
+        old, new = (int(record["change"][side].replace(",", "")) for side in ("clean", "corrupted"))
         assert new - old == 1
 
 
@@ -99,7 +99,7 @@ def test_the_pairs_of_a_question_share_a_cluster_and_change_different_places_fir
     records, _ = make_pairs(PROBLEMS[:1], per_question=3)
     assert [record["pair_id"] for record in records] == ["1-0", "1-1", "1-2"]
     assert {record["cluster_id"] for record in records} == {"1"}
-    assert len({record["edit"]["start"] for record in records}) == 3
+    assert len({record["change"]["start"] for record in records}) == 3
 
 
 def test_near_values_are_chosen_before_far_ones_and_round_ones_before_others():

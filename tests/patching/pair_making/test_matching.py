@@ -216,4 +216,4 @@ def test_the_pool_has_as_many_different_questions_as_asked_for_with_chains_of_th
 
 
 def test_the_search_needs_no_torch():
-    assert not HEAVY & set(map(root, imports(ROOT / "patching" / "matched.py", top_level=True)))
+    assert not HEAVY & set(map(root, imports(ROOT / "patching" / "pair_making" / "matching.py", top_level=True)))

@@ -146,18 +146,18 @@ def test_a_fraction_is_written_as_it_is():
 
 
 def test_a_pair_of_our_own_form_keeps_every_field():
-    edit = {"place": 0, "start": 8, "end": 9, "clean": "7", "corrupted": "8", "step": 0}
-    record = whole(cluster_id="12", kind="first_operand", edit=edit)
+    change = {"place": 0, "start": 8, "end": 9, "clean": "7", "corrupted": "8", "step": 0}
+    record = whole(cluster_id="12", edit="first_operand", change=change)
     record["clean"] |= {"reasoning_steps": 1, "chain": ["7+5=12"], "source": "test"}
     (pair,) = pairs_from_records([record])
-    assert (pair.pair_id, pair.cluster_id, pair.kind, pair.extra) == ("12-0", "12", "first_operand", {"edit": edit})
+    assert (pair.pair_id, pair.cluster_id, pair.edit, pair.extra) == ("12-0", "12", "first_operand", {"change": change})
     assert pair.clean == Side(record["clean"]["question"], 12.0, 1, ("7+5=12",), {"source": "test"})
     assert pair.corrupted == Side(record["corrupted"]["question"], 13.0)
 
 
 def test_both_forms_say_the_same_and_may_stand_in_one_file():
-    ours, originals = pairs_from_records([whole(0, kind="a"), *both(1, kind="a")])
-    assert (ours.clean, ours.corrupted, ours.kind) == (originals.clean, originals.corrupted, originals.kind)
+    ours, originals = pairs_from_records([whole(0, edit="a"), *both(1, edit="a")])
+    assert (ours.clean, ours.corrupted, ours.edit) == (originals.clean, originals.corrupted, originals.edit)
     assert [ours.pair_id, originals.pair_id] == [0, 1]
 
 
@@ -167,7 +167,7 @@ def test_both_forms_say_the_same_and_may_stand_in_one_file():
         ({"corrupted": 7}, "its corrupted side is a number, wanted an object with question and answer"),
         ({"variant": "clean"}, "it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), "
                                "wanted one form"),
-        ({"kind": 3}, "'kind' is 3, wanted a name or nothing"),
+        ({"edit": 3}, "'edit' is 3, wanted a name or nothing"),
         ({"clean": {"question": "?", "answer": "7"}}, "clean side: 'answer' is \"7\", wanted a number, without quotes"),
         ({"clean": {"answer": 7}}, "clean side: 'question' is missing"),
         ({"score": float("nan")}, "\"score\" holds NaN or broken text, which JSON cannot; write null"),
@@ -188,8 +188,8 @@ def test_a_missing_side_of_our_own_form_and_a_repeated_pair_are_one_sentence_eac
 
 
 def test_two_sides_of_different_kinds_are_refused():
-    sides = record(kind="a"), record(variant="corrupted", kind="b")
-    assert problems(list(sides)) == ["pair 0: its sides have the kinds 'a' and 'b', wanted one"]
+    sides = record(edit="a"), record(variant="corrupted", edit="b")
+    assert problems(list(sides)) == ["pair 0: its sides have the edits 'a' and 'b', wanted one"]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.json"])
@@ -217,8 +217,8 @@ def test_every_fault_of_a_half_written_jsonl_file_names_its_line(tmp_path):
     path.write_text(f"{clean}\n\n{corrupted}\n3\n{json.dumps(whole())[:40]}")
     with pytest.raises(PairsError) as error:
         load_pairs(path)
-    cut, answer, number = error.value.problems
-    assert cut.startswith("line 5: is not valid JSON (")
+    knockout, answer, number = error.value.problems
+    assert knockout.startswith("line 5: is not valid JSON (")
     assert answer == "line 1 (pair 0): 'answer' is \"x\", wanted a number, without quotes"
     assert number.startswith("line 4: found a number, wanted an object with pair_id, variant, question, answer")
 

@@ -8,7 +8,7 @@ import pytest
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import draw, select
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 
 ROOT = Path(__file__).parents[3]
@@ -49,7 +49,7 @@ def test_a_correct_model_keeps_every_pair_and_a_wrong_key_is_seen_whatever_the_f
 
 
 def test_donors_come_from_all_pairs_that_pass_and_not_only_from_those_patched(model, pairs):
-    ready, _ = prepare(model, pairs)
+    ready, _ = tokenize_pairs(model, pairs)
     everyone = {str(p.pair.pair_id) for p in ready}
     donors = {d.pair_id for drawn in select(model, pairs, config(limit=3)).donors for d in drawn}
     patched = {str(p.pair.pair_id) for p in select(model, pairs, config(limit=3)).ready}

@@ -7,7 +7,7 @@ import pytest
 
 from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs, pairs_from_records
 from codi_tracing.patching.pairs.summary import changed_number, describe, summary_rows, verdict_rows
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.pairs.validity import Change, changes, split_usable
 from codi_tracing.patching.pairs.verdicts import NEED_RIGHT_ANSWERS, NOT_USABLE, SOME_METRICS, USABLE, judge
 from tests.patching.pairs.test_pair import ORIGINAL, both, record
@@ -157,12 +157,12 @@ def test_what_is_judged_usable_under_a_model_is_what_the_sweep_takes(model, pair
     mixed = odd_pairs(pairs)
     verdicts = judge(mixed, model)
     usable = [found.pair_id for found in verdicts if found.verdict != NOT_USABLE]
-    ready, excluded = prepare(model, mixed)
+    ready, excluded = tokenize_pairs(model, mixed)
     assert usable == [p.pair.pair_id for p in ready] == [pairs[0].pair_id, pairs[1].pair_id]
     first = {found.pair_id: f"pair {found.pair_id}: {found.reasons[0]}" for found in verdicts if found.reasons}
     assert [reason for _, reason in excluded] == [first[pair.pair_id] for pair, _ in excluded]
     kept, left = split_usable(mixed)
-    ready, more = prepare(model, kept)
+    ready, more = tokenize_pairs(model, kept)
     assert usable == [p.pair.pair_id for p in ready]
     assert {p.pair_id for p, _ in (*left, *more)} == {p.pair_id for p, _ in excluded}
 
@@ -206,7 +206,7 @@ def test_a_blank_that_is_a_token_of_its_own_is_no_token_of_the_answer(model, pai
 
 
 def test_a_description_counts_what_the_file_holds():
-    found = describe(pairs_from_records([*both(0, reasoning_steps=2, kind="first"), *both(1, answer=5)]))
+    found = describe(pairs_from_records([*both(0, reasoning_steps=2, edit="first"), *both(1, answer=5)]))
     assert (found["pairs"], found["usable"], found["equal_answers"]) == (2, 1, [1])
     assert found["reasoning_steps"] == {"2": 2, "unknown": 2}
     assert found["kinds"] == {"first": 1, "unnamed": 1}
@@ -250,4 +250,4 @@ def test_a_pair_longer_than_the_model_can_read_is_named_and_neither_asked_nor_ru
     assert verdict.verdict == NOT_USABLE
     assert "positions longer than the model can read" in verdict.reasons[0]
     assert verdict.answered is None
-    assert prepare(model, [pair])[0] == []
+    assert tokenize_pairs(model, [pair])[0] == []

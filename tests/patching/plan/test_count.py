@@ -22,7 +22,7 @@ import codi_tracing.configs.model_shapes
 import codi_tracing.patching.engine.batch
 import codi_tracing.patching.engine.model_size
 from codi_tracing.analysis.table import read_table
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.configs.model_shapes import SIZES, known_shapes, read_shape
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.model_size import anatomy_of, differences
@@ -50,7 +50,7 @@ MANY = {  # every kind of site, source and reading
     "kinds": ("resid", "head"),
     "sources": ("other", "unrelated", "noise"),
     "draws": 2,
-    "cuts": ("answer-question", "4-1@2"),
+    "knockouts": ("answer-question", "4-1@2"),
     "metrics": ("kl_from_corrupted", "logprob_clean", "logit_difference_at_eot", "edit_norm"),
 }
 
@@ -125,7 +125,7 @@ class Products(TorchDispatchMode):
 def ready_to_run(settings: RunConfig):
     """The model as a run has it, LoRA merged or apart, and the pairs that it chooses."""
     model, read = load_codi(settings.checkpoint, device="cpu"), load_pairs(settings.pairs.file)
-    if settings.merge:
+    if settings.merge_lora:
         model, _ = merge_lora(model, [pair.clean.question for pair in read[:4]])
     return model, select(model, read, settings)
 
@@ -168,7 +168,7 @@ def test_weights_are_those_that_are_loaded(folder):
 @pytest.mark.parametrize(
     ("experiment", "others"),
     [
-        ("sweep", {"reinitialised": True, "sites": ("stepwise", "prefixes"), "memory": 0.01}),
+        ("sweep", {"reinitialised": True, "grid": ("stepwise", "prefixes"), "memory": 0.01}),
         ("attribution", {"kinds": ("resid", "latent", "kv"), "top": 3, "directions": ("noising",), "limit": 2}),
     ],
 )
@@ -192,7 +192,7 @@ def test_every_experiment_is_divided_as_it_is_planned(experiment, shipped):
 
 
 def test_matched_donors_are_bounded(shipped):
-    settings, dues = config("matched", fresh=60, matches=4, limit=4), []
+    settings, dues = config("matched", extra_problems=60, matches=4, limit=4), []
     chosen = select(shipped, load_pairs(PAIRS), settings)
     run_recipe(job(shipped, chosen, settings, lambda: lambda due, compute: dues.append(due)))
     corners, matched = planned(settings).sweeps
@@ -205,11 +205,11 @@ def test_matched_donors_are_bounded(shipped):
 @pytest.mark.parametrize(
     ("experiment", "others"),
     [
-        ("sweep", {"merge": False, "limit": 2, "directions": ("noising",), **MANY}),
+        ("sweep", {"merge_lora": False, "limit": 2, "directions": ("noising",), **MANY}),
         ("sweep", {"cells_per_forward": 7, "max_new_tokens": 4, "limit": 2, "sources": ("other", "unrelated")}),
         ("early_stop", {"max_new_tokens": 1}),
         ("influence", {"max_new_tokens": 2, "limit": 2, "directions": ("denoising",)}),
-        ("placeholder", {"max_new_tokens": 2, "limit": 2}),
+        ("original", {"max_new_tokens": 2, "limit": 2}),
     ],
 )
 def test_products_and_forwards_are_those_that_pytorch_counts(experiment, others, folder, pairs_file):
@@ -238,7 +238,7 @@ def test_gradients_take_at_most_what_is_planned(folder, pairs_file):
     "others",
     [
         {"remote": "local", **MANY},
-        {"remote": {"host": "local", "cells_per_job": 45}, "cells_per_forward": 20, "sites": ("sitewise",), "limit": 9},
+        {"remote": {"host": "local", "cells_per_job": 45}, "cells_per_forward": 20, "grid": ("sitewise",), "limit": 9},
     ],
 )
 def test_requests_and_results_are_as_large_as_planned(others, monkeypatch):
@@ -279,7 +279,7 @@ def test_slices_add_up_to_the_run():
 
 
 def test_fewer_cells_a_job_make_more_jobs_and_smaller_requests():
-    options = {"sites": ("sitewise",), "cells_per_forward": 10}
+    options = {"grid": ("sitewise",), "cells_per_forward": 10}
     whole, divided = (planned(config(**options, remote={"cells_per_job": each})) for each in (None, 25))
     blocks = -(-whole.sweeps[0].cells_per_pair // 10)
     assert (whole.sweeps[0].jobs, divided.sweeps[0].jobs) == (1, -(-blocks // 2))
@@ -288,7 +288,7 @@ def test_fewer_cells_a_job_make_more_jobs_and_smaller_requests():
 
 
 def test_lora_is_apart_on_a_deployment():
-    merged, apart, remote = (planned(config(**others)) for others in ({}, {"merge": False}, {"remote": {}}))
+    merged, apart, remote = (planned(config(**others)) for others in ({}, {"merge_lora": False}, {"remote": {}}))
     assert merged.products.total < apart.products.total == remote.products.total
 
 

@@ -238,7 +238,7 @@ def sliced(config, tmp_path, count):
     [
         ("sweep", {"reinitialised": True, "pairs_per_batch": 3}),
         ("matched", {"matches": 3, "pairs_per_batch": 4}),
-        ("placeholder", {}),
+        ("original", {}),
         ("early_stop", {}),
     ],
 )
@@ -397,7 +397,7 @@ def test_the_manifest_says_how_the_work_was_divided(whole):
     assert sweep["cells_per_forward"] >= 1
     assert sweep["estimated_gib"] >= 0
     assert manifest["out_of_memory"] == {"halvings": 0}
-    assert manifest["merge"]["merged"]
+    assert manifest["merge_lora"]["merged"]
     assert manifest["seeds"] == {"unrelated_donors": 0, "pairs": None}
 
 

@@ -41,12 +41,12 @@ def test_a_run_leaves_every_file_of_the_experiment(run):
 
 def test_the_table_holds_every_layer_in_both_directions_and_every_control(run):
     table = read_table(run / "cells.parquet")
-    single = table[(table["site"] == "resid") & (table["metric"] == "logit_difference")]
+    single = table[(table["kind"] == "resid") & (table["metric"] == "logit_difference")]
     for direction, other in (("denoising", "clean"), ("noising", "corrupted")):
         layers = single[(single["direction"] == direction) & (single["source"] == other)]
         assert sorted(layers["layer"].unique()) == [0, 1, 2]
         assert (layers.groupby("pair_id").size() == 3).all()
-    thoughts = table[table["site"] == "thought"]
+    thoughts = table[table["kind"] == "thought"]
     assert {"clean", "corrupted", "self"} <= set(thoughts["source"])
     assert table["metric"].nunique() == 8
 
@@ -62,7 +62,7 @@ def test_the_manifest_counts_what_was_read_used_and_excluded(run):
 
 def test_the_original_files_repeat_the_table(run):
     table = read_table(run / "cells.parquet")
-    kl = table[(table["metric"] == "kl_from_corrupted") & (table["site"] == "resid") & (table["source"] == "clean")]
+    kl = table[(table["metric"] == "kl_from_corrupted") & (table["kind"] == "resid") & (table["source"] == "clean")]
     results = json.loads((run / "patching_results.json").read_text())
     assert len(results) == 6
     for pair in results:
@@ -151,20 +151,20 @@ def test_the_pairs_that_a_run_keeps_are_the_pairs_that_it_was_given(run, pairs):
 @pytest.mark.parametrize(
     ("changes", "sites"),
     [
-        ({"sites": ["sitewise"], "kinds": ["mlp", "kv"], "sources": ["other", "unrelated"]}, 2 * 3 * 6),
-        ({"sites": ["stepwise", "prefixes"], "kinds": ["latent"]}, 6 + 5),  # the prefix of one step is that step
-        ({"sites": ["layerwise"], "kinds": ["head"], "freeze": ["R"]}, 3 * 4),
+        ({"grid": ["sitewise"], "kinds": ["mlp", "kv"], "sources": ["other", "unrelated"]}, 2 * 3 * 6),
+        ({"grid": ["stepwise", "prefixes"], "kinds": ["latent"]}, 6 + 5),  # the prefix of one step is that step
+        ({"grid": ["layerwise"], "kinds": ["head"], "freeze": ["R"]}, 3 * 4),
     ],
 )
 def test_a_config_names_grids_kinds_and_frozen_routes(config, tmp_path, changes, sites):
     chosen = RunConfig.model_validate({**limited(config, 2).model_dump(), **changes, "metrics": ["logit_difference"]})
     folder = run_experiment(chosen, tmp_path / "run", progress=False)
     table = read_table(folder / "cells.parquet")
-    keys = ["site", "layer", "layer_last", "step", "step_last", "head"]
-    patched = table[(table["site"] != "thought") & (table["source"] != "unrelated")]
+    keys = ["kind", "layer", "layer_last", "step", "step_last", "head"]
+    patched = table[(table["kind"] != "thought") & (table["source"] != "unrelated")]
     assert len(patched[keys].drop_duplicates()) == sites
     assert set(patched["freeze"].dropna()) == set(changes.get("freeze", []))
-    assert table.loc[table["site"] == "thought", "freeze"].isna().all()
+    assert table.loc[table["kind"] == "thought", "freeze"].isna().all()
     assert write_report(folder, figures=False).is_file()
 
 

@@ -47,7 +47,9 @@ def logit_differences(table, **where):
 
 @pytest.mark.parametrize("experiment", sorted(set(RECIPES) - {"matched"}))  # a random model knows no answer
 def test_every_experiment_has_the_corners_and_a_self_patch_in_its_table(rows, experiment):
-    thoughts = logit_differences(rows(experiment), site="thought", n_latents=None, cut=None, protocol="latent_loop")
+    thoughts = logit_differences(
+        rows(experiment), site="thought", n_latents=None, knockout=None, protocol="latent_loop"
+    )
     assert set(thoughts["source"]) == {"clean", "corrupted", "unrelated", "self"}
     own = thoughts[thoughts["source"] == "self"]
     np.testing.assert_allclose(own["patched"], own["host"], atol=EXACT)
@@ -55,7 +57,7 @@ def test_every_experiment_has_the_corners_and_a_self_patch_in_its_table(rows, ex
 
 def test_stopping_after_all_steps_is_the_run_as_trained_and_earlier_is_not(rows, model):
     table = rows("early_stop")
-    stops = logit_differences(table, source="self", cut=None)
+    stops = logit_differences(table, source="self", knockout=None)
     by_steps = stops.dropna(subset="n_latents")
     assert sorted(by_steps["n_latents"].unique()) == list(range(model.n_latents + 3))
     change = (by_steps["patched"] - by_steps["host"]).abs().groupby(by_steps["n_latents"]).max()
@@ -65,8 +67,8 @@ def test_stopping_after_all_steps_is_the_run_as_trained_and_earlier_is_not(rows,
 
 def test_an_early_stop_is_swept_with_and_without_the_question_and_beside_resampled_steps(rows, model):
     table = rows("early_stop")
-    assert set(table["cut"].dropna()) == {"answer-question"}
-    rest = table[(table["site"] == "kv") & (table["source"] == "unrelated")]
+    assert set(table["knockout"].dropna()) == {"answer-question"}
+    rest = table[(table["kind"] == "kv") & (table["source"] == "unrelated")]
     assert sorted(rest["step"].unique()) == list(range(model.n_latents))
     assert (rest["step_last"] == model.n_latents - 1).all()
 
@@ -103,22 +105,22 @@ def test_all_prefixes_end_where_all_steps_at_once_do(rows, model, pairs, pairs_f
 
 
 def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, model):
-    table = rows("placeholder")
-    assert set(table["protocol"]) == {"latent_loop", "placeholder"}
+    table = rows("original")
+    assert set(table["protocol"]) == {"latent_loop", "single_pass"}
     metrics = {"kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot"}
     assert metrics <= set(table["metric"])
     last = table[(table["layer"] == model.n_layers - 1) & (table["metric"] == "logit_difference")]
     change = effect(last)["numerator"].abs().groupby(last["protocol"]).max()
-    assert change["placeholder"] <= EXACT < change["latent_loop"]
+    assert change["single_pass"] <= EXACT < change["latent_loop"]
 
 
 def test_estimates_cover_every_place_and_some_are_verified(rows, model):
     table = rows("attribution")
     estimated = table[table["metric"] == "logit_difference_estimate"]
-    places = ["site", "layer", "step", "head"]
+    places = ["kind", "layer", "step", "head"]
     layers, steps, heads = model.n_layers, model.n_latents, model.n_heads
     assert len(estimated[places].drop_duplicates()) == steps + layers * steps * (4 + heads)
-    exact = table[(table["metric"] == "logit_difference") & (table["site"] != "thought")]
+    exact = table[(table["metric"] == "logit_difference") & (table["kind"] != "thought")]
     assert len(exact[places].drop_duplicates()) == 2 * 20
 
 
@@ -130,7 +132,7 @@ def thought():
 def test_the_shipped_thought_computes_on_a_donors_intermediate_and_then_gives_the_donors_answer(thought):
     pairs = load_pairs(SHIPPED)
     config = RunConfig(
-        name="test", checkpoint="thought", pairs={"file": SHIPPED, "limit": 6}, experiment="matched", fresh=300
+        name="test", checkpoint="thought", pairs={"file": SHIPPED, "limit": 6}, experiment="matched", extra_problems=300
     )
     todo = job(thought, select(thought, pairs, config), config)
     table = run_recipe(todo)
@@ -160,14 +162,14 @@ def test_every_subset_of_steps_is_played_in_both_games(rows, model):
 
 def test_a_cut_edge_is_a_run_of_its_own_in_a_sweep(model, pairs, pairs_file):
     config = RunConfig(
-        name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 2}, cuts=["answer-question", "3-1@0"],
+        name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 2}, knockouts=["answer-question", "3-1@0"],
         directions=["denoising"], metrics=["logit_difference"],
     )  # fmt: skip
     table = run_recipe(job(model, select(model, pairs, config), config))
-    cut = table[table["cut"].notna()]
-    assert sorted(cut["cut"].unique()) == ["3-1@0", "answer-question"]
-    assert (cut["source"] == "self").all()
-    assert (cut["patched"] - cut["corrupted"]).abs().max() > EXACT
+    knockout = table[table["knockout"].notna()]
+    assert sorted(knockout["knockout"].unique()) == ["3-1@0", "answer-question"]
+    assert (knockout["source"] == "self").all()
+    assert (knockout["patched"] - knockout["corrupted"]).abs().max() > EXACT
 
 
 def test_default_sources_that_cannot_be_written_are_left_out_and_named_ones_refused(model, pairs, pairs_file):

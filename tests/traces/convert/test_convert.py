@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from codi_tracing.cli.app import app
+from codi_tracing.cli.main import app
 from codi_tracing.traces.convert.convert import convert
 from codi_tracing.traces.convert.upstream import PREFIX
 from codi_tracing.traces.convert.weights_file import ConversionError
@@ -331,10 +331,10 @@ def test_a_record_that_was_cut_short_is_refused(gpt2, state, tmp_path):
     path = tmp_path / "codi" / "pytorch_model.bin"
     with zipfile.ZipFile(path) as whole:
         records = {entry: whole.read(entry) for entry in whole.namelist()}
-    cut = next(name for name in records if name.endswith("data/3"))
+    knockout = next(name for name in records if name.endswith("data/3"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as short:
         for name, content in records.items():
-            short.writestr(name, content[:4] if name == cut else content)
+            short.writestr(name, content[:4] if name == knockout else content)
     with pytest.raises(CheckpointError, match=r"bytes of tensors where \d+ are needed; restore|cannot be read"):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 

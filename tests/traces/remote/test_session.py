@@ -14,7 +14,7 @@ from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, sitewise, stepwise
 from codi_tracing.patching.interventions.sources import mean, other, unrelated, zero
-from codi_tracing.patching.pairs.tokenized import prepare
+from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import ask, attention_of, logit_lens
@@ -69,10 +69,15 @@ def test_a_users_edit_and_what_it_writes_are_sent_along(model, dry, problems):
         {"sites": "stepwise", "sources": [zero, mean], "metrics": ["kl_to_clean", "edit_norm"]},
         {"sites": "stepwise", "sources": [other], "freeze": ["K_T", "R"], "metrics": ["logit_difference"]},
         {"sites": "stepwise", "sources": [other], "step_metrics": ["projection"], "metrics": ["entropy"]},
-        {"sites": "thought", "sources": [other], "cuts": [edge("answer-question")], "metrics": ["logit_difference"]},
-        {"sites": "layers", "sources": [other], "protocol": "placeholder", "metrics": ["kl_from_corrupted_at_eot"]},
+        {
+            "sites": "thought",
+            "sources": [other],
+            "knockouts": [edge("answer-question")],
+            "metrics": ["logit_difference"],
+        },
+        {"sites": "layers", "sources": [other], "protocol": "single_pass", "metrics": ["kl_from_corrupted_at_eot"]},
     ],
-    ids=["sites", "branches", "values", "routes", "steps", "cuts", "placeholder"],
+    ids=["sites", "branches", "values", "routes", "steps", "knockouts", "single_pass"],
 )
 def test_a_sweep_is_the_same_serialised(model, dry, pairs, options):
     sites = {"sitewise": sitewise(model), "stepwise": stepwise(model), "thought": [THOUGHT], "layers": None}
@@ -113,11 +118,11 @@ def test_where_a_session_runs_is_said_for_a_model_or_for_a_call(model, dry):
 
 def test_gradients_are_refused_on_a_deployment_before_anything_is_sent(model, pairs):
     with pytest.raises(ValueError, match="a deployment's sandbox computes no gradients; load the model here"):
-        attribute(model, prepare(model, pairs[:1])[0], ["resid"], ["denoising"], remote=THERE)
+        attribute(model, tokenize_pairs(model, pairs[:1])[0], ["resid"], ["denoising"], remote=THERE)
 
 
 def test_an_edge_of_one_layer_is_refused_on_a_deployment_and_cut_serialised(model, dry, pairs):
-    options = {"sites": [THOUGHT], "cuts": [edge("4-1@2")], "metrics": ["logit_difference"]}
+    options = {"sites": [THOUGHT], "knockouts": [edge("4-1@2")], "metrics": ["logit_difference"]}
     with pytest.raises(ValueError, match=r"the edge 4-1@2 is cut in one layer alone.*\(4-1\), or load the model here"):
         sweep(model, pairs[:1], remote=THERE, **options)
     pd.testing.assert_frame_equal(sweep(model, pairs[:1], **options), sweep(dry, pairs[:1], **options), atol=EXACT)
