@@ -58,7 +58,7 @@ def check_edge(model: Sized, knockout: Edge) -> None:
             raise ValueError(f"edge {knockout}: {what} {index} does not exist; this model has {what}s 0 to {size - 1}")
     if knockout.reader is not None and isinstance(knockout.read, int) and knockout.read >= knockout.reader:
         raise ValueError(
-            f"edge {knockout}: step {knockout.reader} does not read step {cut.read}; a step reads earlier ones"
+            f"edge {knockout}: step {knockout.reader} does not read step {knockout.read}; a step reads earlier ones"
         )
 
 
