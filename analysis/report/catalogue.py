@@ -7,26 +7,35 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from codi_tracing.analysis.experiments.ablation import ablation_curve, ablations, flips
-from codi_tracing.analysis.experiments.attribution import agreement, attribution_scatter, attributions
-from codi_tracing.analysis.experiments.early_stop import early_stop_curve, early_stops
-from codi_tracing.analysis.experiments.influence import influence_matrix, influences
-from codi_tracing.analysis.experiments.iterative import iteration_curve, iterations
-from codi_tracing.analysis.experiments.knockout import knockout_bars, knockout_data
-from codi_tracing.analysis.experiments.matched import matched_chart, matched_sentence, matched_shares
-from codi_tracing.analysis.experiments.original import protocol_curve, protocol_sentence, protocols
-from codi_tracing.analysis.experiments.shapley import shapley_bars, shapley_interactions, shapley_values
-from codi_tracing.analysis.figures.corners import corner_bars
-from codi_tracing.analysis.figures.directions import both_directions, direction_agreement, directions_chart
-from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
-from codi_tracing.analysis.figures.layers import layer_curve, layer_effects
-from codi_tracing.analysis.figures.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
-from codi_tracing.analysis.figures.pairs import pair_strip, site_pairs
-from codi_tracing.analysis.figures.steps import step_curve, step_effects
+from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, flip_data
+from codi_tracing.analysis.experiments.attribution import attribution_agreement, attribution_chart, attribution_data
+from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data
+from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
+from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
+from codi_tracing.analysis.experiments.knockout import knockout_chart, knockout_data
+from codi_tracing.analysis.experiments.matched import matched_chart, matched_data, matched_sentence
+from codi_tracing.analysis.experiments.original import original_chart, original_data, original_sentence
+from codi_tracing.analysis.experiments.shapley import shapley_chart, shapley_data, shapley_interaction_data
+from codi_tracing.analysis.figures.corners import corners_chart
+from codi_tracing.analysis.figures.directions import directions_chart, directions_data
+from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
+from codi_tracing.analysis.figures.layers import layers_chart, layers_data
+from codi_tracing.analysis.figures.original import (
+    critical_layers_chart,
+    kl_by_layer_chart,
+    kl_by_layer_data,
+    layer_similarity_chart,
+    layer_similarity_data,
+    pairs_by_layer_chart,
+    pairs_by_layer_data,
+)
+from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
+from codi_tracing.analysis.figures.steps import steps_chart, steps_data
 from codi_tracing.analysis.rows import layerwise, main_protocol
+from codi_tracing.analysis.statistics.corners import corners
+from codi_tracing.analysis.statistics.directions import direction_agreement
 from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.statistics.verdict import corners
-from codi_tracing.analysis.table import SEGMENTS
+from codi_tracing.configs.vocabulary import SEGMENTS
 
 Table = pd.DataFrame
 
@@ -98,75 +107,77 @@ def first_direction(table: Table) -> str:
 
 LAYERS, ORIGINAL = "How far one layer moves the answer", "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
-    "corners": Figure("Verdict", lambda table, _: corner_bars(corners(table)), lambda name, table: True),
-    "early_stop": Figure("Stopping early", lambda table, _: early_stop_curve(early_stops(table)), of("early_stop")),
+    "corners": Figure("Verdict", lambda table, _: corners_chart(corners(table)), lambda name, table: True),
+    "early_stop": Figure("Stopping early", lambda table, _: early_stop_chart(early_stop_data(table)), of("early_stop")),
     "influence": Figure(
-        "Which step moves which", lambda table, _: influence_matrix(influences(table)), of("influence")
+        "Which step moves which", lambda table, _: influence_chart(influence_data(table)), of("influence")
     ),
     "iterative": Figure(
-        "Steps written one after the other", lambda table, _: iteration_curve(iterations(table)), of("iterative")
+        "Steps written one after the other", lambda table, _: iterative_chart(iterative_data(table)), of("iterative")
     ),
     "matched": Figure(
         "Matched donors: intermediate against answer",
-        lambda table, _: matched_chart(matched_shares(table)),
+        lambda table, _: matched_chart(matched_data(table)),
         of("matched"),
-        lambda table: matched_sentence(matched_shares(table)),
+        lambda table: matched_sentence(matched_data(table)),
     ),
     "original": Figure(
         "The single pass beside the loop",
-        lambda table, _: protocol_curve(protocols(table)),
+        lambda table, _: original_chart(original_data(table)),
         of("original"),
-        lambda table: protocol_sentence(protocols(table)),
+        lambda table: original_sentence(original_data(table)),
         beside=True,
     ),
     "attribution": Figure(
         "Estimated and exact",
-        lambda table, _: attribution_scatter(attributions(table)),
+        lambda table, _: attribution_chart(attribution_data(table)),
         of("attribution"),
-        lambda table: f"{agreement(attributions(table))}.",
+        lambda table: f"{attribution_agreement(attribution_data(table))}.",
     ),
     "shapley": Figure(
         "What each step contributes",
-        lambda table, _: shapley_bars(
-            shapley_values(table, direction=first_direction(table)),
-            shapley_interactions(table, direction=first_direction(table)),
+        lambda table, _: shapley_chart(
+            shapley_data(table, direction=first_direction(table)),
+            shapley_interaction_data(table, direction=first_direction(table)),
         ),
         of("shapley"),
     ),
-    "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers, beside=True),
+    "layer_curve": Figure(LAYERS, lambda table, _: layers_chart(layers_data(table)), has_layers, beside=True),
     "critical_layers": Figure(
-        LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low), low_ceiling=low), has_layers
+        LAYERS, lambda table, low: critical_layers_chart(critical(table, low_ceiling=low), low_ceiling=low), has_layers
     ),
     "layer_curve_by_kind": Figure(
         "By kind of edit",
-        lambda table, _: layer_curve(layer_effects(table, split="edit")),
+        lambda table, _: layers_chart(layers_data(table, split="edit")),
         has_kinds,
         beside=True,
     ),
-    "heatmap": Figure("Layer by step", lambda table, _: heatmap(site_effects(table)), has_steps),
-    "step_curve": Figure(
-        "Step by step", lambda table, _: step_curve(step_effects(table)), has_whole_steps, beside=True
-    ),
+    "heatmap": Figure("Layer by step", lambda table, _: heatmap_chart(heatmap_data(table)), has_steps),
+    "step_curve": Figure("Step by step", lambda table, _: steps_chart(steps_data(table)), has_whole_steps, beside=True),
     "pair_strip": Figure(
         "Pair by pair, at the site of the largest pooled effect",
-        lambda table, _: pair_strip(site_pairs(table, direction=first_direction(table))),
+        lambda table, _: pairs_chart(pairs_data(table, direction=first_direction(table))),
         has_places,
     ),
     "directions": Figure(
         "Denoising against noising",
-        lambda table, _: directions_chart(both_directions(table)),
+        lambda table, _: directions_chart(directions_data(table)),
         has_both,
         lambda table: f"Over all pairs, {direction_agreement(table)}.",
     ),
     "ablation": Figure(
         "Replaced by zero, means and noise",
-        lambda table, _: ablation_curve(ablations(table), flips(table)),
+        lambda table, _: ablation_chart(ablation_data(table), flip_data(table)),
         has_replaced,
     ),
-    "knockout": Figure("Edges cut", lambda table, _: knockout_bars(knockout_data(table)), has_knockouts),
-    "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
-    "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),
-    "all_pairs_by_layer": Figure(ORIGINAL, lambda table, _: pairs_by_layer(table), has_layers),
+    "knockout": Figure("Edges cut", lambda table, _: knockout_chart(knockout_data(table)), has_knockouts),
+    "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer_chart(kl_by_layer_data(table)), has_layers),
+    "layer_similarity": Figure(
+        ORIGINAL, lambda table, _: layer_similarity_chart(layer_similarity_data(table)), has_layers
+    ),
+    "all_pairs_by_layer": Figure(
+        ORIGINAL, lambda table, _: pairs_by_layer_chart(pairs_by_layer_data(table)), has_layers
+    ),
 }
 
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.figures.comparison import compare_runs, run_names
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.labels import metric_noun, place_name
 from codi_tracing.analysis.report.catalogue import fitting
+from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.rows import places_have_unrelated
-from codi_tracing.analysis.statistics.sites import ALPHA, critical, rank_differences, winner
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, corners, verdict
-from codi_tracing.analysis.table import SEGMENTS, read_table
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
+from codi_tracing.analysis.statistics.corners import corners
+from codi_tracing.analysis.statistics.ranking import rank_differences, winner
+from codi_tracing.analysis.statistics.sites import ALPHA, critical
+from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.configs.vocabulary import SEGMENTS
 
 Rows = list[list[str]]
 

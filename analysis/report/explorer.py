@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
 from codi_tracing.analysis.io.html import paragraph, script_value, section
-from codi_tracing.analysis.labels import NOUNS, what_where
+from codi_tracing.analysis.labels import what_where
 from codi_tracing.analysis.rows import from_other_run, has_unrelated, main_protocol
 from codi_tracing.analysis.statistics.effects import pooled, specific_or_plain
 from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS
+from codi_tracing.analysis.table import SITE_KEYS
+from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
 METRIC = "logit_difference"
 MOST_VALUES = 800_000  # of 4 bytes, of which the page takes 5.3: with Vega and the pairs' texts, under 10 MB
@@ -158,7 +159,7 @@ def pooled_places(rows: pd.DataFrame) -> pd.DataFrame:
 
 def panel_name(place: Mapping[Any, Any]) -> str:
     """A kind of site, and what is held while it is written."""
-    noun = NOUNS[place["kind"]]
+    noun = SITE_KINDS[place["kind"]].noun
     return noun if pd.isna(place["freeze"]) else f"{noun}, {place['freeze']} held"
 
 

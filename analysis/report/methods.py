@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.html import html_table, paragraph
-from codi_tracing.analysis.labels import NOUNS, metric_noun
+from codi_tracing.analysis.labels import metric_noun
 from codi_tracing.analysis.rows import places_have_unrelated
 from codi_tracing.analysis.statistics.inference import RESAMPLES
-from codi_tracing.analysis.table import SITES
+from codi_tracing.configs.vocabulary import SITE_KINDS
 
 WORDS = {
     "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
@@ -142,7 +142,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     model, config = manifest.get("model") or {}, manifest.get("config") or {}
     size = f"{model.get('n_layers', 'unknown')} layers, {model.get('n_latents', 'unknown')} latent steps"
     experiment = EXPERIMENTS.get(manifest.get("experiment") or "sweep", "")
-    sites = ", ".join(NOUNS[site] for site in SITES if (table["kind"] == site).any())
+    sites = ", ".join(kind.noun for site, kind in SITE_KINDS.items() if (table["kind"] == site).any())
     sources = ", ".join(SOURCES.get(source, source) for source in SOURCES if (table["source"] == source).any())
     into = {"denoising": "the corrupted run (denoising)", "noising": "the clean run (noising)"}
     hosts = " and ".join(text for direction, text in into.items() if (table["direction"] == direction).any())

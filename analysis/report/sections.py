@@ -10,8 +10,11 @@ import pandas as pd
 from codi_tracing.analysis.io.html import facts, figure, figure_row, folded, html_table, paragraph, section, title_line
 from codi_tracing.analysis.labels import place_name
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, listed, methods
-from codi_tracing.analysis.statistics.sites import critical, rank_differences, winner
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, decomposition, verdict
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
+from codi_tracing.analysis.statistics.corners import decomposition
+from codi_tracing.analysis.statistics.ranking import rank_differences, winner
+from codi_tracing.analysis.statistics.sites import critical
+from codi_tracing.analysis.statistics.verdict import verdict
 
 WORDS = {True: "passed", False: "failed", None: "noted"}
 

@@ -13,10 +13,12 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.rows import SERIES, main_protocol, plain
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 from codi_tracing.analysis.statistics.effects import by_site, specific_or_plain
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, verdict
-from codi_tracing.analysis.table import SITE_KEYS, read_table
+from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.analysis.table import SITE_KEYS
 
 PROJECT = "cot-exploration"  # the original experiment's
 METRIC = "logit_difference"

@@ -10,20 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.figures.comparison import compare_runs, comparison_chart, run_names
+from codi_tracing.analysis.figures.comparison import comparison_chart
 from codi_tracing.analysis.figures.pairs import pair_specs
 from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.io.html import page
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.report.catalogue import Figure, fitting
+from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.explorer import explorer, explorer_script, explorer_section
 from codi_tracing.analysis.report.original_files import write_legacy
 from codi_tracing.analysis.report.sections import Shown, sections
 from codi_tracing.analysis.rows import layerwise
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 

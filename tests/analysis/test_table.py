@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.table import COLUMNS, KEYS, SITE_KEYS, check_table, read_table, write_table
+from codi_tracing.analysis.io.table_file import read_table, write_table
+from codi_tracing.analysis.table import COLUMNS, KEYS, SITE_KEYS, check_table
 
 
 def one_row(**values) -> pd.DataFrame:

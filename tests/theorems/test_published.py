@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.cli.main import app
 from codi_tracing.traces.gsm8k import read_problems
 from tests.support.upstream import write_upstream

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.knockout import edge_name, knockout_bars
+from codi_tracing.analysis.experiments.knockout import edge_name, knockout_chart
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -51,7 +51,7 @@ def test_edges_are_named_in_words():
 
 
 def test_the_figure_says_that_cut_edges_are_off_distribution():
-    spec = json.dumps(knockout_bars(knockout_data(cut_runs({"answer-question": [1, 0]}))).to_dict())
+    spec = json.dumps(knockout_chart(knockout_data(cut_runs({"answer-question": [1, 0]}))).to_dict())
     assert "Off-distribution" in spec
     assert "the answer not seeing the question" in spec
 

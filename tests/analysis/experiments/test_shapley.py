@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.shapley import index_weights, shapley_bars, shapley_interactions, shapley_values
+from codi_tracing.analysis.experiments.shapley import (
+    index_weights,
+    shapley_chart,
+    shapley_data,
+    shapley_interaction_data,
+)
 from codi_tracing.analysis.statistics import effects
 from codi_tracing.analysis.table import COLUMNS, check_table
 
@@ -38,12 +43,12 @@ def table(worth, steps, pairs=3, freezes=(None, "K_T")) -> pd.DataFrame:
 
 
 def values(worth, steps, **options) -> list[float]:
-    found = shapley_values(table(worth, steps, **options))
+    found = shapley_data(table(worth, steps, **options))
     return list(found[found["game"] == "total"].sort_values("step")["effect"])
 
 
 def interactions(worth, steps) -> dict[tuple[int, int], float]:
-    found = shapley_interactions(table(worth, steps))
+    found = shapley_interaction_data(table(worth, steps))
     found = found[found["game"] == "total"]
     return {(row.earlier, row.later): row.effect for row in found.itertuples()}
 
@@ -111,14 +116,14 @@ def test_an_interaction_is_what_two_steps_add_jointly_averaged_over_the_orders_o
         before = {step for step in order[: order.index("both")] if step != "both"}
         single = worth(0, before | {1}) + worth(0, before | {3})
         joint += worth(0, before | {1, 3}) - single + worth(0, before)
-    found = shapley_interactions(table(worth, 5, pairs=1)).set_index(["game", "earlier", "later"])["effect"]
+    found = shapley_interaction_data(table(worth, 5, pairs=1)).set_index(["game", "earlier", "later"])["effect"]
     assert found["total", 1, 3] == pytest.approx(joint / len(orders))
 
 
 def test_the_values_of_each_game_sum_to_the_effect_of_the_whole_thought():
     cells = table(random_game(6, pairs=5), 6, pairs=5).assign(clean=lambda rows: rows["pair_id"].astype(int) + 1.5)
     ceiling = effects.by_site(effects.effect(cells[cells["kind"] == "thought"]))["effect"].item()
-    sums = shapley_values(cells).groupby("game")["effect"].sum()
+    sums = shapley_data(cells).groupby("game")["effect"].sum()
     assert set(sums.index) == {"total", "answer only"}
     assert sums.to_numpy() == pytest.approx(ceiling, abs=1e-9)
 
@@ -130,7 +135,7 @@ def test_pairs_are_pooled_by_their_gaps_and_noising_counts_from_the_clean_run():
             row(1, 20.0, 30.0, direction="noising", source="corrupted", step_set="0"),
             row(1, 30.0, 30.0, direction="noising", source="corrupted", step_set="1"),
             row(1, 20.0, 30.0, direction="noising", source="corrupted", site="thought")]  # fmt: skip
-    found = shapley_values(check_table(pd.DataFrame(rows)), direction="noising").set_index("step")
+    found = shapley_data(check_table(pd.DataFrame(rows)), direction="noising").set_index("step")
     # Pair 0: −1 or −3 alone, −6 together, so −2 and −4. Pair 1: −10 and 0. Out of −40.
     assert list(found["effect"]) == pytest.approx([12 / 40, 4 / 40])
     assert list(found["n"]) == [2, 2]
@@ -146,28 +151,28 @@ def test_the_first_missing_set_is_named():
     cells = table(random_game(3), 3)
     lacking = cells[~((cells["step_set"] == "0+2") & (cells["freeze"] == "K_T") & (cells["pair_id"] == "1"))]
     with pytest.raises(ValueError, match=r"lacks the step set 0\+2 in the game 'answer only' of pair 1"):
-        shapley_values(lacking)
+        shapley_data(lacking)
     with pytest.raises(ValueError, match=r"lacks the step set 1 in the game 'answer only' of pair 0"):
-        shapley_interactions(cells[(cells["step_set"] != "1").fillna(True)])
+        shapley_interaction_data(cells[(cells["step_set"] != "1").fillna(True)])
     with pytest.raises(ValueError, match="lacks the whole thought"):
-        shapley_values(cells[cells["kind"] != "thought"])
+        shapley_data(cells[cells["kind"] != "thought"])
 
 
 def test_a_table_without_sets_of_steps_says_what_to_run():
     with pytest.raises(ValueError, match=r"run configs/shapley\.toml"):
-        shapley_values(table(random_game(2), 2), direction="noising")
+        shapley_data(table(random_game(2), 2), direction="noising")
 
 
 def test_a_game_that_was_not_swept_is_left_out_and_the_table_stays_as_it_was():
     cells = table(random_game(3), 3, freezes=("K_T",))
     before = cells.copy(deep=True)
-    assert set(shapley_values(cells)["game"]) == {"answer only"}
+    assert set(shapley_data(cells)["game"]) == {"answer only"}
     pd.testing.assert_frame_equal(cells, before)
 
 
 def test_the_figure_has_bars_a_matrix_for_each_game_and_its_counts():
     cells = table(random_game(3), 3)
-    spec = shapley_bars(shapley_values(cells), shapley_interactions(cells)).to_dict()
+    spec = shapley_chart(shapley_data(cells), shapley_interaction_data(cells)).to_dict()
     bars, matrices = spec["hconcat"]
     assert [panel["title"] for panel in [bars, *matrices["hconcat"]]] == [
         "each step's share", "interaction, total", "interaction, answer only"]  # fmt: skip

@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from codi_tracing.analysis.figures.comparison import compare, compare_runs, comparison_chart, run_names
+from codi_tracing.analysis.figures.comparison import comparison_chart, comparison_data
+from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.statistics.inference import ratio_differences
-from codi_tracing.analysis.table import read_table
 from codi_tracing.cli.main import app
 from tests.analysis.report.test_original_files import prepared
 from tests.analysis.report.test_write import make_run
@@ -25,7 +26,7 @@ def by_place(compared: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_run_does_not_differ_from_itself():
     table = experiment(layers=(0.8, 0.3))
-    found = compare(table, table)
+    found = comparison_data(table, table)
     assert len(found) == 6
     assert (found[NUMBERS] == 0).all(axis=None)
     assert (found["p_fwer"] == 1).all()
@@ -33,7 +34,7 @@ def test_a_run_does_not_differ_from_itself():
 
 def test_known_differences_are_found_where_they_are_and_only_there():
     first, second = experiment(layers=(0.8, 0.3, 0.3)), experiment(layers=(0.5, 0.3, 0.3), noise=0.1, seed=0)
-    found = by_place(compare(first, second)).loc["denoising"]
+    found = by_place(comparison_data(first, second)).loc["denoising"]
     assert found.loc[("resid", 0), "difference"] == pytest.approx(0.3, abs=0.02)
     assert found.loc[("resid", 0), "p_fwer"] < 0.01
     assert (found.loc["resid"].loc[[1, 2], "p_fwer"] > 0.05).all()
@@ -42,7 +43,7 @@ def test_known_differences_are_found_where_they_are_and_only_there():
 
 def test_exchanging_the_runs_changes_the_sign_alone():
     first, second = experiment(layers=(0.8, 0.3)), experiment(layers=(0.5, 0.3), seed=1)
-    one, other = (compare(*runs) for runs in ((first, second), (second, first)))
+    one, other = (comparison_data(*runs) for runs in ((first, second), (second, first)))
     np.testing.assert_allclose(one["difference"], -other["difference"])
     np.testing.assert_allclose(one["low"], -other["high"], atol=0.02)  # BCa over the same resamples
     np.testing.assert_allclose(one["p_fwer"], other["p_fwer"])
@@ -67,14 +68,14 @@ def test_two_runs_that_differ_by_chance_alone_are_told_apart_in_one_comparison_o
     for seed in range(100):
         runs = (experiment(layers=(0.5, 0.2), pairs=30, noise=0.4, seed=s) for s in (seed, 1_000 + seed))
         first, second = (table[table["metric"] == "logit_difference"] for table in runs)
-        found += compare(first, second, draws=400, seed=seed)["p_fwer"].min() <= 0.05
+        found += comparison_data(first, second, draws=400, seed=seed)["p_fwer"].min() <= 0.05
     assert found <= stats.binom.ppf(0.9995, 100, 0.05)
 
 
 def test_only_pairs_and_places_of_both_runs_count():
     table = experiment(layers=(0.8, 0.3))
     rest = table[~table["pair_id"].isin(["0", "1"]) & (table["layer"] != 1).fillna(True)]
-    found = compare(table, rest)
+    found = comparison_data(table, rest)
     assert (found["n"] == table["pair_id"].nunique() - 2).all()
     assert set(found["layer"].dropna()) == {0}
     assert (found["difference"] == 0).all()
@@ -82,10 +83,10 @@ def test_only_pairs_and_places_of_both_runs_count():
 
 def test_effects_are_plain_in_both_where_one_run_has_no_unrelated_donor():
     table = experiment(layers=(0.8, 0.3))
-    found = compare(table, table[table["source"] != "unrelated"])
+    found = comparison_data(table, table[table["source"] != "unrelated"])
     assert not found["specific"].any()
     assert (found["difference"] == 0).all()
-    own = by_place(compare(table, table)).loc[("denoising", "resid", 0)]
+    own = by_place(comparison_data(table, table)).loc[("denoising", "resid", 0)]
     assert own["specific"]
     assert own["first"] == pytest.approx(found["first"].iloc[0] - 0.3, abs=0.1)
 
@@ -102,11 +103,11 @@ def test_effects_are_plain_in_both_where_one_run_has_no_unrelated_donor():
 def test_runs_that_have_nothing_to_compare_are_refused(change, said):
     table = experiment(layers=(0.8, 0.3))
     with pytest.raises(ValueError, match=said):
-        compare(table, change(table))
+        comparison_data(table, change(table))
 
 
 def test_the_chart_has_a_panel_for_each_direction_and_pooled_values_only():
-    compared = compare(experiment(layers=(0.8, 0.3)), experiment(layers=(0.5, 0.3), seed=1))
+    compared = comparison_data(experiment(layers=(0.8, 0.3)), experiment(layers=(0.5, 0.3), seed=1))
     spec = comparison_chart(compared, ("thought", "bypass")).to_dict()
     assert [panel["title"] for panel in spec["hconcat"]] == ["denoising", "noising"]
     assert sum(map(len, spec["datasets"].values())) <= len(compared) + 4
@@ -130,7 +131,7 @@ def test_codi_compare_says_where_the_runs_differ_and_writes_what_it_says(runs, t
     assert "residual stream, layer 0" in result.output
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".parquet", ".png", ".svg", ".html", ".json"}
     written = pd.read_parquet(tmp_path / "out" / "comparison.parquet")
-    table = compare(*(read_table(run / "cells.parquet") for run in runs))
+    table = comparison_data(*(read_table(run / "cells.parquet") for run in runs))
     np.testing.assert_allclose(written["difference"], table["difference"])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.heatmap import MARK, heatmap, site_effects
+from codi_tracing.analysis.figures.heatmap import MARK, heatmap_chart, heatmap_data
 from codi_tracing.analysis.report.methods import methods
 from codi_tracing.analysis.statistics.effects import by_site, effect
 from codi_tracing.analysis.statistics.sites import critical
@@ -40,7 +40,7 @@ def cells(spec: dict) -> pd.DataFrame:
 
 
 def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_matter_is_crossed_out():
-    spec = drawn(heatmap(site_effects(make_cells())))
+    spec = drawn(heatmap_chart(heatmap_data(make_cells())))
     found = cells(spec).loc["denoising"]
     assert found["shown"].to_dict() == {("0", "0"): "yes", ("0", "1"): "no", ("1", "0"): "yes", ("1", "1"): "no"}
     assert found["label"][("1", "1")] == MARK
@@ -51,40 +51,40 @@ def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_m
 
 
 def test_a_small_effect_at_the_last_place_is_not_taken_for_none():
-    found = site_effects(make_cells(last=0.002))
+    found = heatmap_data(make_cells(last=0.002))
     assert not found["inert"].any()
-    assert MARK not in set(cells(drawn(heatmap(found)))["label"])
+    assert MARK not in set(cells(drawn(heatmap_chart(found)))["label"])
 
 
 def test_in_half_precision_nothing_is_what_a_runs_own_thought_changes():
     table = make_cells(last=0.0)
     noisy = table.assign(patched=table["patched"] + 0.01 * (-1.0) ** np.arange(len(table)))
-    found = site_effects(noisy).set_index(["direction", "layer", "step"])
+    found = heatmap_data(noisy).set_index(["direction", "layer", "step"])
     assert found["inert"].sum() == 2
     assert found.loc[("noising", 1, 1), "inert"]
 
 
 def test_the_tests_of_the_heatmap_are_those_of_the_critical_sites():
     table = make_cells()
-    ours = site_effects(table).query("direction == 'denoising' and kind == 'resid'").set_index(["layer", "step"])
+    ours = heatmap_data(table).query("direction == 'denoising' and kind == 'resid'").set_index(["layer", "step"])
     theirs = critical(table).set_index(["layer", "step"])
     for name in ("effect", "low", "high", "p_fwer"):
         np.testing.assert_allclose(ours[name], theirs.loc[ours.index, name])
 
 
 def test_without_an_unrelated_donor_nothing_is_faint_and_the_heading_says_why():
-    spec = drawn(heatmap(site_effects(make_cells(unrelated=False))))
+    spec = drawn(heatmap_chart(heatmap_data(make_cells(unrelated=False))))
     assert set(cells(spec)["shown"]) == {"yes"}
     assert "No unrelated donor was swept, so nothing is tested" in words(spec)
     assert words(spec).startswith("Effect by layer and step: residual stream")
 
 
 def test_the_whole_thought_in_the_heading_is_the_ceiling_and_no_specific_effect():
-    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(make_cells()))))
+    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap_chart(heatmap_data(make_cells()))))
 
 
 def test_the_tooltip_has_interval_counts_and_p():
-    spec = drawn(heatmap(site_effects(make_cells())))
+    spec = drawn(heatmap_chart(heatmap_data(make_cells())))
     tips = {tip["field"] for tip in spec["concat"][0]["layer"][0]["encoding"]["tooltip"]}
     assert {"effect", "low", "high", "n", "clusters", "p_fwer"} <= tips
 
@@ -92,7 +92,7 @@ def test_the_tooltip_has_interval_counts_and_p():
 def test_held_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_columns():
     table = make_cells()
     held = table[table["kind"] == "resid"].assign(freeze="R")
-    spec = drawn(heatmap(site_effects(pd.concat([table, held, held.assign(kind="mlp")]))))
+    spec = drawn(heatmap_chart(heatmap_data(pd.concat([table, held, held.assign(kind="mlp")]))))
     assert spec["columns"] == 2
     assert [panel["title"] for panel in spec["concat"]][::2] == [
         "residual stream, denoising, other run, nothing held",
@@ -102,17 +102,17 @@ def test_held_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_col
 
 
 def test_effects_that_nobody_tested_are_drawn_as_they_are():
-    spec = drawn(heatmap(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
+    spec = drawn(heatmap_chart(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
     assert "Faint" not in words(spec)
     with pytest.raises(ValueError, match="no rows of metric 'mood'"):
-        site_effects(make_cells(), metric="mood")
+        heatmap_data(make_cells(), metric="mood")
 
 
 def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
     sites = by_site(effect(make_cells()), direction="denoising")
     one = sites[(sites["kind"] == "resid")].head(1)
     many = pd.concat([one.assign(kind="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
-    few, tall = (drawn(heatmap(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
+    few, tall = (drawn(heatmap_chart(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
     assert few["height"] == 8 * 22
     assert tall["height"] <= 1000
     assert [layer["mark"]["type"] for layer in few["layer"]] == ["rect", "text"]
@@ -123,7 +123,7 @@ def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor(
     table = experiment(layers=(0.9, 0.5), pairs=12)
     without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
     assert (without["source"] == "unrelated").any()
-    said = words(drawn(heatmap(site_effects(without))))
+    said = words(drawn(heatmap_chart(heatmap_data(without))))
     assert said.startswith("Effect by layer and step: residual stream")
     assert "(0 host, 1 donor)" in said
     text = " ".join(methods({}, without))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.steps import OTHER, UNRELATED, UNTRAINED, step_curve, step_effects
+from codi_tracing.analysis.figures.steps import OTHER, UNRELATED, UNTRAINED, steps_chart, steps_data
 from codi_tracing.analysis.table import check_table
 from tests.analysis.figures.test_layers import drawn, words
 from tests.analysis.statistics.test_verdict import cell
@@ -38,7 +38,7 @@ def steps(windows=("one", "prefix", "suffix"), held=(None, "R+K_T"), blank: bool
 
 
 def test_each_window_has_the_effect_of_what_it_writes():
-    found = step_effects(steps()).set_index(["held", "donor", "window", "step"]).sort_index()
+    found = steps_data(steps()).set_index(["held", "donor", "window", "step"]).sort_index()
     effects = found["effect"]
     np.testing.assert_allclose(effects.loc[("none", OTHER, "one step")], [0.1, 0.1, 0.1])
     np.testing.assert_allclose(effects.loc[("none", OTHER, "prefix")], [0.1, 0.2, 0.3])
@@ -51,11 +51,11 @@ def test_each_window_has_the_effect_of_what_it_writes():
 
 
 def test_single_steps_alone_are_no_prefixes_and_no_suffixes():
-    assert set(step_effects(steps(windows=("one",)))["window"]) == {"one step"}
+    assert set(steps_data(steps(windows=("one",)))["window"]) == {"one step"}
 
 
 def test_a_row_for_each_hold_a_column_for_each_window():
-    spec = drawn(step_curve(step_effects(steps())))
+    spec = drawn(steps_chart(steps_data(steps())))
     titles = [[panel["title"]["text"] for panel in row["hconcat"]] for row in spec["vconcat"]]
     assert titles[0] == ["residual stream: step k alone", "residual stream: steps 0 to k",
                          "residual stream: steps k to the last"]  # fmt: skip
@@ -64,11 +64,11 @@ def test_a_row_for_each_hold_a_column_for_each_window():
 
 
 def test_a_single_steps_curve_that_stands_alone_says_so():
-    said = words(drawn(step_curve(step_effects(steps(windows=("one",), held=(None,), blank=False)))))
+    said = words(drawn(steps_chart(steps_data(steps(windows=("one",), held=(None,), blank=False)))))
     assert "nothing in this table says how much of the slope that makes (configs/stepwise.toml measures it)" in said
 
 
 def test_a_table_without_whole_steps_is_told_what_to_run():
     table = steps()
     with pytest.raises(ValueError, match="no rows of whole steps; run configs/stepwise.toml"):
-        step_effects(table[table["kind"] == "thought"])
+        steps_data(table[table["kind"] == "thought"])

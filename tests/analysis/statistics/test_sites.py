@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.directions import both_directions, direction_agreement
+from codi_tracing.analysis.figures.directions import directions_data
+from codi_tracing.analysis.statistics.directions import direction_agreement
 from codi_tracing.analysis.statistics.effects import by_site, specific
-from codi_tracing.analysis.statistics.sites import critical, rank_differences, top_sites, winner
+from codi_tracing.analysis.statistics.ranking import rank_differences, top_sites, winner
+from codi_tracing.analysis.statistics.sites import critical
 from codi_tracing.analysis.table import check_table
 from tests.analysis.statistics.test_verdict import cell, experiment
 
@@ -106,7 +108,7 @@ def noisy_layers(seed: int) -> pd.DataFrame:
 
 def test_both_directions_stand_beside_each_other_as_they_stand_alone():
     table = experiment(layers=(0.9, 0.5, 0.1), pairs=30)
-    both = both_directions(table).set_index("layer")
+    both = directions_data(table).set_index("layer")
     alone = by_site(specific(table))
     for direction in ("denoising", "noising"):
         own = alone[(alone["direction"] == direction) & (alone["kind"] == "resid")].set_index("layer")
@@ -137,7 +139,7 @@ def test_effects_that_differ_by_rounding_alone_are_one_rank():
 def test_directions_that_have_nothing_in_common_are_refused():
     table = experiment(layers=(0.9, 0.5)).query("direction == 'denoising'")
     with pytest.raises(ValueError, match="no site was written in both directions"):
-        both_directions(table)
+        directions_data(table)
     with pytest.raises(ValueError, match="no site was written in both directions"):
         direction_agreement(table)
 

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from codi_tracing.analysis.statistics.ceiling import ceiling
+from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import by_site, effect, pooled, recovery, specific
 from codi_tracing.analysis.statistics.inference import ratio_interval, step_down
 from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.statistics.verdict import ceiling, corners, decomposition, verdict
+from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 OTHER = {"denoising": "clean", "noising": "corrupted"}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import codi_tracing.configs.model_shapes
 import codi_tracing.patching.engine.batch
 import codi_tracing.patching.engine.model_size
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.cli.main import app
 from codi_tracing.configs.model_shapes import SIZES, known_shapes, read_shape
 from codi_tracing.configs.schema import RunConfig

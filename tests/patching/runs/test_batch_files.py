@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.batch import Batch
 from codi_tracing.patching.runs import batch_files as shards
