@@ -33,8 +33,8 @@ from codi_tracing.traces.model.checkpoint import (
     read_thought,
 )
 from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
-from tests.analysis.test_table import one_row
+from tests.support.tables import experiment
+from tests.support.tables import one_row
 from tests.patching.pairs.test_pair import both, whole
 from tests.support.mutations import (
     NASTY_TEXT,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
 from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml
 from tests.theorems.test_fuzz import PAIRS, PROBLEMS, SMALL_FILES
 

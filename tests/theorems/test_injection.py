@@ -17,7 +17,7 @@ from codi_tracing.analysis.report.catalogue import FIGURES
 from codi_tracing.analysis.report.conclusions import conclusions
 from codi_tracing.analysis.report.write import file_stems, write_report
 from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import cell, experiment
+from tests.support.tables import cell, experiment
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script>",

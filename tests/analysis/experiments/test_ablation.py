@@ -38,7 +38,7 @@ def test_accuracy_is_the_share_of_right_runs_that_stay_right_over_both_hosts():
     assert (found.loc["zero", "n"], found.loc["mean", "effect"]) == (10, 1.0)
 
 
-def test_steps_and_layers_are_told_apart_and_windows_and_other_metrics_left_out():
+def test_steps_and_layers_are_kept_apart_and_windows_and_other_metrics_left_out():
     layer = {"step": None, "step_last": None, "layer": 1, "layer_last": 1}
     window = {"step_last": 4}
     rows = [row(0, "zero"), row(1, "zero"), row(0, "zero", **layer), row(1, "zero", **layer), row(0, "zero", **window)]
@@ -76,7 +76,7 @@ def test_a_flip_is_another_answer_than_the_hosts_whether_right_or_wrong():
     assert flip_data(table(denoised))["effect"].tolist() == pytest.approx([1 / 3])
 
 
-def test_no_number_is_an_answer_of_its_own():
+def test_a_text_without_a_number_is_an_answer_of_its_own():
     none = float("nan")
     rows = [decoded(0, none), decoded(1, 7.0, clean=none), decoded(2, none, clean=none), decoded(3, 7.0)]
     found = flip_data(table(rows))
@@ -93,7 +93,7 @@ def test_flips_are_by_replacement_and_draws_are_averaged():
     assert found["n"].to_dict() == {"zero": 2, "unrelated": 2}
 
 
-def test_runs_with_cut_edges_or_fewer_steps_are_not_counted_as_ablations():
+def test_runs_with_knockouts_or_fewer_steps_are_not_counted_as_ablations():
     rows = [decoded(0, 7.0), decoded(1, 7.0), decoded(0, 1.0, knockout="answer-question"), decoded(0, 1.0, n_latents=3)]
     assert flip_data(table(rows))["effect"].tolist() == [0.0]
 

@@ -59,7 +59,7 @@ def test_the_top_is_the_longest_run_of_ranks_that_are_all_verified():
     assert found["exact"].isna().tolist() == [False, False, False, True, False, False, True]
 
 
-def test_a_miss_is_a_random_check_stronger_than_half_of_the_top():
+def test_a_miss_is_a_random_site_stronger_than_half_of_the_top():
     found = attribution_agreement(attribution_data(table(places(MIXED))))
     assert found.bar == pytest.approx(0.4)  # the median of 0.8, 0.1 and 0.4
     assert found.misses == ("residual stream, layer 5, step 2",)
@@ -83,7 +83,7 @@ def test_without_the_largest_estimate_verified_misses_cannot_be_counted():
     assert "misses cannot be counted" in str(found)
 
 
-def test_places_are_told_apart_by_site_and_head_and_latents_have_no_layer():
+def test_sites_differ_by_kind_and_head_and_latents_have_no_layer():
     sites = [
         {"kind": "latent", "layer": None}, {"kind": "kv"}, {"kind": "head", "head": 0}, {"kind": "head", "head": 1},
     ]  # fmt: skip
@@ -105,19 +105,19 @@ def test_windows_frozen_routes_and_unrelated_donors_are_left_out_and_the_table_i
 def test_a_table_without_estimates_or_exact_effects_says_what_to_run():
     whole = table(places(MIXED))
     for metric, words in (("logit_difference_estimate", "no estimates"), ("logit_difference", "no exact effects")):
-        with pytest.raises(ValueError, match=f"{words} of single places .*; run configs/attribution.toml"):
+        with pytest.raises(ValueError, match=f"{words} of single sites .*; run configs/attribution.toml"):
             attribution_data(whole[whole["metric"] != metric])
-    with pytest.raises(ValueError, match="no estimated place has an exact effect"):
+    with pytest.raises(ValueError, match="no estimated site has an exact effect"):
         attribution_data(table([row(0, 0.5, layer=0), exact(0, 0.5, layer=1)]))
 
 
-def test_the_figure_draws_verified_places_alone_and_says_how_many_of_how_many():
+def test_the_figure_draws_verified_sites_alone_and_names_their_number():
     spec = attribution_chart(attribution_data(table(places(MIXED)))).to_dict()
     heading = " ".join(spec["title"]["subtitle"])
-    assert "Spearman's rho 0.70 over n = 5 places" in heading
-    assert "1 of 2 random checks missed" in heading
+    assert "Spearman's rho 0.70 over n = 5 sites" in heading
+    assert "1 of 2 random sites had a larger effect than the top sites' median" in heading
     assert "residual stream, layer 5, step 2" in heading
-    assert "5 of 7 estimated places verified; n = 2 pairs, 2 clusters; protocol latent_loop" in heading
+    assert "5 of 7 estimated sites verified; n = 2 pairs, 2 clusters; protocol latent_loop" in heading
     drawn = [point["place"] for points in spec["datasets"].values() for point in points if "place" in point]
     assert sorted(set(drawn)) == [f"residual stream, layer {layer}, step 2" for layer in (0, 1, 2, 4, 5)]
 

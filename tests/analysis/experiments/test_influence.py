@@ -1,4 +1,4 @@
-"""Influence: a step's effect on a later one, beyond an unrelated donor, in total and with the steps between held."""
+"""Influence: a step's effect on a later one, beyond an unrelated donor, in total and with the steps between frozen."""
 
 import pandas as pd
 import pytest
@@ -30,7 +30,7 @@ def test_an_effect_is_the_way_made_over_the_way_between_the_runs_pooled_over_pai
     assert (found["n"].item(), found["specific"].item()) == (2, False)
 
 
-def test_what_an_unrelated_donor_does_is_taken_off_where_it_was_swept():
+def test_an_unrelated_donors_effect_is_subtracted_if_it_was_swept():
     rows = [row(pair, 0, 2, 1.0) for pair in range(3)]
     rows += [row(pair, 0, 2, 0.2 + 0.2 * draw, source="unrelated", draw=draw) for pair in range(3) for draw in (0, 1)]
     rows += [row(pair, 0, 2, 0.5, freeze="between") for pair in range(3)]
@@ -65,7 +65,7 @@ def test_a_table_without_steps_read_later_says_what_to_run():
         influence_data(table([row(0, 0, 1, 1.0)]), "kl_to_clean")
 
 
-def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_stays_as_it_was():
+def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_is_not_changed():
     donors = {"denoising": "clean", "noising": "corrupted"}
     rows = [
         row(pair, step, read, 0.3 * read, source=donor, direction=direction, freeze=freeze)

@@ -37,7 +37,7 @@ def test_each_prefix_has_its_pooled_effect_on_the_answer_and_on_the_step_that_fo
     assert set(found["n"]) == {2}
 
 
-def test_the_frozen_latent_the_unrelated_donor_and_the_directions_stand_apart():
+def test_the_frozen_latent_the_unrelated_donor_and_the_directions_are_kept_apart():
     rows = [following(0, end, 1.0) for end in range(2)]
     rows += [following(0, 0, 0.5, freeze="R"), following(0, 0, 0.1, source="unrelated", draw=0)]
     rows += [following(0, 0, 0.3, source="unrelated", draw=1)]
@@ -62,7 +62,7 @@ def test_a_table_without_prefixes_says_what_to_run():
         iterative_data(table([row(0, 0, 1.0)]))  # the first step alone is no growing prefix
 
 
-def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_stays_as_it_was():
+def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_is_not_changed():
     rows = [
         make(pair, end, 1.0, source=source, freeze=freeze)
         for pair in range(3) for end in range(3) for make in (row, following)

@@ -3,7 +3,7 @@
 from codi_tracing.analysis.report.methods import AT_EOT, METRICS, citations, definitions, methods
 from codi_tracing.patching.metrics import EOT_METRICS, STEP_METRICS
 from codi_tracing.patching.metrics import METRICS as MEASURED
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 
 MANIFEST = {
     "experiment": "sweep",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.report.original_files import aggregate_statistics, patching_results, write_legacy
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 
 
 def prepared(pairs: int, start: int = 0) -> list[dict]:

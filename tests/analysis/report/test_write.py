@@ -11,7 +11,7 @@ from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.analysis.report.methods import excluded
 from codi_tracing.analysis.report.write import file_stems, write_report
 from tests.analysis.report.test_original_files import prepared
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 
 ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"
 FILES = ("manifest.json", "cells.parquet", "checks.json", "prepared_pairs.json")
