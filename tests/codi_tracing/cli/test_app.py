@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from codi_tracing.cli.app import aligned, app
+from codi_tracing.cli.app import aligned
+from codi_tracing.cli.main import app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOOD = {"pair_id": 0, "question": "Ann had 7 pens. How many?"}
 PAIR = [{**GOOD, "variant": "clean", "answer": 7}, {**GOOD, "variant": "corrupted", "answer": 8, "question": "8?"}]
 
