@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codi_tracing.configs.model_shapes import read_shape, shape_of_base
+from codi_tracing.configs.model_shapes import read_shape
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 LORA_BYTES = 4  # PEFT keeps LoRA in fp32
@@ -131,17 +131,3 @@ def size_of_checkpoint(folder: Path, config: Any, card: Any, dtype: str) -> Mode
         lora_parameters=sum(prod(shape) for name, shape in adapter.items() if ".lora_" in name),
         opening=1 if card.remove_eos else 2,
     )
-
-
-def config_differences(base: str, config: Any) -> list[str]:
-    """One sentence for each size in which a base's config differs from the known shape of that base."""
-    name = shape_of_base(base)
-    if name is None:
-        return []
-    own, known = size_of_config(config, ""), size_of_config(read_shape(name), "")
-    return [
-        f"{base}: its config says {key} {getattr(own, field)}, the shape {name} says {getattr(known, field)}; the "
-        "config counts"
-        for field, key in FIELDS.items()
-        if getattr(own, field) != getattr(known, field)
-    ]

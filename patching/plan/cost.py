@@ -36,6 +36,13 @@ class Cost(NamedTuple):
     largest_sent: int  # bytes of the largest request
     largest_returned: int
 
+    @classmethod
+    def total(cls, costs: Sequence[tuple[int, Cost]]) -> Cost:
+        """The sum of costs, each with its number of jobs; the largest request and result are the largest of any job."""
+        sums = [sum(count * cost[field] for count, cost in costs) for field in range(len(cls._fields) - 2)]
+        largest = [max((cost[field] for _, cost in costs), default=0) for field in (-2, -1)]
+        return cls(*sums, *largest)
+
     @property
     def flops(self) -> int:
         return self.question_flops + self.thought_flops + self.answer_flops + self.decoding_flops
@@ -62,6 +69,22 @@ class BatchShape(NamedTuple):
     logit_metrics: int  # metrics returned as numbers; answers are returned as tokens
     step_metrics: int
 
+    @classmethod
+    def of(cls, size: ModelSize, batch: Sequence[TokenizedPair], questions: int, measured: Measurements) -> BatchShape:
+        """The lengths of a batch; unrelated donors are as long as their pairs."""
+        metrics, loop = set(measured.metrics), measured.protocol == "latent_loop"
+        whole = loop and bool(metrics & set(WHOLE_ANSWER))
+        rests = sum(max(len(p.tails[side]) for p in batch) - 1 for side in range(2)) if whole else 0
+        fed, new_tokens = len(batch[0].forced) + rests, measured.max_new_tokens if metrics & set(ANSWER_METRICS) else 0
+        if loop and new_tokens:
+            read = fed + 1
+        else:
+            at_eot = not loop or any(name.endswith("_at_eot") for name in metrics)
+            read = 1 + at_eot + (batch[0].shared + rests if whole else 0)
+        fed += size.opening + (0 if loop else size.n_latents)  # the single pass feeds placeholders with the answer
+        tokens, logit_metrics = max(p.tokens for p in batch) + 1, len(metrics - set(ANSWER_METRICS))
+        return cls(len(batch), questions, tokens, fed, read, new_tokens, logit_metrics, len(measured.step_metrics))
+
 
 class BlockShape(NamedTuple):
     """Runs of a pair that share a forward (cells and unpatched runs), and their latent steps."""
@@ -70,29 +93,11 @@ class BlockShape(NamedTuple):
     steps: int
     thought_tokens: int  # of all runs; a cell starts at the first step that it can change
 
-
-def batch_shape(size: ModelSize, batch: Sequence[TokenizedPair], questions: int, measured: Measurements) -> BatchShape:
-    """The lengths of a batch; unrelated donors are as long as their pairs."""
-    metrics, loop = set(measured.metrics), measured.protocol == "latent_loop"
-    whole = loop and bool(metrics & set(WHOLE_ANSWER))
-    rests = sum(max(len(p.tails[side]) for p in batch) - 1 for side in range(2)) if whole else 0
-    fed, new_tokens = len(batch[0].forced) + rests, measured.max_new_tokens if metrics & set(ANSWER_METRICS) else 0
-    if loop and new_tokens:
-        read = fed + 1
-    else:
-        at_eot = not loop or any(name.endswith("_at_eot") for name in metrics)
-        read = 1 + at_eot + (batch[0].shared + rests if whole else 0)
-    fed += size.opening + (0 if loop else size.n_latents)  # the single pass feeds placeholders with the answer
-    tokens, logit_metrics = max(p.tokens for p in batch) + 1, len(metrics - set(ANSWER_METRICS))
-    return BatchShape(
-        len(batch), questions, tokens, fed, read, new_tokens, logit_metrics, len(measured.step_metrics)
-    )  # fmt: skip
-
-
-def block_shape(size: ModelSize, cells: Sequence[Cell], questions: int, steps: int) -> BlockShape:
-    """How a block of cells runs through so many steps (none in a single pass)."""
-    cell_tokens = sum(max(0, steps - first_step(size, cell.site, cell.knockouts)) for cell in cells)
-    return BlockShape(questions + len(cells), steps, questions * steps + cell_tokens)
+    @classmethod
+    def of(cls, size: ModelSize, cells: Sequence[Cell], questions: int, steps: int) -> BlockShape:
+        """How a block of cells runs through so many steps (none in a single pass)."""
+        cell_tokens = sum(max(0, steps - first_step(size, cell.site, cell.knockouts)) for cell in cells)
+        return cls(questions + len(cells), steps, questions * steps + cell_tokens)
 
 
 def phase_flops(
@@ -160,10 +165,3 @@ def job_cost(
         largest_sent=sent,
         largest_returned=returned,
     )
-
-
-def total_cost(costs: Sequence[tuple[int, Cost]]) -> Cost:
-    """The sum of costs, each with its number of jobs; the largest request and result are the largest of any job."""
-    sums = [sum(count * cost[field] for count, cost in costs) for field in range(len(Cost._fields) - 2)]
-    largest = [max((cost[field] for _, cost in costs), default=0) for field in (-2, -1)]
-    return Cost(*sums, *largest)

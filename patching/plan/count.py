@@ -19,9 +19,7 @@ from codi_tracing.patching.interventions.sites import Site, first_step, single_p
 from codi_tracing.patching.interventions.sources import RUNS, Value, other
 from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
-from codi_tracing.patching.plan.cost import (
-    BlockShape, Cost, Measurements, batch_shape, block_shape, job_cost, total_cost,
-)  # fmt: skip
+from codi_tracing.patching.plan.cost import BatchShape, BlockShape, Cost, Measurements, job_cost
 from codi_tracing.patching.plan.inputs import PlanInputs, assumed_pairs
 from codi_tracing.patching.runs.recipes import RECIPES, check_slices, estimated_at_once, most_matches
 
@@ -54,7 +52,7 @@ class Plan(NamedTuple):
 
     @property
     def cost(self) -> Cost:
-        return total_cost([(1, sweep.cost) for sweep in self.sweeps])
+        return Cost.total([(1, sweep.cost) for sweep in self.sweeps])
 
     @property
     def weight_bytes(self) -> int:
@@ -111,7 +109,7 @@ class CountingExecutor(NamedTuple):
         work = partition.work_of(size, pairs, cells, questions, metrics, config.max_new_tokens, size.opening)
         sizes = partition.choose(size, work, config.memory, config.cells_per_forward, config.pairs_per_batch)
         blocks = [
-            block_shape(size, [cells[i] for i in block], questions, steps if protocol == "latent_loop" else 0)
+            BlockShape.of(size, [cells[i] for i in block], questions, steps if protocol == "latent_loop" else 0)
             for block in partition.blocks_of(size, cells, sizes.cells_per_forward)
         ]
         measured = Measurements(metrics, step_metrics, protocol, config.max_new_tokens)
@@ -128,14 +126,14 @@ class CountingExecutor(NamedTuple):
         mean_kinds = len({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
         batches = list(partition.batches(*pairs, sizes.pairs_per_batch))
         own = batches[self.shard[0] - 1 :: self.shard[1]]
-        shapes = Counter(batch_shape(size, batch, questions, measured) for batch, _ in own)
+        shapes = Counter(BatchShape.of(size, batch, questions, measured) for batch, _ in own)
         costs = [
             (count, job_cost(size, shape, job, mean_kinds, self.lora_apart))
             for (shape, count), job in product(shapes.items(), jobs)
         ]
         donor_counts = Counter(len(of_pair) for _, of_batch in own for of_pair in of_batch)
         rows = sum(count * rows_of_pair(size, cells, donors, measured) for donors, count in donor_counts.items())
-        return SweepPlan(name, len(pairs[0]), len(cells), len(own), len(batches), sizes, rows, total_cost(costs))
+        return SweepPlan(name, len(pairs[0]), len(cells), len(own), len(batches), sizes, rows, Cost.total(costs))
 
     def matches(self) -> PairsWithDonors:
         """An upper bound of the matched donors."""
@@ -157,7 +155,7 @@ class CountingExecutor(NamedTuple):
         """
         size, config, pairs = self.model, self.config, self.inputs.ready
         cells = make_cells(single_places(size, config.kinds), [other], config.directions)
-        sizes, block = partition.Sizes(estimated_at_once(config), 2, None), block_shape(size, (), 2, size.n_latents)
+        sizes, block = partition.Sizes(estimated_at_once(config), 2, None), BlockShape.of(size, (), 2, size.n_latents)
         measured = Measurements(["logit_difference"], (), "latent_loop", 0)
         plan = self._replace(lora_apart=False).count(
             "gradients", cells, (pairs, [()] * len(pairs)), sizes, 2, [block], measured

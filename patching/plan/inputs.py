@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from codi_tracing.configs.model_shapes import guessed_shape, known_shapes, read_shape, shape_of_base
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.engine.model_size import ModelSize, config_differences, size_of_checkpoint, size_of_shape
+from codi_tracing.patching.engine.model_size import ModelSize, size_of_checkpoint, size_of_shape
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
@@ -124,13 +124,12 @@ def load_size(
                 raise
             assumptions.append(f"{folder.name}'s base {card.base} is missing: the sizes are those of the shape {shape}")
         else:
-            assumptions += config_differences(card.base, base_config)
             size = size_of_checkpoint(folder, base_config, card, config.dtype)
             return size, f"the checkpoint {folder.name}", CheckpointFiles(tokenizer, card, size.n_positions)
     codi = read_shape(shape).codi
-    origin = f"as in {codi.checkpoint}" if codi.checkpoint else "assumed: no CODI checkpoint over it is published"
+    whose = f"those of {codi.checkpoint}" if codi.checkpoint else "assumed: no CODI checkpoint over it is published"
     assumptions.append(
-        f"{codi.n_latents} latent steps, LoRA of rank {codi.lora_rank}, a projection of width {codi.prj_dim}: {origin}"
+        f"{codi.n_latents} latent steps, LoRA of rank {codi.lora_rank} and a projection of width {codi.prj_dim} are {whose}"
     )
     return size_of_shape(shape, config.dtype), f"the shape {shape}", None
 

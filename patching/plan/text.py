@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codi_tracing.patching.engine.partition import GIB
-from codi_tracing.patching.plan.cost import FAILED, INLINE, LARGEST
+from codi_tracing.patching.plan.cost import FAILED, INLINE, LARGEST, Cost
 from codi_tracing.patching.plan.count import Plan
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -23,8 +23,8 @@ def sweep_rows(plan: Plan) -> list[list[str]]:
     """A header, and one row for each sweep."""
     header = ["sweep", "pairs", "cells a pair", "batches", "pairs at once", "cells at once", "forwards", "rows"]
     rows = [
-        (s.name, s.pairs, s.cells_per_pair, s.batches, s.sizes.pairs_per_batch, s.sizes.cells_per_forward, s.forwards,
-         s.rows)
+        (s.name, s.pairs, s.cells_per_pair, s.batches, s.sizes.pairs_per_batch, s.sizes.cells_per_forward,
+         s.cost.forwards, s.rows)
         for s in plan.sweeps
     ]  # fmt: skip
     return [header, *(list(map(str, row)) for row in rows)]
@@ -32,29 +32,31 @@ def sweep_rows(plan: Plan) -> list[list[str]]:
 
 def total_rows(plan: Plan, tflops: float | None) -> list[list[str]]:
     """FLOPs by phase, memory, rows, NDIF's jobs and bytes, and seconds at a given rate."""
-    sweeps, size, flops = plan.sweeps, plan.inputs.size, plan.flops
-    least, decoding = flops.total - flops.decoding, sum(s.decoding_forwards for s in sweeps)
+    size, cost = plan.inputs.size, plan.cost
+    least = cost.flops - cost.decoding_flops
     base = f"{size.base_parameters:,} parameters in the base, {size.dtype}"
-    sent, sent_all = max(s.sent.largest for s in sweeps), short(sum(s.sent.all for s in sweeps), "B")
-    returned, returned_all = max(s.returned.largest for s in sweeps), short(sum(s.returned.all for s in sweeps), "B")
-    request = "up to 256 MiB are sent" if sent <= LARGEST else "not sent, unless compression brings it below 256 MiB"
-    result = "up to 8 MiB travel inline" if returned <= INLINE else "above 8 MiB, through an object store"
+    fits = cost.largest_sent <= LARGEST
+    request = "up to 256 MiB are sent" if fits else "not sent, unless compression brings it below 256 MiB"
+    inline = cost.largest_returned <= INLINE
+    result = "up to 8 MiB travel inline" if inline else "above 8 MiB, through an object store"
+    decoded = f"{short(cost.decoding_flops, 'FLOP')} at most, in {cost.decoding_forwards:,} more forwards"
+    sent = f"{short(cost.largest_sent, 'B')} at most, {short(cost.bytes_sent, 'B')} in all"
+    returned = f"{short(cost.largest_returned, 'B')} at most, {short(cost.bytes_returned, 'B')} in all"
     rows = [
-        ["FLOPs", f"{short(flops.total, 'FLOP')} at most, {short(least, 'FLOP')} without decoding"],
-        ["· questions", short(flops.question, "FLOP")],
-        ["· latent steps", short(flops.thought, "FLOP")],
-        ["· answers, forced", short(flops.answer, "FLOP")],
-        ["· answers, decoded", f"{short(flops.decoding, 'FLOP')} at most, in {decoding:,} more forwards"],
-        ["· attention in the first three", short(flops.attention, "FLOP")],
+        ["FLOPs", f"{short(cost.flops, 'FLOP')} at most, {short(least, 'FLOP')} without decoding"],
+        ["· questions", short(cost.question_flops, "FLOP")],
+        ["· latent steps", short(cost.thought_flops, "FLOP")],
+        ["· answers, forced", short(cost.answer_flops, "FLOP")],
+        ["· answers, decoded", decoded],
         ["weights", f"{plan.weight_bytes / GIB:.3g} GiB ({base})"],
         ["beside them", f"{plan.peak_gib:g} GiB by an estimate, {plan.config.memory:g} allowed (memory)"],
-        ["rows of the table", f"{sum(s.rows for s in sweeps):,}"],
-        ["jobs on NDIF", f"{sum(s.jobs for s in sweeps):,}"],
-        ["· sent a job", f"{short(sent, 'B')} at most, {sent_all} in all; {request}"],
-        ["· returned a job", f"{short(returned, 'B')} at most, {returned_all} in all; {result}"],
+        ["rows of the table", f"{sum(sweep.rows for sweep in plan.sweeps):,}"],
+        ["jobs on NDIF", f"{cost.jobs:,}"],
+        ["· sent a job", f"{sent}; {request}"],
+        ["· returned a job", f"{returned}; {result}"],
     ]
     if tflops is not None:
-        times = f"{seconds(least, tflops):,.3g} to {seconds(flops.total, tflops):,.3g}"
+        times = f"{seconds(least, tflops):,.3g} to {seconds(cost.flops, tflops):,.3g}"
         rows.append(["seconds", f"{times} = FLOPs / the {tflops:g} TFLOP/s given"])
     return rows
 
@@ -92,27 +94,24 @@ def assumption_sentences(plan: Plan) -> list[str]:
     ]
 
 
+def cost_record(cost: Cost) -> dict[str, int]:
+    return {**cost._asdict(), "flops": cost.flops}
+
+
 def as_record(plan: Plan, tflops: float | None) -> dict[str, Any]:
     """The whole plan as JSON: bytes, FLOPs, GiB, seconds."""
-    sweeps = [
-        {
-            **sweep._asdict(),
-            "sizes": sweep.sizes._asdict(),
-            "flops": {**sweep.flops._asdict(), "total": sweep.flops.total},
-            "sent": sweep.sent._asdict(),
-            "returned": sweep.returned._asdict(),
-        }
-        for sweep in plan.sweeps
-    ]
     return {
         "name": plan.config.name,
         "experiment": plan.config.experiment,
         "shard": f"{plan.shard[0]}/{plan.shard[1]}",
         "model": {"size_source": plan.inputs.size_source, **plan.inputs.size._asdict()},
-        "sweeps": sweeps,
-        "flops": {**plan.flops._asdict(), "total": plan.flops.total},
+        "sweeps": [
+            {**sweep._asdict(), "sizes": sweep.sizes._asdict(), "cost": cost_record(sweep.cost)}
+            for sweep in plan.sweeps
+        ],
+        "cost": cost_record(plan.cost),
         "weight_bytes": plan.weight_bytes,
         "estimated_gib": plan.peak_gib,
-        "seconds_at_most": None if tflops is None else seconds(plan.flops.total, tflops),
+        "seconds_at_most": None if tflops is None else seconds(plan.cost.flops, tflops),
         "assumptions": assumption_sentences(plan),
     }
