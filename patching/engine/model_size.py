@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codi_tracing.configs.model_shapes import read_shape
+
+if TYPE_CHECKING:
+    from codi_tracing.traces.model.codi_model import CodiModel
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 LORA_BYTES = 4  # PEFT keeps LoRA in fp32
@@ -30,7 +32,7 @@ FIELDS = {  # the base's fields, and their names in a Hugging Face config
 
 
 class ModelSize(NamedTuple):
-    """A base's sizes, and what CODI adds to it (zero where only the base's forward is estimated)."""
+    """A base's sizes, and what CODI adds to it."""
 
     family: str  # llama or gpt2
     n_layers: int
@@ -111,23 +113,13 @@ def size_of_shape(name: str, dtype: str = "auto") -> ModelSize:
     return size._replace(lora_parameters=codi.lora_rank * size.n_layers * sum(map(sum, size.linears)))
 
 
-def size_of_checkpoint(folder: Path, config: Any, card: Any, dtype: str) -> ModelSize:
-    """The size of a checkpoint, from its base's config and the headers of its tensor files. No weight is read."""
-    from codi_tracing.traces.model.checkpoint import ADAPTER, THOUGHT
-    from codi_tracing.traces.model.families import family_of
-    from codi_tracing.traces.model.integrity import LORA, check_lora, shapes_of
-
-    family_of(config, card.base)
-    check_lora(folder / ADAPTER)
-    projection = shapes_of(folder / THOUGHT).get("prj.1.weight", ())
-    if len(projection) != 2:
-        raise ValueError(f"{folder / THOUGHT}: has no projection (prj.1.weight); restore the file")
-    adapter = shapes_of(folder / ADAPTER / LORA)
+def size_of_model(model: CodiModel) -> ModelSize:
+    """The size of a model that was loaded with or without its weights."""
     return size_of_config(
-        config,
-        card.dtype if dtype == "auto" else dtype,
-        n_latents=card.n_latents,
-        prj_dim=projection[0],
-        lora_parameters=sum(prod(shape) for name, shape in adapter.items() if ".lora_" in name),
-        opening=1 if card.remove_eos else 2,
+        model.lm.config,
+        str(model.dtype).removeprefix("torch."),
+        n_latents=model.n_latents,
+        prj_dim=model.project[1].out_features,
+        lora_parameters=sum(p.numel() for name, p in model.lm._module.named_parameters() if ".lora_" in name),
+        opening=1 if model.card.remove_eos else 2,
     )

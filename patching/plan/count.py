@@ -138,13 +138,13 @@ class CountingExecutor(NamedTuple):
     def matches(self) -> PairsWithDonors:
         """An upper bound of the matched donors."""
         most, inputs = most_matches(self.config), self.inputs
-        if inputs.files is None:
+        if inputs.model is None:
             count = ASSUMED_MATCHES * most
             self.assumptions.append(f"there are {count} matched donors: {most} for each of {ASSUMED_MATCHES} kinds")
             return assumed_pairs(count, inputs.everyone[0].tokens), [[Donor("", "", 0.0)]] * count
         from codi_tracing.patching.pair_making.matched_pairs import candidates
 
-        pairs, donors = candidates(inputs.files, inputs.everyone, self.config.seed, most, self.config.extra_problems)
+        pairs, donors = candidates(inputs.model, inputs.everyone, self.config.seed, most, self.config.extra_problems)
         self.assumptions.append(f"the model answers all {len(pairs)} matched donors correctly; a run drops the others")
         return pairs, donors
 

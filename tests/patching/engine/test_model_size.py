@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 import codi_tracing.configs.model_shapes
 import codi_tracing.patching.engine.model_size
 from codi_tracing.configs.model_shapes import known_shapes, read_shape
-from codi_tracing.patching.engine.model_size import FIELDS, size_of_checkpoint, size_of_config, size_of_shape
+from codi_tracing.patching.engine.model_size import FIELDS, size_of_config, size_of_model, size_of_shape
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
 
@@ -46,17 +46,17 @@ def test_the_shape_of_gpt2_is_the_default_of_transformers():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_weights_of_a_checkpoint_have_the_bytes_that_are_loaded(family, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_size_of_a_model_without_weights_has_the_bytes_that_are_loaded_with_them(family, dtype, tmp_path):
     folder = write_random_checkpoint(tmp_path, family=family)
-    for dtype in ("float32", "bfloat16"):
-        model = load_codi(folder, "cpu", dtype)
-        size = size_of_checkpoint(folder, model.lm.config, model.card, dtype)
-        tensors = [*model.lm._module.parameters(), *model.project.parameters(), model.bot, model.eot]
-        assert size.weight_bytes == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    model, size = load_codi(folder, "cpu", dtype), size_of_model(load_codi(folder, dtype=dtype, remote=True))
+    assert size == size_of_model(model)
+    tensors = [*model.lm._module.parameters(), *model.project.parameters(), model.bot, model.eot]
+    assert size.weight_bytes == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def test_a_size_is_read_from_a_loaded_models_config(both):
-    size = size_of_config(both.lm.config, "float32")
+def test_a_size_is_that_of_the_loaded_model(both):
+    size = size_of_model(both)
     assert (size.n_layers, size.d_model, size.n_heads) == (both.n_layers, both.d_model, both.n_heads)
     kv_heads = both.n_heads if both.lm.config.model_type == "gpt2" else both.lm.config.num_key_value_heads
     assert size.kv_width == kv_heads * both.head_width
@@ -66,4 +66,4 @@ def test_a_size_is_read_from_a_loaded_models_config(both):
 def test_the_linear_parameters_are_those_of_the_blocks(both):
     layers = [module for block in both.blocks for module in block._module.modules()]
     weights = [module.base_layer.weight for module in layers if hasattr(module, "base_layer")]
-    assert size_of_config(both.lm.config, "float32").linear_parameters == sum(weight.numel() for weight in weights)
+    assert size_of_model(both).linear_parameters == sum(weight.numel() for weight in weights)

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from codi_tracing.analysis.table import read_table
+from codi_tracing.patching.plan.count import plan_run
+from codi_tracing.patching.plan.inputs import load_inputs
 from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.patching.runs.recipes import RECIPES
 from tests.support.planning import config_of, first_batches, plan_of
@@ -56,7 +58,8 @@ def test_a_plan_counts_at_least_the_matched_donors_of_the_run(shipped):
 
 def test_shards_add_up_to_the_run():
     config = config_of(limit=None, pairs_per_batch=7)
-    whole, shards = plan_of(config), [plan_of(config, (i, 3)) for i in (1, 2, 3)]
+    inputs = load_inputs(config)
+    whole, *shards = (plan_run(config, inputs, shard) for shard in (None, (1, 3), (2, 3), (3, 3)))
     for number in ("batches", "rows"):
         assert sum(getattr(shard.sweeps[0], number) for shard in shards) == getattr(whole.sweeps[0], number)
     for number in ("forwards", "jobs", "flops", "bytes_sent"):

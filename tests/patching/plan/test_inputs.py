@@ -33,7 +33,8 @@ def test_the_known_shape_of_a_missing_base_gives_the_sizes(folder, tmp_path, cod
     card = json.loads((folder / "codi.json").read_text())
     (tmp_path / "checkpoint/codi.json").write_text(json.dumps({**card, "base": "gpt2"}))
     done = codi_plan(ROOT / "configs/tiny.toml", "--checkpoint", "checkpoint")
-    assert "base gpt2 is missing: the sizes are those of the shape gpt2" in done.stdout
+    assert "- The sizes are those of the shape gpt2, because " in done.stdout
+    assert "its base gpt2 is no folder here and not in the local Hugging Face cache" in done.stdout
     assert "66 pairs of arithmetic_pairs.json are a contrast as texts; no tokenizer has read them" in done.stdout
     (tmp_path / "checkpoint/codi.json").write_text(json.dumps({**card, "base": "base"}))
     done = codi_plan(ROOT / "configs/tiny.toml", "--checkpoint", "checkpoint")
