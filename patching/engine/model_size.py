@@ -91,7 +91,7 @@ class ModelSize(NamedTuple):
         return parameters * self.number_bytes + self.lora_parameters * LORA_BYTES
 
 
-def size_of_config(config: Any, dtype: str, **codi: int) -> ModelSize:
+def size_of_config(config: Any, dtype: str, **codi: Any) -> ModelSize:
     """The size that a Hugging Face config or a known shape describes; `codi` are the fields that CODI adds."""
     d_model, n_heads = config.hidden_size, config.num_attention_heads
     defaults = {
@@ -100,7 +100,7 @@ def size_of_config(config: Any, dtype: str, **codi: int) -> ModelSize:
         "head_dim": d_model // n_heads,
         "tie_word_embeddings": False,
     }
-    base = {field: getattr(config, name, None) or defaults.get(name) for field, name in FIELDS.items()}
+    base: dict[str, Any] = {field: getattr(config, name, None) or defaults.get(name) for field, name in FIELDS.items()}
     return ModelSize(dtype=dtype, **base, **codi)
 
 
@@ -119,7 +119,7 @@ def size_of_model(model: CodiModel) -> ModelSize:
         model.lm.config,
         str(model.dtype).removeprefix("torch."),
         n_latents=model.n_latents,
-        prj_dim=model.project[1].out_features,
+        prj_dim=model.project.get_parameter("1.weight").shape[0],
         lora_parameters=sum(p.numel() for name, p in model.lm._module.named_parameters() if ".lora_" in name),
         opening=1 if model.card.remove_eos else 2,
     )

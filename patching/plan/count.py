@@ -114,9 +114,9 @@ class CountingExecutor(NamedTuple):
         ]
         measured = Measurements(metrics, step_metrics, protocol, config.max_new_tokens)
         name = protocol if matched is None else "matched donors"
-        return self.count(name, cells, (pairs, donors), sizes, questions, blocks, measured)
+        return self.plan_sweep(name, cells, (pairs, donors), sizes, questions, blocks, measured)
 
-    def count(
+    def plan_sweep(
         self, name: str, cells: Sequence[Cell], pairs: PairsWithDonors, sizes: partition.Sizes, questions: int,
         blocks: Sequence[BlockShape], measured: Measurements,
     ) -> SweepPlan:  # fmt: skip
@@ -157,7 +157,7 @@ class CountingExecutor(NamedTuple):
         cells = make_cells(single_places(size, config.kinds), [other], config.directions)
         sizes, block = partition.Sizes(estimated_at_once(config), 2, None), BlockShape.of(size, (), 2, size.n_latents)
         measured = Measurements(["logit_difference"], (), "latent_loop", 0)
-        plan = self._replace(lora_apart=False).count(
+        plan = self._replace(lora_apart=False).plan_sweep(
             "gradients", cells, (pairs, [()] * len(pairs)), sizes, 2, [block], measured
         )
         cost = plan.cost

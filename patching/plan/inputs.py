@@ -47,11 +47,11 @@ def load_inputs(
         if (value := getattr(config, key)) > MAX_OPTION:
             raise ValueError(f"'{key}' is {value}, and more than {MAX_OPTION} are not planned")
     assumptions: list[str] = []
-    model = load_model(config, shape, assumptions)
-    if isinstance(model, str):
-        size, source, model = size_of_shape(model, config.dtype), f"the shape {model}", None
+    loaded = load_model(config, shape, assumptions)
+    if isinstance(loaded, str):
+        model, size, source = None, size_of_shape(loaded, config.dtype), f"the shape {loaded}"
     else:
-        size, source = size_of_model(model), f"the checkpoint {config.checkpoint.name}"
+        model, size, source = loaded, size_of_model(loaded), f"the checkpoint {config.checkpoint.name}"
     if config.pairs.filter == "both_correct":
         assumptions.append("the run measures the filter both_correct; every pair is counted here, as an upper bound")
     if model is not None and config.pairs.file.is_file() and pairs is None and tokens is None:
