@@ -108,7 +108,7 @@ def train(config: Config, out: Out = None) -> None:
     The shipped checkpoints were made so; what the config's recipe says ends up in the checkpoint's codi.json.
     """
     from codi_tracing.configs.load import load_config
-    from codi_tracing.configs.schema import TrainConfig
+    from codi_tracing.configs.train_schema import TrainConfig
 
     settings = load_config(config, TrainConfig, out=here(out))
     if settings.base is not None and not (settings.base / "config.json").is_file():

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codi_tracing.configs.model_shapes import SIZES, Shape, read_shape, shape_of_base
+from codi_tracing.configs.model_shapes import SIZES, ModelShape, read_shape, shape_of_base
 from codi_tracing.patching.engine.partition import Shape as Budgeted
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -109,7 +109,7 @@ def built(sizes: Mapping[str, Any], **others: Any) -> Anatomy:
     )
 
 
-def anatomy_of(shape: Shape, dtype: str) -> Anatomy:
+def anatomy_of(shape: ModelShape, dtype: str) -> Anatomy:
     """The sizes of a shape and of the CODI checkpoint over it; `auto` is the checkpoint's own precision."""
     codi, dtype = shape.codi, shape.torch_dtype if dtype == "auto" else dtype
     sizes = {name: getattr(shape, name) for name in SIZES}

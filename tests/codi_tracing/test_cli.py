@@ -73,11 +73,11 @@ def test_an_unknown_key_is_one_sentence_with_the_nearest_key(codi, config):
 
 def test_a_wrong_option_is_named_as_it_was_typed(codi, config):
     said = refused(codi("run", config(), "--limit", "0", "--dtype", "fp16"))
-    assert "--limit is 0, wanted 1 or more; --dtype is 'fp16', wanted 'auto'" in said
+    assert "--limit is 0, expected 1 or more; --dtype is 'fp16', expected 'auto'" in said
 
 
 def test_a_config_for_another_command_is_one_sentence(codi, config):
-    wanted = "config.toml: is a config for `codi run`, wanted one for `codi train`"
+    wanted = "config.toml: is a config for `codi run`, expected one for `codi train`"
     assert refused(codi("train", config())) == f"codi: {wanted}"
 
 

@@ -345,7 +345,7 @@ def test_a_plan_in_json_says_everything_and_takes_a_rate(codi):
         (("--pairs", "-3"), "--pairs is -3, wanted 1 to 1000000"),
         (("--tokens", "0"), "--tokens is 0, wanted 1 to 1000000"),
         (("--tflops", "-1"), "--tflops is -1, wanted a number above 0"),
-        (("--limit", "-1"), "--limit is -1, wanted 1 or more"),
+        (("--limit", "-1"), "--limit is -1, expected 1 or more"),
         (("--shard", "3/2"), "--shard is '3/2', wanted i/n"),
         (("--checkpoint", "somewhere"), "its name tells no size; give --shape, one of gpt2, "),
         (("--shape", "gpt2", "--tokens", "2000"), "a pair needs 2014 positions, the model has 1024"),
@@ -360,5 +360,5 @@ def test_each_bad_input_is_one_sentence(words, sentence, codi):
 
 
 def test_a_training_and_slices_of_gradients_are_not_planned(codi):
-    assert "wanted one for `codi run`" in codi(ROOT / "configs/train_base.toml").stderr
+    assert "expected one for `codi run`" in codi(ROOT / "configs/train_base.toml").stderr
     assert "cannot be run in slices" in codi(ROOT / "configs/attribution.toml", "--shard", "1/2").stderr
