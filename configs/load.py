@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,6 @@ class ConfigError(ValueError):
     """A config that cannot be read; the message names all of its problems."""
 
 
-SHIPPED = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.toml")) if path.stem != "model_shapes"}
 OPTIONS = {"pairs.file": "--pairs", "pairs.limit": "--limit"}  # of the command line, where not the key's own name
 TABLES: dict[str, type[Record]] = {
     "pairs": schema.PairsTable,
@@ -38,6 +38,13 @@ KEYS: dict[type[RunConfig] | type[TrainConfig], tuple[str, ...]] = {
 Config = TypeVar("Config", RunConfig, TrainConfig)
 
 
+@cache
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    paths = sorted(Path(__file__).parent.glob("*.toml"))
+    return {path.stem: path for path in paths if path.stem != "model_shapes"}
+
+
 def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
     """Read a TOML file, or a shipped config by its name. Raises `ConfigError` with every problem at once.
 
@@ -45,9 +52,10 @@ def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
     `[pairs]`.
     """
     path = Path(path)
-    by_name = path.name.removesuffix(".toml") in SHIPPED and len(path.parts) == 1 and not path.is_file()
+    name = path.name.removesuffix(".toml")
+    by_name = name in shipped_configs() and len(path.parts) == 1 and not path.is_file()
     if by_name:
-        path = SHIPPED[path.name.removesuffix(".toml")]
+        path = shipped_configs()[name]
     values = _read_toml(path)
     for other, keys in KEYS.items():
         if set(values) <= set(keys) and not set(values) <= set(KEYS[kind]):
@@ -71,7 +79,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, expected a TOML file")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give a TOML config, or a shipped one by name: {', '.join(SHIPPED)}")
+        raise ConfigError(
+            f"{path}: no such file; give a TOML config, or a shipped one by name: {', '.join(shipped_configs())}"
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from codi_tracing.configs.load import SHIPPED, ConfigError, load_config
+from codi_tracing.configs.load import ConfigError, load_config, shipped_configs
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.configs.train_schema import TrainConfig
 from tests.configs.conftest import RUN
@@ -12,7 +12,7 @@ from tests.configs.conftest import RUN
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_config_loads_by_its_path_and_by_its_name(name):
     kind = TrainConfig if name.startswith("train_") else RunConfig
     by_path = load_config(ROOT / "configs" / f"{name}.toml", kind)
@@ -35,7 +35,7 @@ def test_a_config_found_by_name_reads_shipped_files_and_writes_under_the_current
 def test_files_that_are_not_shipped_are_looked_for_under_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "mine.toml").write_text(RUN.replace('"model"', '"../models/a"'))
-    monkeypatch.setitem(SHIPPED, "mine", tmp_path / "installed" / "mine.toml")
+    monkeypatch.setitem(shipped_configs(), "mine", tmp_path / "installed" / "mine.toml")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert load_config("mine", RunConfig).checkpoint == tmp_path / "here" / "models" / "a"

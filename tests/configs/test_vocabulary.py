@@ -4,7 +4,7 @@ import doctest
 
 from codi_tracing.analysis.table import SCHEMA
 from codi_tracing.configs import vocabulary
-from codi_tracing.configs.load import SHIPPED, load_config
+from codi_tracing.configs.load import load_config, shipped_configs
 from codi_tracing.configs.schema import RECORDS, RunConfig
 from codi_tracing.patching import metrics
 from codi_tracing.patching.interventions import sites, sources
@@ -46,7 +46,11 @@ def test_the_partner_of_one_direction_is_the_host_of_the_other():
 
 def test_every_experiment_has_a_recipe_a_record_and_a_shipped_config_of_its_name():
     assert list(RECIPES) == list(RECORDS) == list(vocabulary.EXPERIMENTS)
-    shipped = {name: load_config(path, RunConfig).experiment for name, path in SHIPPED.items() if "train_" not in name}
+    shipped = {
+        name: load_config(path, RunConfig).experiment
+        for name, path in shipped_configs().items()
+        if "train_" not in name
+    }
     assert set(vocabulary.SWEEPS) <= {name for name, experiment in shipped.items() if experiment == "sweep"}
     others = [name for name in vocabulary.EXPERIMENTS if name != "sweep"]
     assert [shipped[name] for name in others] == others
