@@ -45,10 +45,10 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in paths if path.stem != "model_shapes"}
 
 
-def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
+def load_config(path: str | Path, kind: type[Config], **overrides: Any) -> Config:
     """Read a TOML file, or a shipped config by its name. Raises `ConfigError` with every problem at once.
 
-    Paths become absolute. A value in `instead` that is not `None` replaces the file's; `pairs__limit` is `limit` in
+    Paths become absolute. A value in `overrides` that is not `None` replaces the file's; `pairs__limit` is `limit` in
     `[pairs]`.
     """
     path = Path(path)
@@ -60,10 +60,10 @@ def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
     for other, keys in KEYS.items():
         if set(values) <= set(keys) and not set(values) <= set(KEYS[kind]):
             raise ConfigError(f"{path}: is a config for `{other.command}`, expected one for `{kind.command}`")
-    instead = {key.replace("__", "."): value for key, value in instead.items() if value is not None}
-    if instead.get("remote") is True and values.get("remote"):
-        del instead["remote"]  # a table has more than the switch
-    for key, value in instead.items():
+    overrides = {key.replace("__", "."): value for key, value in overrides.items() if value is not None}
+    if overrides.get("remote") is True and values.get("remote"):
+        del overrides["remote"]  # a table has more than the switch
+    for key, value in overrides.items():
         table, _, name = key.rpartition(".")
         inner = values.setdefault(table, {}) if table else values
         if isinstance(inner, dict):  # if it is no table, validation reports that
@@ -71,7 +71,7 @@ def load_config(path: str | Path, kind: type[Config], **instead: Any) -> Config:
     try:
         return kind.model_validate(values, context={"folder": path.parent, "by_name": by_name})
     except ValidationError as error:
-        problems = [_sentence(problem, kind, values, instead) for problem in error.errors()]
+        problems = [_sentence(problem, kind, values, overrides) for problem in error.errors()]
     raise ConfigError(f"{path}: {'; '.join(filter(None, problems))}")
 
 
@@ -124,7 +124,9 @@ HINTS = {
 }
 
 
-def _sentence(problem: ErrorDetails, kind: type[Record], values: dict[str, Any], instead: dict[str, Any]) -> str | None:
+def _sentence(
+    problem: ErrorDetails, kind: type[Record], values: dict[str, Any], overrides: dict[str, Any]
+) -> str | None:
     """One of pydantic's errors as a sentence; None where another error explains it."""
     loc, error = problem["loc"] or ("",), problem["type"]
     dotted = ".".join(_shortened(str(part)) for part in loc)
@@ -136,8 +138,9 @@ def _sentence(problem: ErrorDetails, kind: type[Record], values: dict[str, Any],
         return problem["msg"]
     if error == "default_factory_not_called" or (error == "too_short" and problem["input"]):
         return None  # another key is wrong; or the items of this list are already refused one by one
-    key = OPTIONS.get(dotted, f"--{dotted}") if dotted in instead else f"'{dotted}'"
-    expected = EXPECTED.get(error, problem["msg"]).format(**problem.get("ctx", {}))
+    key = OPTIONS.get(dotted, f"--{dotted}") if dotted in overrides else f"'{dotted}'"
+    template = EXPECTED.get(error)
+    expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     if error == "unknown_name":
         expected = _known_names(problem["input"], problem["ctx"]["known"])
     if error in ("model_type", "string_pattern_mismatch"):
@@ -155,12 +158,11 @@ def _unknown_key(key: str, table: str | None, dotted: str, kind: type[Record], v
     if kind is RunConfig:
         record = record_of(values)
         if table is None and key in KEYS[RunConfig]:
-            if experiment not in EXPERIMENTS:
+            if experiment not in tuple(EXPERIMENTS):  # it can be a list or a table
                 return None  # the unknown experiment is the problem
             own = [name for name in record.model_fields if name not in RunConfig.model_fields]
-            return (
-                f"'{key}' has no meaning in the experiment '{experiment}'; remove it, it can be given {', '.join(own)}"
-            )
+            text = f"'{key}' has no meaning in the experiment '{experiment}'; remove it"
+            return f"{text}, it can be given {', '.join(own)}"
     tables = [name for name in record.model_fields if name in TABLES]
     known = {name: f"{inner}.{name}" for inner in tables for name in TABLES[inner].model_fields}
     known |= {name: name for name in record.model_fields}

@@ -103,7 +103,7 @@ class MetricEntry(NamedTuple):
 METRICS = {
     # Two bars, since the fonts of the images lack the sign for parallel.
     "kl_from_corrupted": MetricEntry("KL(patched || corrupted)", "answer position", "KL(patched || corrupted) in nats: "
-        "the disturbance of the corrupted run, no recovery; the original experiment's metric", default=True),
+        "the disturbance of the corrupted run, not a recovery; the original experiment's metric", default=True),
     "kl_to_clean": MetricEntry("KL(clean || patched)", "answer position", "KL(clean || patched) in nats: 0 where the "
         "clean run's distribution is restored", default=True),
     "logit_difference": MetricEntry("logit difference", "answer position", "logit of the clean answer's token − logit "

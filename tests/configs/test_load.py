@@ -73,7 +73,7 @@ def test_an_unknown_home_folder_and_deep_nesting_are_refused(load):
         load("a = " + "[" * 5000 + "]" * 5000)
 
 
-def test_a_value_given_instead_replaces_the_files_and_none_replaces_nothing(load):
+def test_an_override_replaces_the_files_value_and_none_replaces_nothing(load):
     config = load(RUN + "pairs.limit = 3\nseed = 7", pairs__limit=5, seed=None)
     assert (config.pairs.limit, config.seed) == (5, 7)
     with pytest.raises(ConfigError, match="--limit is 0, expected 1 or more"):

@@ -87,6 +87,12 @@ def test_an_unknown_experiment_is_the_only_problem_of_a_config_with_its_keys(loa
     )
 
 
+@pytest.mark.parametrize("experiment", ["3", "[]", "{ a = 1 }"])
+def test_an_experiment_that_is_no_text_is_refused(load, experiment):
+    with pytest.raises(ConfigError, match="'experiment' is .*, expected text in quotes$"):
+        load(f"{RUN}experiment = {experiment}\ntop = 3")
+
+
 def test_defaults_fit_the_experiment_and_the_kinds_and_a_dumped_config_loads_again(load):
     assert load(RUN).sources == ("other", "unrelated", "noise")
     assert load(RUN + 'kinds = ["kv"]').sources == ("other", "unrelated")
