@@ -81,7 +81,7 @@ from .analysis.table import write_table as write_table
 from .configs.load import ConfigError as ConfigError
 from .configs.load import load_config as load_config
 from .configs.schema import RunConfig as RunConfig
-from .configs.schema import TrainConfig as TrainConfig
+from .configs.train_schema import TrainConfig as TrainConfig
 from .patching.engine.attribution import attribute as attribute
 from .patching.engine.sweep import sweep as sweep
 from .patching.interventions.edges import Edge as Edge

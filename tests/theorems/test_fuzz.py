@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import tomllib
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,8 +17,9 @@ from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read
 from codi_tracing.analysis.report.conclusions import mark
 from codi_tracing.analysis.report.methods import citations, excluded, listed, methods
 from codi_tracing.analysis.report.sections import checks_table
-from codi_tracing.configs.load import ConfigError, load_config
-from codi_tracing.configs.schema import RunConfig, TrainConfig
+from codi_tracing.configs.load import KEYS, ConfigError, load_config, shipped_configs
+from codi_tracing.configs.schema import RunConfig
+from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.patching.pairs.json_records import PairsError
 from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_records, write_prepared
 from codi_tracing.traces.gsm8k import DataError, read_problems
@@ -48,7 +48,6 @@ from tests.support.mutations import (
     odd_values,
 )
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
 PROBLEMS = [
     {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
@@ -108,7 +107,7 @@ def test_parsed_records_are_pairs_or_are_refused_with_a_pairs_error():
 @pytest.mark.parametrize("kind", [RunConfig, TrainConfig])
 def test_configs_load_or_are_refused_with_a_config_error(tmp_path, kind):
     path = tmp_path / "config.toml"
-    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFIGS.glob("*.toml"))]
+    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in shipped_configs().values()]
     seeds = [values for values in shipped if ("optimiser" in values) == (kind is TrainConfig)]
 
     def read(data):
@@ -130,7 +129,7 @@ def test_any_value_of_any_key_is_taken_or_refused_with_a_config_error(tmp_path, 
     def read(given):
         return outcome(lambda: load_config(path, kind, **given), ConfigError, about=path)
 
-    keys = st.sampled_from(sorted([*kind.model_fields, "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
+    keys = st.sampled_from(sorted([*KEYS[kind], "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
     known = st.dictionaries(keys, odd_values | st.dictionaries(st.text(max_size=5), odd_values), min_size=1, max_size=3)
     fuzz(f"{kind.__name__} values", known, read, 500)
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from codi_tracing.configs.schema import Architecture, Codi, Optimiser, TrainConfig
+from codi_tracing.configs.train_schema import Architecture, Codi, Optimiser, TrainConfig
 from codi_tracing.traces.model.checkpoint import ADAPTER, Card, projection, read_card, read_thought, write_checkpoint
 from codi_tracing.traces.model.families import FAMILIES
 from codi_tracing.traces.training.word_problems import EOS, Problem, build_tokenizer, chain_text, draw, results
