@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from codi_tracing.configs.schema import Remote
-from codi_tracing.traces.model import grouped_attention as attention
 from codi_tracing.traces.model.checkpoint import Card, fingerprint
 from codi_tracing.traces.model.families import Family
+from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
 from codi_tracing.traces.remote.submitted_jobs import Ledger
 
 
@@ -90,7 +90,7 @@ class CodiModel:
     def group(self) -> int:
         """How many heads' queries share keys in one attention, see `codi_tracing.traces.model.grouped_attention`; 1 where the model's own runs."""
         config = self.lm.config
-        grouped = config._attn_implementation == attention.NAME
+        grouped = config._attn_implementation == GROUPED
         return config.num_attention_heads // config.num_key_value_heads if grouped else 1
 
     @property

@@ -11,7 +11,7 @@ import torch
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
 
-OURS = ("configs", "traces", "patching")  # sent by value: where a session runs, they are not installed
+PACKAGE = "codi_tracing"  # a deployment does not have it: its functions and classes are sent by value
 LOCAL = "local"
 
 
@@ -52,8 +52,7 @@ def start(
     """
     place = place_of(model, remote)
     if place is not None:
-        for package in OURS:
-            nnsight.register(package)
+        nnsight.register(PACKAGE)
         if place.host != LOCAL:
             from codi_tracing.traces.remote.ndif import Job, LaterJob
 

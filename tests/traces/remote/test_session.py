@@ -1,12 +1,17 @@
 """Where a session runs changes nothing: every path, serialised as it would be sent to a deployment."""
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from nnsight import register
+from nnsight.intervention.serialization import dumps
 
 from codi_tracing.configs.schema import Remote, RunConfig
 from codi_tracing.patching.engine.attribution import attribute
@@ -18,14 +23,38 @@ from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import ask, attention_of, logit_lens
+from codi_tracing.traces.loop import thought
 from codi_tracing.traces.loop.thought import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
-from codi_tracing.traces.remote.session import place_of
+from codi_tracing.traces.remote.session import PACKAGE, place_of, start
 from codi_tracing.traces.remote.submitted_jobs import Ledger
 from tests.conftest import ROOT
 
 EXACT = 1e-5
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "codi_tracing":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import nnsight, torch
+from nnsight.intervention.serialization import loads
+from nnsight.modeling.transformers import TransformersModel
+
+base, adapter, sent, out = sys.argv[1:]
+lm = TransformersModel(base, task="text-generation", peft=adapter, dtype=torch.float32, device_map="cpu", dispatch=True)
+results = []
+for blob in torch.load(sent):
+    body = loads(blob, lm._remoteable_persistent_objects())
+    with torch.no_grad(), lm.session():
+        value = nnsight.save(body())
+    results.append(value)
+torch.save(results, out)
+"""
 THERE = "http://127.0.0.1:9"  # nobody is there
 
 
@@ -88,7 +117,7 @@ def test_a_sweep_is_the_same_serialised(model, dry, pairs, options):
 
 def test_an_experiment_is_the_same_serialised(tmp_path, random_checkpoint, pairs_file):
     config = RunConfig(
-        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge=False, device="cpu",
+        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge_lora=False, device="cpu",
         metrics=("logit_difference",), memory=1.0,
     )  # fmt: skip
     tables = {
@@ -96,6 +125,29 @@ def test_an_experiment_is_the_same_serialised(tmp_path, random_checkpoint, pairs
         for where, one in (("here", config), ("dry", config.model_copy(update={"remote": Remote(host="local")})))
     }
     pd.testing.assert_frame_equal(tables["here"], tables["dry"], atol=EXACT)
+
+
+def test_a_sweep_runs_in_a_process_that_lacks_this_package(random_checkpoint, pairs, tmp_path, monkeypatch):
+    model, blobs, here = load_codi(random_checkpoint, device="cpu"), [], []
+    model.lm._module.set_attn_implementation("sdpa")  # a deployment's
+
+    def start_and_record(model, body, **options):
+        blobs.append(dumps(body))
+        started = start(model, body)
+        here.append(started.result())
+        return started
+
+    register(PACKAGE)
+    monkeypatch.setattr(thought, "start", start_and_record)
+    options = {"metrics": ["logit_difference", "logprob_clean", "answer"], "step_metrics": ["projection"]}
+    sweep(model, pairs[:1], sitewise(model), [other], freeze=["K_A"], **options)
+    torch.save(blobs, tmp_path / "sent.pt")
+    base, adapter = (str(random_checkpoint / name) for name in ("base", "adapter"))
+    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, base, adapter, tmp_path / "sent.pt", tmp_path / "results.pt"]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})
+    there = torch.load(tmp_path / "results.pt")
+    assert len(there) == len(here) > 0
+    torch.testing.assert_close(there, here, atol=EXACT, rtol=EXACT)
 
 
 def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_machine():
