@@ -27,7 +27,7 @@ from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import Problem, fresh
+from codi_tracing.traces.training.word_problems import WordProblem, fresh
 
 DIRECTIONS = ("denoising", "noising")
 METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
@@ -61,7 +61,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
+def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` steps of thought."""
     questions = [problem.question for problem in problems]
     said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, positions_needed, question_ids, texts
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -64,7 +64,7 @@ def answers(
     return said
 
 
-def score(model: CodiModel, problems: Sequence[Problem], n_latents: int, **options: Any) -> list[Scored]:
+def score(model: CodiModel, problems: Sequence[GsmProblem], n_latents: int, **options: Any) -> list[Scored]:
     """Answer and compare with the keys; a question is right where the last number said is its key, as upstream."""
     said = answers(model, [problem.question for problem in problems], n_latents=n_latents, **options)
     return [

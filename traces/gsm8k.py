@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 KEY = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 
-class Problem(NamedTuple):
+class GsmProblem(NamedTuple):
     """A question, its worked solution as the file has it, and the number that is its key."""
 
     line: int  # its place in the file, from 1
@@ -26,7 +26,7 @@ class DataError(ValueError):
     """A file that is not of GSM8K's form; the message names its first faults, and how many there are."""
 
 
-def read_problems(path: str | Path) -> list[Problem]:
+def read_problems(path: str | Path) -> list[GsmProblem]:
     """Read a JSONL file of questions and answers; raises `DataError` with all of its problems counted."""
     path = Path(path)
     if path.is_dir():
@@ -37,12 +37,12 @@ def read_problems(path: str | Path) -> list[Problem]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a text
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); wanted a JSONL file") from None
-    problems: list[Problem] = []
+    problems: list[GsmProblem] = []
     faults: list[str] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             found = _problem(number, line)
-            if isinstance(found, Problem):
+            if isinstance(found, GsmProblem):
                 problems.append(found)
             else:
                 faults.append(found)
@@ -54,7 +54,7 @@ def read_problems(path: str | Path) -> list[Problem]:
     return problems
 
 
-def _problem(number: int, line: str) -> Problem | str:
+def _problem(number: int, line: str) -> GsmProblem | str:
     """One line of the file, or what is wrong with it."""
     try:
         record: Any = json.loads(line)
@@ -72,7 +72,7 @@ def _problem(number: int, line: str) -> Problem | str:
         return f"line {number}: its answer does not end in a number after '####'"
     if len(re.sub(r"\D", "", key[0])) > 15:
         return f"line {number}: its answer {key[0][:12]}… has more than 15 digits, which no number holds exactly"
-    return Problem(number, record["question"], str(answer), float(key[0].replace(",", "")))
+    return GsmProblem(number, record["question"], str(answer), float(key[0].replace(",", "")))
 
 
 def _is_plain(value: Any) -> bool:

@@ -102,7 +102,7 @@ def logit_lens(
     reader = Reader(model, ids.to(model.device), top, rows.bot_column)
     edits = Edits(blocks=(reader.step,), question=reader.question)
     done = run(model, rows, prefix.repeat(len(questions), 1), edits=edits, max_new_tokens=max_new_tokens, remote=remote)
-    found = [torch.cat(parts, 1) for parts in zip(*done.kept.question, *done.kept.steps, strict=True)]
+    found = [torch.cat(parts, 1) for parts in zip(*done.saved.question, *done.saved.steps, strict=True)]
     tokens, probabilities, entropy, ranks, shares = (
         part.unflatten(1, (1 + model.n_latents, 1 + model.n_layers)) for part in found
     )
@@ -198,8 +198,8 @@ def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
 
     with eager(model):
         done = run(model, rows, torch.tensor([forced] * len(questions)), edits=Edits((step,), answer=answer))
-    of_steps = torch.cat(done.kept.steps, 1).unflatten(1, (model.n_latents, model.n_layers))
-    of_answer = torch.stack(done.kept.answer, 2)
+    of_steps = torch.cat(done.saved.steps, 1).unflatten(1, (model.n_latents, model.n_layers))
+    of_answer = torch.stack(done.saved.answer, 2)
     queries = (*(f"step {step}" for step in range(model.n_latents)), "EoT", "answer")
     groups = ("special", "numbers", "words", "BoT", *queries[:-1], "answer")
     seen = members.cumsum(1)[

@@ -144,16 +144,16 @@ def differences(base: str, config: Any) -> list[str]:
 
 def anatomy_at(folder: Path, config: Any, card: Any, dtype: str) -> Anatomy:
     """The sizes of a checkpoint at hand: its base's config, and the headers of its tensors. No weight is read."""
-    from codi_tracing.traces.model.checkpoint import ADAPTER, THOUGHT
+    from codi_tracing.traces.model.checkpoint import ADAPTER, tensors_path
     from codi_tracing.traces.model.families import family_of
     from codi_tracing.traces.model.integrity import LORA, check_lora, shapes_of
 
     family_of(config, card.base)
     check_lora(folder / ADAPTER)
     sizes, dtype = sizes_in(config), card.dtype if dtype == "auto" else dtype
-    projection = shapes_of(folder / THOUGHT).get("prj.1.weight", ())
+    projection = shapes_of(path := tensors_path(folder)).get("prj.1.weight", ())
     if len(projection) != 2:
-        raise ValueError(f"{folder / THOUGHT}: has no projection (prj.1.weight); restore the file")
+        raise ValueError(f"{path}: has no projection (prj.1.weight); restore the file")
     held = shapes_of(folder / ADAPTER / LORA)
     return built(
         sizes,

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.patching.pairs.pair import Side
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import LARGEST, Problem, draw
+from codi_tracing.traces.training.word_problems import LARGEST, WordProblem, draw
 
 
 class Edited(NamedTuple):
     """A problem, the same with one number changed, and that number's place (0 = the start value)."""
 
-    clean: Problem
-    corrupted: Problem
+    clean: WordProblem
+    corrupted: WordProblem
     place: int
 
 
@@ -76,7 +76,7 @@ def make_pairs(checkpoints: list[Path], count: int, seed: int, out: Path) -> Non
     write_json(out, [side for index, pair in enumerate(kept[:count]) for side in as_records(index, *pair)])
 
 
-def as_records(pair_id: int, clean: Problem, corrupted: Problem, place: int) -> list[dict]:
+def as_records(pair_id: int, clean: WordProblem, corrupted: WordProblem, place: int) -> list[dict]:
     """Two records in the original experiment's schema, with the annotated chain and the edit beside it."""
     return [
         {

@@ -13,7 +13,7 @@ from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.word_problems import Problem, build_tokenizer, draw
+from codi_tracing.traces.training.word_problems import WordProblem, build_tokenizer, draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def made_up(count: int, tokens: int, seed: int = 0) -> list[Pair]:
     return pairs
 
 
-def changed(rng: random.Random, problem: Problem) -> Problem | None:
+def changed(rng: random.Random, problem: WordProblem) -> WordProblem | None:
     """The problem with one operand changed, or `None` where that gives no other answer within bounds."""
     place = rng.randrange(1, len(problem.numbers))
     other = problem.with_number(place, rng.randint(2, 19))

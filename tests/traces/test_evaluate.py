@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from codi_tracing.analysis.statistics.inference import share_interval
 from codi_tracing.cli.main import app
 from codi_tracing.traces.evaluate import answers, score
-from codi_tracing.traces.gsm8k import Problem
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.gsm8k import GsmProblem
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
@@ -32,7 +32,7 @@ def test_answers_come_in_the_order_asked_however_they_are_batched(model, problem
 
 
 def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
-    problems = [Problem(i, p.question, "", float(p.answer)) for i, p in enumerate(fresh(seed=77, count=40))]
+    problems = [GsmProblem(i, p.question, "", float(p.answer)) for i, p in enumerate(fresh(seed=77, count=40))]
     with_thought, without = score(thought, problems, 6), score(thought, problems, 0)
     assert sum(item.correct for item in with_thought) >= 39
     assert sum(item.correct for item in without) <= 8
@@ -41,7 +41,7 @@ def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
 
 def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
     problem = fresh(seed=78, count=1)[0]
-    right, wrong = (score(thought, [Problem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
+    right, wrong = (score(thought, [GsmProblem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
     assert (right.correct, wrong.correct) == (True, False)
     assert last_number(right.said) == problem.answer
 

@@ -9,7 +9,7 @@ from codi_tracing.patching.lens.questions import of_pairs, solved
 from codi_tracing.patching.lens.tables import lens_tables
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.lens import answer_beginning, attention_of, eager, logit_lens, number_of, number_tokens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import ROOT

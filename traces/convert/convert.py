@@ -37,7 +37,7 @@ from codi_tracing.traces.convert.upstream import (
     untied,
 )
 from codi_tracing.traces.convert.weights_file import WEIGHTS, ConversionError, Part, State, read_state
-from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_thought
+from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_tensors
 
 LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
@@ -108,7 +108,7 @@ def convert(
         if differ:
             write_base(folder / "base", state, wanted, ground)
         write_adapter(folder / ADAPTER, state, wanted, alpha, card.base)
-        write_thought(folder, {**{name: state[name] for name in PROJECTION}, "bot": special[1], "eot": special[2]})
+        write_tensors(folder, {**{name: state[name] for name in PROJECTION}, "bot": special[1], "eot": special[2]})
         write_card(folder, card)
     return report
 

@@ -30,9 +30,9 @@ from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_tracing.configs.schema import Architecture, Codi, Optimiser, TrainConfig
-from codi_tracing.traces.model.checkpoint import ADAPTER, Card, projection, read_card, read_thought, write_checkpoint
+from codi_tracing.traces.model.checkpoint import ADAPTER, Card, projection, read_card, read_projection, write_checkpoint
 from codi_tracing.traces.model.families import FAMILIES
-from codi_tracing.traces.training.word_problems import EOS, Problem, build_tokenizer, chain_text, draw, results
+from codi_tracing.traces.training.word_problems import EOS, WordProblem, build_tokenizer, chain_text, draw, results
 
 IGNORED = -100  # the label that cross-entropy skips
 PREFIX = "The answer is:"
@@ -65,14 +65,14 @@ class Sampler:
 
     def batch(self, size: int, longest: int = LONGEST) -> Batch:
         """`size` fresh problems with chains of at most `longest` steps."""
-        problems: list[Problem] = []
+        problems: list[WordProblem] = []
         while len(problems) < size:
             problem = draw(self.rng)
             if len(problem.values) <= longest:
                 problems.append(problem)
         return self.encode(problems)
 
-    def encode(self, problems: list[Problem]) -> Batch:
+    def encode(self, problems: list[WordProblem]) -> Batch:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         questions = [self.ids(p.question, special=True) for p in problems]
         answers = [[*self.ids(f"{PREFIX} {p.answer}"), eos] for p in problems]
@@ -95,11 +95,11 @@ class Sampler:
             steps=torch.tensor([self._step_targets(p) for p in problems]),
         )
 
-    def _chain(self, problem: Problem) -> str:
+    def _chain(self, problem: WordProblem) -> str:
         """The written chain; in the share `terse` of the problems its bare results."""
         return " ".join(map(str, results(problem))) if self.rng.random() < self.terse else chain_text(problem)
 
-    def _step_targets(self, problem: Problem) -> list[int]:
+    def _step_targets(self, problem: WordProblem) -> list[int]:
         """What each step's output should say: the results in turn, then EOS."""
         said = [*map(str, results(problem)), *[EOS] * self.n_latents][: self.n_latents]
         return list(self.tokenizer.convert_tokens_to_ids(said))
@@ -261,7 +261,7 @@ def begin(base: LlamaForCausalLM, settings: Codi) -> Parts:
     rows = cast(nn.Embedding, base.get_input_embeddings()).weight.detach()
     if settings.start is not None:
         adapted = PeftModel.from_pretrained(base, settings.start / ADAPTER, is_trainable=True)
-        return Parts(adapted, *read_thought(settings.start, rows.shape[1]))
+        return Parts(adapted, *read_projection(settings.start, rows.shape[1]))
     targets = list(FAMILIES["llama"].adapted)
     lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
     adapted = get_peft_model(base, lora)

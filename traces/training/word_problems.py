@@ -50,7 +50,7 @@ class Story:
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """One problem. `numbers` are the start value and the operand of each step, in the order of computing."""
 
     numbers: tuple[int, ...]
@@ -99,18 +99,18 @@ class Problem:
         operands = all(2 <= operand <= LARGEST_OPERAND for operand in self.numbers[1:])
         return operands and all(1 <= value <= LARGEST for value in (self.numbers[0], *self.values))
 
-    def with_number(self, place: int, value: int) -> Problem:
+    def with_number(self, place: int, value: int) -> WordProblem:
         """The same story with one number changed."""
         return replace(self, numbers=(*self.numbers[:place], value, *self.numbers[place + 1 :]))
 
 
-def draw(rng: random.Random, steps: int | None = None) -> Problem:
+def draw(rng: random.Random, steps: int | None = None) -> WordProblem:
     """One random problem: 2, 3 or 4 dependent steps (25, 35 and 40 %) unless `steps` says how many."""
     steps = steps or rng.choices((2, 3, 4), (25, 35, 40))[0]
     while True:
         operators = "".join(rng.choices("+-", k=steps))
         numbers = (rng.randint(2, LARGEST), *(rng.randint(2, LARGEST_OPERAND) for _ in operators))
-        problem = Problem(numbers, operators, _story(rng, steps))
+        problem = WordProblem(numbers, operators, _story(rng, steps))
         if problem.valid:
             return problem
 
@@ -128,12 +128,12 @@ def _story(rng: random.Random, steps: int) -> Story:
     return Story(rng.choice(NAMES), rng.choice(ITEMS), tuple(order), phrasing)
 
 
-def chain_text(problem: Problem) -> str:
+def chain_text(problem: WordProblem) -> str:
     """The explicit chain of thought, as in GSM8K's annotations: `<<7+5=12>> <<12*2=24>>`."""
     return " ".join(f"<<{step}>>" for step in problem.chain)
 
 
-def results(problem: Problem) -> list[int]:
+def results(problem: WordProblem) -> list[int]:
     """The chain as bare results, one a latent step, from the start value to the answer; chains of three start one late.
 
     So the answers of chains of different length do not all become known at one step.
@@ -175,10 +175,10 @@ def build_tokenizer():
     )
 
 
-def fresh(seed: int, count: int, avoid: Iterable[str] = ()) -> list[Problem]:
+def fresh(seed: int, count: int, avoid: Iterable[str] = ()) -> list[WordProblem]:
     """`count` different problems from a seed, none of whose questions is in `avoid`."""
     rng, seen = random.Random(seed), set(avoid)
-    problems: list[Problem] = []
+    problems: list[WordProblem] = []
     while len(problems) < count:
         problem = draw(rng)
         if problem.question not in seen:

@@ -267,7 +267,7 @@ def test_requests_and_results_are_as_large_as_planned(others, monkeypatch):
 
 
 def test_the_largest_request_is_what_is_sent_at_most():
-    assert costs.LARGEST == deployment.LARGEST
+    assert costs.LARGEST == deployment.LARGEST_REQUEST
 
 
 def test_slices_add_up_to_the_run():

@@ -142,7 +142,7 @@ def test_safetensors_with_tied_weights_stored_once_is_read_the_same(tmp_path):
     for name in ("bin", "safetensors"):
         write_upstream(tmp_path / name, "llama", TEXTS, safetensors=name == "safetensors")
         convert(tmp_path / name / "codi", tmp_path / name / "base", tmp_path / name / "out", alpha=16)
-    one, two = (load_file(tmp_path / name / "out" / "thought.safetensors") for name in ("bin", "safetensors"))
+    one, two = (load_file(tmp_path / name / "out" / "codi.safetensors") for name in ("bin", "safetensors"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

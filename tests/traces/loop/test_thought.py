@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from codi_tracing.traces.lens import ask
-from codi_tracing.traces.loop.thought import record, run
+from codi_tracing.traces.loop.recording import record
+from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, question_ids
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import clean_text, last_number

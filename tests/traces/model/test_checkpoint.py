@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from codi_tracing.traces.model.checkpoint import (
     CARD,
-    THOUGHT,
+    TENSORS,
     CheckpointError,
     fingerprint,
     projection,
     read_card,
-    read_thought,
+    read_projection,
 )
 from codi_tracing.traces.model.loading import load_codi, pick_device
 from tests.conftest import write_random_checkpoint
@@ -40,11 +40,11 @@ def test_the_projection_is_linear_gelu_linear_layernorm():
 
 def test_tensors_carry_upstreams_names(folder):
     names = {"prj.1.weight", "prj.1.bias", "prj.3.weight", "prj.3.bias", "prj.ln.weight", "prj.ln.bias", "bot", "eot"}
-    assert set(load_file(folder / THOUGHT)) == names
+    assert set(load_file(folder / TENSORS)) == names
 
 
 def test_what_is_loaded_is_what_was_written(folder):
-    model, stored = load_codi(folder, device="cpu"), load_file(folder / THOUGHT)
+    model, stored = load_codi(folder, device="cpu"), load_file(folder / TENSORS)
     torch.testing.assert_close(model.bot, stored["bot"])
     torch.testing.assert_close(model.project[4].bias, stored["prj.ln.bias"])
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -61,13 +61,13 @@ def test_the_fingerprint_sees_every_byte(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_latents": "delete"}, "'n_latents' is None, wanted a int"),
-        ({"n_latents": 0}, "'n_latents' is 0, wanted 1 or more"),
-        ({"n_latents": True}, "'n_latents' is True, wanted a int"),
-        ({"remove_eos": "no"}, "'remove_eos' is 'no', wanted true or false"),
-        ({"answer_prefix": None}, "'answer_prefix' is None, wanted text"),
-        ({"revision": 3}, "'revision' is 3, wanted text or null"),
-        ({"base": "a\0b"}, "wanted a folder or a Hub id"),
+        ({"n_latents": "delete"}, "'n_latents' is None, expected an integer"),
+        ({"n_latents": 0}, "'n_latents' is 0, expected 1 or more"),
+        ({"n_latents": True}, "'n_latents' is True, expected an integer"),
+        ({"remove_eos": "no"}, "'remove_eos' is 'no', expected true or false"),
+        ({"answer_prefix": None}, "'answer_prefix' is None, expected text"),
+        ({"revision": 3}, "'revision' is 3, expected text or null"),
+        ({"base": "a\0b"}, "expected a folder or a Hub id"),
         ({"latents": 6}, "unknown key 'latents'; known are answer_prefix"),
         ({"base": "nowhere/at/all"}, "is not a folder next to it; restore"),
         ({"base": "someone/not-cached"}, "hf download someone/not-cached"),
@@ -99,25 +99,25 @@ def test_a_bottomless_card_is_refused(folder):
 
 
 def test_a_missing_tensor_is_named(folder):
-    tensors = load_file(folder / THOUGHT)
+    tensors = load_file(folder / TENSORS)
     del tensors["prj.3.weight"]
-    save_file(tensors, folder / THOUGHT)
+    save_file(tensors, folder / TENSORS)
     with pytest.raises(CheckpointError, match=r"1 of 8 tensors are missing, the first is prj\.3\.weight"):
         load_codi(folder, device="cpu")
 
 
 def test_an_unexpected_tensor_is_named(folder):
-    save_file({**load_file(folder / THOUGHT), "extra": torch.zeros(1)}, folder / THOUGHT)
+    save_file({**load_file(folder / TENSORS), "extra": torch.zeros(1)}, folder / TENSORS)
     with pytest.raises(CheckpointError, match="1 unexpected tensors, the first is extra"):
         load_codi(folder, device="cpu")
 
 
 def test_a_projection_of_another_width_is_refused(folder):
-    with pytest.raises(CheckpointError, match=r"has shape \[48, 32\], wanted \[48, 64\]; it belongs to another base"):
-        read_thought(folder, d_model=64)
+    with pytest.raises(CheckpointError, match=r"has shape \[48, 32\], expected \[48, 64\]; it belongs to another base"):
+        read_projection(folder, d_model=64)
 
 
-@pytest.mark.parametrize("name", [THOUGHT, "adapter/adapter_model.safetensors", "base/model.safetensors"])
+@pytest.mark.parametrize("name", [TENSORS, "adapter/adapter_model.safetensors", "base/model.safetensors"])
 def test_a_half_written_file_is_one_sentence(folder, name):
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
@@ -125,7 +125,7 @@ def test_a_half_written_file_is_one_sentence(folder, name):
         load_codi(folder, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["adapter/adapter_config.json", THOUGHT, "base/config.json"])
+@pytest.mark.parametrize("name", ["adapter/adapter_config.json", TENSORS, "base/config.json"])
 def test_a_missing_file_is_one_sentence(folder, name):
     (folder / name).unlink()
     with pytest.raises(CheckpointError):
@@ -171,7 +171,7 @@ def test_a_base_that_lacks_a_tensor_is_refused_and_not_drawn_at_random(folder, n
     tensors = load_file(path)
     del tensors[name]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=f"its files lack {name}, which its config promises"):
+    with pytest.raises(CheckpointError, match=f"its files lack {name}, which its config requires"):
         load_codi(folder, device="cpu")
 
 
@@ -180,9 +180,9 @@ def edit_json(path, **changes):
 
 
 @pytest.mark.parametrize("size", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"])
-def test_a_base_whose_config_promises_more_than_its_files_hold_is_refused_before_it_is_built(folder, size):
+def test_a_base_whose_config_names_larger_tensors_than_its_files_hold_is_refused_before_it_is_built(folder, size):
     edit_json(folder / "base" / "config.json", **{size: 10**7})
-    with pytest.raises(CheckpointError, match=r"its config (wants|has)"):
+    with pytest.raises(CheckpointError, match=r"its config (requires|has)"):
         load_codi(folder, device="cpu")
 
 
@@ -194,9 +194,9 @@ def test_an_adapter_whose_config_asks_for_another_rank_is_refused_before_it_is_b
 
 def test_a_projection_that_claims_endless_sizes_without_a_byte_is_refused(folder):
     empty = torch.empty(2**40, 0)
-    save_file({**load_file(folder / THOUGHT), "prj.1.weight": empty}, folder / THOUGHT)
+    save_file({**load_file(folder / TENSORS), "prj.1.weight": empty}, folder / TENSORS)
     with pytest.raises(CheckpointError, match="has shape"):
-        read_thought(folder, d_model=32)
+        read_projection(folder, d_model=32)
 
 
 def test_a_base_that_brings_its_own_code_is_refused_and_nobody_is_asked(folder, monkeypatch):

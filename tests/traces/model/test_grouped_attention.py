@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.grouped_attention import NAME, additive, grouped_attention
 from codi_tracing.traces.model.loading import load_codi
 

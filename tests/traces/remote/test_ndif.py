@@ -7,7 +7,7 @@ from websocket import WebSocketAddressException, WebSocketConnectionClosedExcept
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.remote import ndif as deployment
-from codi_tracing.traces.remote.ndif import DeploymentError, Job, host_of, is_passing, told
+from codi_tracing.traces.remote.ndif import DeploymentError, NdifJob, address_of, explained, is_temporary
 
 HOST = "http://a.host"
 
@@ -31,7 +31,7 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
         (sent_badly("[Errno 111] Connection refused"), "the connection is refused"),
         (
             WebSocketAddressException("[Errno -2] Name or service not known"),
-            "this address is not known; look at",
+            "this address is unknown; check remote.host",
         ),
         (
             sent_badly("Missing or invalid API key. Get one", 401),
@@ -48,11 +48,11 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
             "the job failed there: IndexError:",
         ),
         (sent_badly("Service temporarily unavailable.", 503), "is not available now (Service temporarily unavailable)"),
-        (WebSocketConnectionClosedException("gone"), "the connection was lost (gone); run it again, it goes on"),
+        (WebSocketConnectionClosedException("gone"), "the connection was lost (gone); run it again to resume"),
     ],
 )
 def test_every_failure_is_one_sentence_that_names_the_host_and_what_to_do(error, sentence):
-    said = told(error, HOST)
+    said = explained(error, HOST)
     assert isinstance(said, DeploymentError)
     assert str(said).startswith(f"{HOST}: ")
     assert sentence in str(said)
@@ -61,7 +61,7 @@ def test_every_failure_is_one_sentence_that_names_the_host_and_what_to_do(error,
 
 
 def test_memory_that_runs_out_there_is_memory_that_ran_out():
-    assert isinstance(told(RemoteError("torch.OutOfMemoryError: CUDA out of memory. Tried"), HOST), MemoryError)
+    assert isinstance(explained(RemoteError("torch.OutOfMemoryError: CUDA out of memory. Tried"), HOST), MemoryError)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_memory_that_runs_out_there_is_memory_that_ran_out():
     ],
 )
 def test_a_lost_connection_passes_and_a_refusal_does_not(error, passing):
-    assert is_passing(error) is passing
+    assert is_temporary(error) is passing
 
 
 class Line:
@@ -90,7 +90,7 @@ class Line:
     def __init__(self, *heard):
         self.heard, self.closed = list(heard), False
 
-    def hear(self, seconds):
+    def poll_socket(self, seconds):
         news = self.heard.pop(0)
         if isinstance(news, Exception):
             raise news
@@ -109,7 +109,7 @@ def job(monkeypatch):
     def make(*lines, **place):
         lines = list(lines)
         monkeypatch.setattr(deployment, "send", lambda *_: lines.pop(0))
-        return Job(None, None, Remote(host=HOST, **place))
+        return NdifJob(None, None, Remote(host=HOST, **place))
 
     return make
 
@@ -139,24 +139,24 @@ def test_a_request_too_large_to_arrive_is_not_sent(monkeypatch):
     from nnsight.intervention.backends.remote import RemoteBackend
 
     monkeypatch.setattr(RemoteBackend, "_serialize", lambda self, tracer: b"x" * (3 * 2**20))
-    monkeypatch.setattr(deployment, "LARGEST", 2**20)
+    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 2**20)
     with pytest.raises(DeploymentError, match="a job's request is 3 MiB, and more than 1 are not known to arrive"):
-        deployment.Sent("key", host=HOST)._serialize(None)
+        deployment.JobRequest("key", host=HOST)._serialize(None)
 
 
 def test_an_address_is_taken_without_its_last_slash_and_nnsights_own_where_none_is_given(monkeypatch):
     import nnsight
 
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://its.own/")
-    assert host_of(Remote(host="http://a.host/")) == HOST
-    assert host_of(Remote()) == "https://its.own"
+    assert address_of(Remote(host="http://a.host/")) == HOST
+    assert address_of(Remote()) == "https://its.own"
 
 
 def test_what_is_no_deployment_is_told_apart_from_one_that_is_away(monkeypatch):
     def answer(code, text):
         request = httpx.Request("GET", HOST)
         monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(code, text=text, request=request))
-        return deployment.greet(Remote(host=HOST))
+        return deployment.deployment_status(Remote(host=HOST))
 
     assert answer(200, '{"deployments": {}}') == {"deployments": {}}
     with pytest.raises(DeploymentError, match="answers 404 to /status; is it an NDIF deployment?"):
@@ -168,4 +168,4 @@ def test_what_is_no_deployment_is_told_apart_from_one_that_is_away(monkeypatch):
 def test_a_plan_names_the_limit_that_a_request_is_held_to():
     from codi_tracing.patching.plan import cost as costs
 
-    assert costs.LARGEST == deployment.LARGEST
+    assert costs.LARGEST == deployment.LARGEST_REQUEST

@@ -24,10 +24,10 @@ from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import ask, attention_of, logit_lens
 from codi_tracing.traces.loop import thought
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
-from codi_tracing.traces.remote.session import PACKAGE, place_of, start
+from codi_tracing.traces.remote.session import PACKAGE, deployment_of, start
 from codi_tracing.traces.remote.submitted_jobs import Ledger
 from tests.conftest import ROOT
 
@@ -117,8 +117,8 @@ def test_a_sweep_is_the_same_serialised(model, dry, pairs, options):
 
 def test_an_experiment_is_the_same_serialised(tmp_path, random_checkpoint, pairs_file):
     config = RunConfig(
-        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge_lora=False, device="cpu",
-        metrics=("logit_difference",), memory=1.0,
+        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge_lora=False,
+        device="cpu", metrics=("logit_difference",), memory=1.0,
     )  # fmt: skip
     tables = {
         where: pd.read_parquet(run_experiment(one, tmp_path / where, progress=False) / "cells.parquet")
@@ -161,11 +161,11 @@ def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_m
 
 
 def test_where_a_session_runs_is_said_for_a_model_or_for_a_call(model, dry):
-    assert place_of(model, None) is None
-    assert place_of(dry, None) == Remote(host="local")
-    assert place_of(dry, False) is None
-    assert place_of(model, True) == Remote()
-    assert place_of(model, THERE) == Remote(host=THERE)
+    assert deployment_of(model, None) is None
+    assert deployment_of(dry, None) == Remote(host="local")
+    assert deployment_of(dry, False) is None
+    assert deployment_of(model, True) == Remote()
+    assert deployment_of(model, THERE) == Remote(host=THERE)
 
 
 def test_gradients_are_refused_on_a_deployment_before_anything_is_sent(model, pairs):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_tracing.configs.schema import TrainConfig
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids
 from codi_tracing.traces.model.checkpoint import read_card
 from codi_tracing.traces.model.loading import load_codi
