@@ -14,7 +14,7 @@ from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import fresh
+from codi_tracing.traces.training.word_problems import draw_problems
 
 THOUGHT = Path(__file__).parents[2] / "traces" / "embedded" / "thought"
 
@@ -32,7 +32,7 @@ def test_answers_come_in_the_order_asked_however_they_are_batched(model, problem
 
 
 def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
-    problems = [GsmProblem(i, p.question, "", float(p.answer)) for i, p in enumerate(fresh(seed=77, count=40))]
+    problems = [GsmProblem(i, p.question, "", float(p.answer)) for i, p in enumerate(draw_problems(seed=77, count=40))]
     with_thought, without = score(thought, problems, 6), score(thought, problems, 0)
     assert sum(item.correct for item in with_thought) >= 39
     assert sum(item.correct for item in without) <= 8
@@ -40,7 +40,7 @@ def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
 
 
 def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
-    problem = fresh(seed=78, count=1)[0]
+    problem = draw_problems(seed=78, count=1)[0]
     right, wrong = (score(thought, [GsmProblem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
     assert (right.correct, wrong.correct) == (True, False)
     assert last_number(right.said) == problem.answer
@@ -69,7 +69,8 @@ def test_no_questions_have_no_answers(model):
 @pytest.fixture
 def codi(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = [json.dumps({"question": p.question, "answer": f"#### {p.answer}"}) for p in fresh(seed=79, count=10)]
+    problems = draw_problems(seed=79, count=10)
+    lines = [json.dumps({"question": p.question, "answer": f"#### {p.answer}"}) for p in problems]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     return lambda *words: CliRunner().invoke(app, ["eval", str(THOUGHT), "--data", *map(str, words)])
 

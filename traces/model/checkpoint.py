@@ -61,7 +61,7 @@ class Card:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def projection(d_model: int, prj_dim: int) -> nn.Sequential:
+def new_projection(d_model: int, prj_dim: int) -> nn.Sequential:
     """From a step's final hidden state to the next latent: Linear, GELU, Linear, LayerNorm."""
     return nn.Sequential(
         nn.Sequential(),  # upstream's dropout: keeps its names, prj.1 and prj.3
@@ -71,7 +71,7 @@ def projection(d_model: int, prj_dim: int) -> nn.Sequential:
     ).append(nn.LayerNorm(d_model))
 
 
-def _named_tensors(module: nn.Sequential) -> dict[str, Tensor]:
+def named_tensors(module: nn.Sequential) -> dict[str, Tensor]:
     """The projection's tensors under upstream's names."""
     return {f"prj.{name.replace('4.', 'ln.')}": tensor for name, tensor in module.state_dict().items()}
 
@@ -83,7 +83,7 @@ def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Te
         adapter.base_model_name_or_path = card.base  # not the path of its training
     adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # which are frozen
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    write_tensors(folder, {**_named_tensors(project), "bot": bot, "eot": eot})
+    write_tensors(folder, {**named_tensors(project), "bot": bot, "eot": eot})
     write_card(folder, card)
 
 
@@ -164,8 +164,10 @@ def read_projection(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, 
     tensors = read_tensors(path)
     first = tensors.get("prj.1.weight")
     with torch.device("meta"):  # shapes alone: a damaged file may name any size
-        project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 and first.numel() else 1)
-        expected = {**_named_tensors(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
+        project = new_projection(
+            d_model, first.shape[0] if first is not None and first.ndim == 2 and first.numel() else 1
+        )
+        expected = {**named_tensors(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
     if missing := sorted(set(expected) - set(tensors)):
         raise CheckpointError(
             f"{path}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]}"

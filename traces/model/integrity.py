@@ -25,7 +25,7 @@ def check_base(base: str, config: Any, revision: str | None = None) -> None:
 
     A base without safetensors is left to transformers.
     """
-    files = base_files(base, revision)
+    files = safetensors_of(base, revision)
     if not files:
         return
     stored = {name: shape for path in files for name, shape in shapes_of(path).items()}
@@ -49,7 +49,7 @@ def check_base(base: str, config: Any, revision: str | None = None) -> None:
             raise CheckpointError(f"{base}: {name} has shape {shapes}; restore them")
 
 
-def base_files(base: str, revision: str | None = None) -> list[Path]:
+def safetensors_of(base: str, revision: str | None = None) -> list[Path]:
     """The base's safetensors in its folder or in the Hub's cache; none if its weights have another format."""
     from transformers.utils.hub import cached_file
 

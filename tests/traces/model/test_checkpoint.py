@@ -12,7 +12,7 @@ from codi_tracing.traces.model.checkpoint import (
     TENSORS,
     CheckpointError,
     fingerprint,
-    projection,
+    new_projection,
     read_card,
     read_projection,
 )
@@ -31,7 +31,7 @@ def edit_card(folder, **changes):
 
 
 def test_the_projection_is_linear_gelu_linear_layernorm():
-    project, h = projection(8, 12), torch.randn(3, 8)
+    project, h = new_projection(8, 12), torch.randn(3, 8)
     a, b, norm = project[1], project[3], project[4]
     inner = torch.nn.functional.gelu(h @ a.weight.T + a.bias) @ b.weight.T + b.bias
     expected = (inner - inner.mean(-1, keepdim=True)) / (inner.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
