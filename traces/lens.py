@@ -25,7 +25,7 @@ NUMBER_TOKEN = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
 
 
 class Lens(NamedTuple):
-    """The lens of some questions: position 0 is BoT, 1 the first latent step; layer 0 is the input, 1 the first block."""
+    """The lens of some questions: position 0 is BoT, 1 the first latent step; layer 0 is the input."""
 
     tokens: Int[Tensor, "question position layer top"]
     probabilities: Float[Tensor, "question position layer top"]

@@ -13,8 +13,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from codi_tracing.traces.loop.thought import run
-from codi_tracing.traces.loop.tokens import answer_ids, encode
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 
@@ -44,10 +43,6 @@ def merge_lora(model: CodiModel, questions: Sequence[str]) -> tuple[CodiModel, M
     return model, MergeReport(False, change, allowed)
 
 
-@torch.no_grad()
 def answer_logits(model: CodiModel, questions: Sequence[str]) -> Tensor:
     """Logits after the answer prefix, `[question, vocab]`, fp32."""
-    prefix = torch.tensor([answer_ids(model)] * len(questions))
-    done = run(model, encode(model, [[question] for question in questions]), prefix)
-    assert done.forced is not None
-    return done.forced.at_read[:, 0]
+    return record(model, questions, max_new_tokens=0).logits

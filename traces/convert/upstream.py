@@ -21,9 +21,8 @@ from transformers.pytorch_utils import Conv1D
 
 from codi_tracing.traces.convert.weights_file import OLD_BUFFERS, PartCount, StateDict
 from codi_tracing.traces.model.checkpoint import named_tensors, new_projection
-from codi_tracing.traces.model.families import Family, family_of
-from codi_tracing.traces.model.integrity import check_base
-from codi_tracing.traces.model.loading import refusing
+from codi_tracing.traces.model.families import Family
+from codi_tracing.traces.model.loading import open_base, refusing
 
 PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
@@ -50,16 +49,10 @@ class LoadedBase(NamedTuple):
 
 def load_base(name: str) -> LoadedBase:
     """Load a base with its tokenizer; its weights keep the stored dtype."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _, family, tokenizer = open_base("the base", name)
     with refusing("the base", name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        family = family_of(config, name)
-        check_base(name, config)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
     return LoadedBase(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
 

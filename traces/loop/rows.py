@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,8 +26,15 @@ class Sight(NamedTuple):
 Sights = dict[int | None, Sight]  # by layer; `None` is every other layer
 
 
-def sights_to(sights: Sights, device: torch.device) -> Sights:
-    return {layer: Sight(*(tensor.to(device) for tensor in sight)) for layer, sight in sights.items()}
+def on_device(value: Any, device: torch.device) -> Any:
+    """A nested value with every tensor on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: on_device(inner, device) for key, inner in value.items()}
+    if isinstance(value, Sight):
+        return Sight(*on_device(tuple(value), device))
+    return tuple(on_device(inner, device) for inner in value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The rows with every tensor on a device."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            valid=self.valid.to(device),
-            reads=self.reads.to(device),
-            during=tuple(sights_to(sights, device) for sights in self.during),
-            after=None if self.after is None else sights_to(self.after, device),
-            stops=None if self.stops is None else self.stops.to(device),
-            hosts=None if self.hosts is None else self.hosts.to(device),
-        )
+        return Rows(**on_device(vars(self), device))
 
     @property
     def n_cells(self) -> int:

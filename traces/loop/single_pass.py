@@ -42,13 +42,9 @@ def single_pass_length(model: CodiModel, script: Script) -> int:
 
 
 def start_single_passes(
-    model: CodiModel,
-    rows: Rows,
-    makers: Sequence[BlockMaker],
-    *,
-    max_new_tokens: int = 0,
+    model: CodiModel, rows: Rows, makers: Sequence[BlockMaker], *, max_new_tokens: int = 0,
     remote: bool | str | None = None,
-) -> PendingResult:
+) -> PendingResult:  # fmt: skip
     """Read the questions, then run pads, EoT and forced tokens of every cell in one forward with edits.
 
     `runs_of` reads the result. `rows.after` names the cell whose pads an answer reads. A script's branches are ignored.

@@ -48,6 +48,14 @@ def short_repr(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+
+
 @dataclass(frozen=True)
 class Card:
     """The content of `codi.json`: what the tensors do not tell about a checkpoint."""
@@ -112,11 +120,7 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {CARD} in it, so it is not a CODI checkpoint folder")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
-    if not isinstance(values, dict):
+    if not isinstance(values := read_json(path), dict):
         raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, expected an object")
     version = values.pop("version", 1)
     if type(version) is not int or version not in (1, VERSION):

@@ -22,10 +22,6 @@ class LoadReport(NamedTuple):
     expected: int
     landed: int
 
-    @property
-    def complete(self) -> bool:
-        return self.expected == self.landed
-
 
 @dataclass(frozen=True)
 class CodiModel:

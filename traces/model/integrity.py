@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from codi_tracing.traces.model.checkpoint import CheckpointError, reason
+from codi_tracing.traces.model.checkpoint import CheckpointError, read_json, reason
 
 WEIGHTS, INDEX, LORA = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
@@ -70,10 +70,7 @@ def safetensors_of(base: str, revision: str | None = None) -> list[Path]:
 def check_lora(adapter: Path) -> None:
     """Refuse an adapter that is no LoRA, or whose config names a rank that its file does not have."""
     path = adapter / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is not the config of a LoRA ('peft_type' is not LORA); restore the file")
     ranks = {shape[0] for name, shape in shapes_of(adapter / LORA).items() if ".lora_A." in name and shape}

@@ -24,7 +24,7 @@ from codi_tracing.traces.model.checkpoint import (
     reason,
 )
 from codi_tracing.traces.model.codi_model import CodiModel, LoadReport
-from codi_tracing.traces.model.families import family_of
+from codi_tracing.traces.model.families import Family, family_of
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
 from codi_tracing.traces.model.integrity import check_base, check_lora
 
@@ -107,39 +107,42 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     return blank
 
 
+def open_base(what: str, base: str, revision: str | None = None) -> tuple[Any, Family, Any]:
+    """A base's config, its family and its tokenizer, after a check of its files; `what` it is begins an error."""
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
+    with refusing(what, base):  # without trust_remote_code=False, transformers asks at the keyboard
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned)
+        family = family_of(config, base)
+        check_base(base, config, revision)
+        return config, family, AutoTokenizer.from_pretrained(base, trust_remote_code=False, **pinned)
+
+
 def _load_base(
     base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None,
     adapted: bool = True,
 ):  # fmt: skip
     """The base under nnsight with the adapter, its tokenizer and its family; without weights if it runs `elsewhere`."""
     from nnsight.modeling.transformers import TransformersModel
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    pinned: dict[str, Any] = {"revision": card.revision} if card.revision else {}
-    pinned["trust_remote_code"] = False  # else transformers asks at the keyboard
-    with refusing(f"{folder}: its base", base):
-        config = AutoConfig.from_pretrained(base, **pinned)
-        family = family_of(config, base)
-        check_base(base, config, card.revision)
-        check_lora(folder / ADAPTER)
-        tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
-        own = str((folder / ADAPTER).resolve())
-        skip_hub_lookup(base)
-        if elsewhere is None:
-            lm = TransformersModel(
-                base, task="text-generation", tokenizer=tokenizer, peft=own, dtype=dtype, device_map=device,
-                dispatch=True, **pinned,
-            )  # fmt: skip
-            return lm, tokenizer, family
-    named, adapter = elsewhere.base or base, elsewhere.adapter or own
-    skip_hub_lookup(named)
-    with refusing(f"{folder}: for a deployment,", f"{named} with the adapter {adapter}"):  # reads their configs alone
+    what = f"{folder}: its base"
+    _, family, tokenizer = open_base(what, base, card.revision)
+    check_lora(folder / ADAPTER)
+    adapter, options = str((folder / ADAPTER).resolve()), {"device_map": device, "dispatch": True}
+    if elsewhere is not None:  # the configs of base and adapter alone are read
+        base, adapter, options = elsewhere.base or base, elsewhere.adapter or adapter, {}
+        what = f"{folder}: for a deployment, with the adapter {adapter},"
+    if card.revision:
+        options["revision"] = card.revision
+    skip_hub_lookup(base)
+    with refusing(what, base):
         lm = TransformersModel(
-            named, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
-            **pinned,
+            base, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
+            trust_remote_code=False, **options,
         )  # fmt: skip
     return lm, tokenizer, family
 

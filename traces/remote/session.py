@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import nnsight
 import torch
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.model.loading import as_remote
+from codi_tracing.traces.remote.ndif import NdifJob, SubmittedJob
 
 PACKAGE = "codi_tracing"  # a deployment does not have it: its functions and classes travel by value
 LOCAL = "local"
-
-
-class PendingResult(Protocol):
-    """The result of a session, here or on a deployment."""
-
-    @property
-    def state(self) -> str:
-        """NDIF's name of the job's state."""
-
-    def ready(self) -> bool:
-        """Whether the result has arrived; may wait a moment."""
-
-    def result(self) -> Any:
-        """The value that the session's body returned; waits for it."""
 
 
 class LocalResult(NamedTuple):
@@ -42,6 +30,9 @@ class LocalResult(NamedTuple):
         return self.value
 
 
+PendingResult = LocalResult | NdifJob | SubmittedJob
+
+
 def start(
     model: CodiModel, body: Callable[[], Any], *, gradients: bool = False, remote: bool | str | None = None
 ) -> PendingResult:
@@ -54,8 +45,6 @@ def start(
     if deployment is not None:
         nnsight.register(PACKAGE)
         if deployment.host != LOCAL:
-            from codi_tracing.traces.remote.ndif import NdifJob, SubmittedJob
-
             if gradients:
                 raise ValueError("a deployment's sandbox computes no gradients; load the model here for them")
             submits = model.ledger is not None and model.ledger.batch
@@ -69,6 +58,4 @@ def deployment_of(model: CodiModel, remote: bool | str | None) -> Remote | None:
     """The deployment that the argument `remote` names for a model; None for this machine."""
     if remote is None:
         return model.deployment
-    if isinstance(remote, str):
-        return Remote(host=remote)
-    return (model.deployment or Remote()) if remote else None
+    return model.deployment if remote is True and model.deployment else as_remote(remote)
