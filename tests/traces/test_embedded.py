@@ -1,4 +1,4 @@
-"""The shipped checkpoints still are what their card says, on a sample."""
+"""The shipped checkpoints agree with their card on a sample."""
 
 import json
 

@@ -39,7 +39,7 @@ def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
     assert [item.line for item in without] == list(range(40))
 
 
-def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
+def test_an_answer_is_correct_if_its_last_number_is_the_key(thought):
     problem = draw_problems(seed=78, count=1)[0]
     right, wrong = (score(thought, [GsmProblem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
     assert (right.correct, wrong.correct) == (True, False)

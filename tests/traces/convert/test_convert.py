@@ -298,7 +298,7 @@ def test_a_damaged_file_is_one_sentence(name, content, gpt2, state, tmp_path):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
 
-def test_a_source_that_is_not_there_is_one_sentence(gpt2, tmp_path):
+def test_a_missing_source_is_one_sentence(gpt2, tmp_path):
     (tmp_path / "empty").mkdir()
     for source, sentence in (
         (tmp_path / "empty", "holds neither model.safetensors nor pytorch_model.bin"),
@@ -312,7 +312,7 @@ def test_a_source_that_is_not_there_is_one_sentence(gpt2, tmp_path):
 
 
 @pytest.mark.parametrize("edit", [{"n_embd": "x"}, {"n_head": 0}, {"n_embd": -4}, {"model_type": ["gpt2"]}])
-def test_a_base_whose_config_means_nothing_is_one_sentence(gpt2, tmp_path, edit):
+def test_a_base_with_an_invalid_config_is_one_sentence(gpt2, tmp_path, edit):
     shutil.copytree(gpt2[0] / "base", tmp_path / "base")
     path = tmp_path / "base" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
@@ -326,20 +326,20 @@ def test_the_current_folder_is_not_replaced(gpt2, tmp_path, monkeypatch):
         convert(gpt2[0] / "codi", gpt2[0] / "base", Path("."), alpha=16)
 
 
-def test_a_record_that_was_cut_short_is_refused(gpt2, state, tmp_path):
+def test_a_truncated_record_is_refused(gpt2, state, tmp_path):
     save_upstream(state, tmp_path / "codi")
     path = tmp_path / "codi" / "pytorch_model.bin"
     with zipfile.ZipFile(path) as whole:
         records = {entry: whole.read(entry) for entry in whole.namelist()}
-    knockout = next(name for name in records if name.endswith("data/3"))
+    truncated = next(name for name in records if name.endswith("data/3"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as short:
         for name, content in records.items():
-            short.writestr(name, content[:4] if name == knockout else content)
+            short.writestr(name, content[:4] if name == truncated else content)
     with pytest.raises(CheckpointError, match=r"bytes of tensors, expected \d+; restore|cannot be read"):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
 
-def test_what_is_there_is_never_overwritten(gpt2, tmp_path):
+def test_an_existing_folder_is_never_overwritten(gpt2, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
     with pytest.raises(CheckpointError, match="exists already; choose another folder with --out"):

@@ -1,4 +1,4 @@
-"""Where a session runs changes nothing: every path, serialised as it would be sent to a deployment."""
+"""Results do not depend on where a session runs: every path, serialised as for a deployment."""
 
 import os
 import pickle
@@ -55,12 +55,12 @@ for blob in torch.load(sent):
     results.append(value)
 torch.save(results, out)
 """
-THERE = "http://127.0.0.1:9"  # nobody is there
+THERE = "http://127.0.0.1:9"  # no server listens there
 
 
 @pytest.fixture(scope="module")
 def dry(random_checkpoint):
-    """The random model, every session of which is serialised first."""
+    """The random model; every session is serialised first."""
     return load_codi(random_checkpoint, device="cpu", remote="local")
 
 
@@ -78,7 +78,7 @@ def test_recording_the_lens_attention_and_answers_are_the_same_serialised(model,
     assert ask(model, questions[0]) == ask(dry, questions[0])
 
 
-def test_a_users_edit_and_what_it_writes_are_sent_along(model, dry, problems):
+def test_a_users_edit_travels_with_the_values_that_it_writes(model, dry, problems):
     vector = torch.randn(model.d_model)
 
     def write(block, layer, step):
@@ -150,7 +150,7 @@ def test_a_sweep_runs_in_a_process_that_lacks_this_package(random_checkpoint, pa
     torch.testing.assert_close(there, here, atol=EXACT, rtol=EXACT)
 
 
-def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_machine():
+def test_a_model_on_a_deployment_has_no_weights_here_and_sends_no_path_of_this_machine():
     model = load_codi(ROOT / "traces" / "embedded" / "thought", remote=THERE)
     assert {parameter.device.type for parameter in model.lm._module.parameters()} == {"meta"}
     assert (model.n_layers, model.n_latents, model.device.type, model.group) == (4, 6, "cpu", 1)
@@ -160,7 +160,7 @@ def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_m
     assert (sent.folder.parts, sent.deployment, sent.ledger) == (("thought",), None, None)
 
 
-def test_where_a_session_runs_is_said_for_a_model_or_for_a_call(model, dry):
+def test_the_deployment_is_set_by_the_model_or_by_the_call(model, dry):
     assert deployment_of(model, None) is None
     assert deployment_of(dry, None) == Remote(host="local")
     assert deployment_of(dry, False) is None
@@ -168,7 +168,7 @@ def test_where_a_session_runs_is_said_for_a_model_or_for_a_call(model, dry):
     assert deployment_of(model, THERE) == Remote(host=THERE)
 
 
-def test_gradients_are_refused_on_a_deployment_before_anything_is_sent(model, pairs):
+def test_gradients_are_refused_on_a_deployment_before_a_job_is_sent(model, pairs):
     with pytest.raises(ValueError, match="a deployment's sandbox computes no gradients; load the model here"):
         attribute(model, tokenize_pairs(model, pairs[:1])[0], ["resid"], ["denoising"], remote=THERE)
 
@@ -180,6 +180,6 @@ def test_an_edge_of_one_layer_is_refused_on_a_deployment_and_cut_serialised(mode
     pd.testing.assert_frame_equal(sweep(model, pairs[:1], **options), sweep(dry, pairs[:1], **options), atol=EXACT)
 
 
-def test_a_deployment_that_was_never_reached_is_not_waited_for(model, pairs):
+def test_an_unreachable_deployment_fails_at_once(model, pairs):
     with pytest.raises(DeploymentError, match=f"{THERE}: the connection is refused; is a deployment running there?"):
         sweep(model, pairs[:1], [Site("resid", 0, 0)], [other], metrics=["logit_difference"], remote=THERE)

@@ -1,4 +1,4 @@
-"""Training: the plain-PyTorch loop of the student is the loop that is traced, and the recipe does what it says."""
+"""Training: the student's loop in plain PyTorch equals the traced loop, and the recipe has its effects."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids
 from codi_tracing.traces.model.checkpoint import read_card
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.batches import BatchSampler, longest_chain
+from codi_tracing.traces.training.batches import BatchSampler
 from codi_tracing.traces.training.distillation import Thinker, merged_weights
 from codi_tracing.traces.training.train import schedule, train
 
@@ -49,7 +49,7 @@ def test_training_continues_from_a_checkpoint_and_records_its_recipe(trained):
 
 
 @torch.no_grad()
-def test_the_students_loop_is_the_loop_that_is_traced(trained, problems):
+def test_the_students_loop_equals_the_traced_loop(trained, problems):
     model = load_codi(trained[0] / "codi", device="cpu")
     batch = BatchSampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
     decoder = model.lm._module.model
@@ -68,7 +68,7 @@ def test_the_students_loop_is_the_loop_that_is_traced(trained, problems):
 
 
 @torch.no_grad()
-def test_hiding_the_question_changes_the_answer_phase_and_not_hiding_it_does_not(trained, problems):
+def test_hiding_the_question_changes_the_answers_of_the_hidden_rows_alone(trained, problems):
     model = load_codi(trained[0] / "codi", device="cpu")
     batch = BatchSampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
     decoder = model.lm._module.model
@@ -89,8 +89,3 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
     assert rates[100:] == sorted(rates[100:], reverse=True)
-
-
-def test_the_curriculum_lengthens_chains():
-    assert [longest_chain(progress, 0.2) for progress in (0, 0.05, 0.15, 0.25, 1)] == [2, 2, 3, 4, 4]
-    assert longest_chain(0, 0) == 4

@@ -1,4 +1,4 @@
-"""Word problems: the text says what the program computes, and the tokenizer reads all of it."""
+"""Word problems: the text states the program, and the tokenizer knows every word."""
 
 import random
 import re
@@ -32,7 +32,7 @@ def read_back(question: str) -> list[int]:
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=200, deadline=None)
-def test_the_chain_is_what_the_english_text_says(seed):
+def test_the_chain_agrees_with_the_english_text(seed):
     problem = draw_problem(random.Random(seed))
     values = read_back(problem.question)
     assert list(problem.values) == values[1:]
