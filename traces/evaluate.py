@@ -16,11 +16,11 @@ from codi_tracing.traces.text import last_number
 
 
 class ScoredAnswer(NamedTuple):
-    """The answer to one question after `steps` latent steps; `said` is the whole text."""
+    """The answer to one question after `steps` latent steps."""
 
     line: int
     steps: int
-    said: str
+    text: str
     key: float
     correct: bool
 
@@ -49,7 +49,7 @@ def answers(
     prefix = answer_ids(model)  # forced for speed; each answer keeps what greedy decoding reproduces of it
     if lengths and positions_needed(model, max(lengths), len(prefix), steps) > model.n_positions:
         prefix = []
-    found = [""] * len(questions)
+    decoded = [""] * len(questions)
     with tqdm(total=len(questions), desc=f"{steps} steps", unit="question", disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -58,15 +58,15 @@ def answers(
             done = run(model, rows, forced, max_new_tokens=max_new_tokens, n_latents=steps)
             assert done.tokens is not None
             for index, text in zip(batch, texts(model, done.tokens)[0], strict=True):
-                found[index] = text
+                decoded[index] = text
             bar.update(len(batch))
-    return found
+    return decoded
 
 
 def score(model: CodiModel, problems: Sequence[GsmProblem], n_latents: int, **options: Any) -> list[ScoredAnswer]:
     """Answer and compare with the keys; an answer is correct if its last number is the key, as upstream."""
-    found = answers(model, [problem.question for problem in problems], n_latents=n_latents, **options)
+    decoded = answers(model, [problem.question for problem in problems], n_latents=n_latents, **options)
     return [
         ScoredAnswer(problem.line, n_latents, text, problem.answer, last_number(text) == problem.answer)
-        for problem, text in zip(problems, found, strict=True)
+        for problem, text in zip(problems, decoded, strict=True)
     ]

@@ -158,12 +158,12 @@ class LensReader:
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         ranks, shares = [], []
         for ids in self.ids.unbind(1):  # one value at a time, since the vocabulary is large
-            known = ids >= 0
+            exists = ids >= 0
             of_tokens = log_probs.gather(-1, ids.clamp(min=0)[:, None].expand(-1, states.shape[1], -1))
-            of_tokens = of_tokens.masked_fill(~known[:, None], float("-inf"))
+            of_tokens = of_tokens.masked_fill(~exists[:, None], float("-inf"))
             likeliest = of_tokens.amax(-1, keepdim=True)
             rank = (log_probs > likeliest).sum(-1) + 1
-            ranks.append(rank.where(known.any(-1, keepdim=True), 0))
+            ranks.append(rank.where(exists.any(-1, keepdim=True), 0))
             shares.append(of_tokens.exp().sum(-1))
         none = entropy.new_zeros(*entropy.shape, 0)
         ranked = torch.stack(ranks, -1) if ranks else none.long()

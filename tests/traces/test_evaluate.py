@@ -43,7 +43,7 @@ def test_an_answer_is_correct_if_its_last_number_is_the_key(thought):
     problem = draw_problems(seed=78, count=1)[0]
     right, wrong = (score(thought, [GsmProblem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
     assert (right.correct, wrong.correct) == (True, False)
-    assert last_number(right.said) == problem.answer
+    assert last_number(right.text) == problem.answer
 
 
 def test_a_question_longer_than_the_model_can_read_is_refused_before_anything_runs(model):

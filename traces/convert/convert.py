@@ -126,8 +126,8 @@ def own_base_tensors(
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes `out` at the end, or is deleted after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
-        folder = Path(made, out.name)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary, out.name)
         folder.mkdir()
         yield folder
         os.replace(folder, out)
@@ -193,7 +193,7 @@ def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
         raise CheckpointError(f"{folder}: about LoRA's alpha, {two}; settle on one")
     if not alphas:
         raise CheckpointError(
-            f"{folder}: no config beside the weights says LoRA's alpha, and no tensor can; "
+            f"{folder}: no config beside the weights gives LoRA's alpha, and no tensor can; "
             "give --alpha (32 for the published checkpoints)"
         )
     name, alpha = next(iter(alphas.items()))

@@ -51,19 +51,19 @@ def main(*runs: str) -> None:
         "Same accuracy, different causal story",
         "Top: the answer of a question (q.) that reads another question's thought. Middle: clean values of one layer "
         "and step written into the corrupted run; effect on the logit difference beyond an unrelated donor's, pooled, "
-        "1 is all the way; faint: not told apart from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
+        "1 is all the way; faint: not different from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
         f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
         "intermediate; dashed: hybrid answers by an unrelated donor; bars: 95% over clusters). Protocol latent_loop.",
         width=770,
     )
-    drawn = dress(alt.hconcat(*columns, spacing=30), title).to_dict()
-    (HERE / "stories.png").write_bytes(vl_convert.vegalite_to_png(drawn, ppi=PPI, scale=SCALE))
+    spec = dress(alt.hconcat(*columns, spacing=30), title).to_dict()
+    (HERE / "stories.png").write_bytes(vl_convert.vegalite_to_png(spec, ppi=PPI, scale=SCALE))
 
 
-def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
+def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
     """The shares of answers in each corner."""
     labels = {corner: f"{question} q., {thought} thought" for corner, (question, thought) in CORNERS.items()}
-    long = found.assign(corner=found["corner"].map(labels)).melt(
+    long = shares.assign(corner=shares["corner"].map(labels)).melt(
         ["corner"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
     )
     long["answer"] = long["answer"].str.removeprefix("answer_")
@@ -75,7 +75,7 @@ def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
             x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3)),
             color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
         )
-        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, sample_size(found), 13))
+        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, sample_size(shares), 13))
     )
 
 

@@ -116,11 +116,11 @@ def force_answer(
         logits = model.lm.lm_head.output.unflatten(1, (cells, -1))
         if decode:
             accepted = nnsight.save(accepted_prefix(logits[:, :, : trunk - opened + 1].argmax(-1), script.trunk))
-        found = forced_of(logits[:, :, picked].float(), script)
+        read_out = forced_of(logits[:, :, picked].float(), script)
         if measure is None:
-            forced = nnsight.save(Forced(found.at_start.clone(), found.at_read.clone(), found.logprobs))
+            forced = nnsight.save(Forced(read_out.at_start.clone(), read_out.at_read.clone(), read_out.logprobs))
         else:
-            for name, value in measure(found).items():
+            for name, value in measure(read_out).items():
                 measured[name] = nnsight.save(value)
         cache = model.lm.output.past_key_values
     after = LoopState(cache, state.seen, state.position + opened, state.latent)

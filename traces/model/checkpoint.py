@@ -121,7 +121,7 @@ def read_card(folder: Path) -> Card:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {CARD} in it, so it is not a CODI checkpoint folder")
     if not isinstance(values := read_json(path), dict):
-        raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, expected an object")
+        raise CheckpointError(f"{path}: is a JSON {type(values).__name__}, expected an object")
     version = values.pop("version", 1)
     if type(version) is not int or version not in (1, VERSION):
         raise CheckpointError(

@@ -254,7 +254,7 @@ def test_a_base_of_another_size_or_family_is_refused(state, gpt2, tmp_path):
 
 
 def test_alpha_is_never_guessed(state, gpt2, tmp_path):
-    assert "no config beside the weights says LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
+    assert "no config beside the weights gives LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
     beside = tmp_path / "codi" / "config.json"
     for text, sentence in (
         ('{"lora_alpha": 32}', "about LoRA's alpha, --alpha says 16 and config.json says 32; settle on one"),
