@@ -104,9 +104,8 @@ def initial_parts(base: LlamaForCausalLM, settings: Codi) -> CodiParts:
     scale = rows.pow(2).mean().sqrt().item()
     bot, eot = (torch.randn(rows.shape[1]) * scale for _ in range(2))
     project = new_projection(rows.shape[1], settings.prj_dim)
-    nn.init.constant_(
-        cast(nn.LayerNorm, project[-1]).weight, scale
-    )  # else latents are ten times as large as token embeddings
+    # Without this, latents are ten times as large as token embeddings.
+    nn.init.constant_(cast(nn.LayerNorm, project[-1]).weight, scale)
     return CodiParts(adapted, project, bot, eot)
 
 
