@@ -179,7 +179,7 @@ def test_a_checkpoints_tensors_are_read_or_refused_with_a_checkpoint_error(check
         return outcome(lambda: read_projection(folder, 32), CheckpointError, about=path)
 
     try:
-        of_both(fuzz("thought.safetensors", mutated_safetensors(files[TENSORS]), read, 500))
+        of_both(fuzz("codi.safetensors", mutated_safetensors(files[TENSORS]), read, 500))
     finally:
         path.write_bytes(files[TENSORS])
 
