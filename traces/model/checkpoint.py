@@ -25,6 +25,7 @@ from torch import Tensor, nn
 DTYPES = ("float32", "bfloat16", "float16")
 CARD, ADAPTER, TENSORS = "codi.json", "adapter", "codi.safetensors"
 VERSION, VERSION_1_TENSORS = 2, "thought.safetensors"
+SHIPPED = Path(__file__).parents[1] / "embedded"  # thought and bypass, over one base
 
 
 class CheckpointError(ValueError):
@@ -214,3 +215,9 @@ def fingerprint(folder: Path) -> str:
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint: `name` itself if it exists, else the shipped checkpoint of that name."""
+    shipped = SHIPPED / name
+    return shipped if not Path(name).exists() and (shipped / CARD).is_file() else Path(name)

@@ -18,6 +18,7 @@ from codi_tracing.traces.model.checkpoint import (
     Card,
     CheckpointError,
     base_location,
+    find_checkpoint,
     read_card,
     read_projection,
     read_tensors,
@@ -45,7 +46,7 @@ def load_codi(
     folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None,
     *, adapted: bool = True,
 ) -> CodiModel:  # fmt: skip
-    """Load a checkpoint folder: base, adapter, projection, special vectors; all of it, or a `CheckpointError`.
+    """Load a checkpoint folder, or a shipped one by name: base, adapter, projection, special vectors; all of it, or a `CheckpointError`.
 
     `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`. With `remote` (True, an address, or a config's
     record) an NDIF deployment runs the model: no weights are loaded here, projection, BoT and EoT travel with each job,
@@ -53,7 +54,7 @@ def load_codi(
     `adapted`, a deployment runs the base without the adapter, as a control.
     """
     deployment = as_remote(remote)
-    folder = Path(folder)
+    folder = find_checkpoint(folder)
     card = read_card(folder)
     base = base_location(folder, card)
     if not (folder / ADAPTER / "adapter_config.json").is_file():
