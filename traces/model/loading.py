@@ -46,7 +46,7 @@ def load_codi(
     folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None,
     *, adapted: bool = True,
 ) -> CodiModel:  # fmt: skip
-    """Load a checkpoint folder, or a shipped one by name: base, adapter, projection, special vectors; all of it, or a `CheckpointError`.
+    """Load a checkpoint folder, or a shipped checkpoint by name, completely; otherwise raise a `CheckpointError`.
 
     `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`. With `remote` (True, an address, or a config's
     record) an NDIF deployment runs the model: no weights are loaded here, projection, BoT and EoT travel with each job,
