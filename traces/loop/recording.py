@@ -38,7 +38,7 @@ def record(
         return model.activation(block, "resid")[:, 0].clone()
 
     prefix = torch.tensor([answer_ids(model)] * len(questions))
-    order = (latent, *(partial(without_result, edit) for edit in edits), resid)
+    order: tuple[BlockEdit, ...] = (latent, *(partial(without_result, edit) for edit in edits), resid)
     done = run(model, rows, prefix, edits=order, max_new_tokens=max_new_tokens, remote=remote)
     recorded = torch.stack(done.saved.steps, 1).unflatten(1, (model.n_latents, 1 + model.n_layers))
     answers = texts(model, done.tokens)[0] if done.tokens is not None else []

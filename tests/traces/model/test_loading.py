@@ -1,5 +1,6 @@
 """A checkpoint loads completely, or is refused in one sentence."""
 
+import json
 import shutil
 
 import pytest
@@ -51,7 +52,9 @@ def test_an_unknown_dtype_is_refused(folder):
 
 def test_a_base_with_its_own_code_is_refused_without_asking_at_the_keyboard(folder, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the keyboard"))
-    edit_json(folder / "base" / "config.json", model_type="own", auto_map={"AutoConfig": "code.Config"})
+    path = folder / "base" / "config.json"
+    own_code = {"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own_code))
     with pytest.raises(CheckpointError, match="custom code"):
         load_codi(folder, device="cpu")
 
