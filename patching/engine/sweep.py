@@ -21,7 +21,8 @@ from codi_tracing.configs.schema import Remote
 from codi_tracing.patching.answer_metrics import LENS_METRICS
 from codi_tracing.patching.engine.batch import Batch, Pace, Plan, Running, run_batch, start_cells
 from codi_tracing.patching.engine.means import record_means
-from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, shape_of, steps_of, work_of
+from codi_tracing.patching.engine.model_size import size_of_model
+from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, steps_of, work_of
 from codi_tracing.patching.engine.table_rows import in_order
 from codi_tracing.patching.interventions.cells import (
     PROTOCOLS,
@@ -198,7 +199,7 @@ def sizes_for(
     """How many cells of how many pairs run at once: by what the pairs and the cells are, not by the machine."""
     opening = len(opening_ids(model))
     work = work_of(model, ready, cells, plan.unpatched, [*plan.metrics], plan.max_new_tokens, opening)
-    return choose(shape_of(model.lm.config, model.dtype.itemsize), work, memory, **given)
+    return choose(size_of_model(model), work, memory, **given)
 
 
 def check_sendable(place: Remote | None, knockouts: Sequence[Edge]) -> None:
