@@ -387,8 +387,8 @@ def test_the_command_prints_the_report_of_a_refusal_too(codi, gpt2, state):
     [
         (["nowhere/at/all"], "nowhere/at/all: no such file or folder"),
         (["zen-E/CODI-gpt2"], "fetch it once while online: hf download zen-E/CODI-gpt2"),
-        ([".", "--alpha", "0"], "--alpha is 0, wanted a number above 0"),
-        ([".", "--alpha", "inf"], "--alpha is inf, wanted a number above 0"),
+        ([".", "--alpha", "0"], "--alpha is 0, expected a number above 0"),
+        ([".", "--alpha", "inf"], "--alpha is inf, expected a number above 0"),
     ],
 )
 def test_bad_input_at_the_command_line_is_one_sentence(codi, gpt2, words, sentence):
