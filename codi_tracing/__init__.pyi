@@ -120,7 +120,7 @@ from .patching.pairs.pair import load_pairs as load_pairs
 from .traces.lens import ask as ask
 from .traces.lens import attention_of as attention_of
 from .traces.lens import logit_lens as logit_lens
-from .traces.loop.thought import record as record
+from .traces.loop.recording import record as record
 from .traces.model.checkpoint import CheckpointError as CheckpointError
 from .traces.model.codi_model import CodiModel as CodiModel
 from .traces.model.loading import load_codi as load_codi

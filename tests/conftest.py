@@ -16,7 +16,7 @@ def write_random_checkpoint(
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
+    from codi_tracing.traces.model.checkpoint import Card, new_projection, write_checkpoint
     from codi_tracing.traces.model.families import FAMILIES
     from codi_tracing.traces.training.word_problems import build_tokenizer
     from tests.support.upstream import random_base
@@ -33,7 +33,7 @@ def write_random_checkpoint(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     card = Card(base="base", n_latents=n_latents)
-    write_checkpoint(folder, adapted, projection(32, 48), torch.randn(32), torch.randn(32), card)
+    write_checkpoint(folder, adapted, new_projection(32, 48), torch.randn(32), torch.randn(32), card)
     return folder
 
 
@@ -62,9 +62,9 @@ def both(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def problems():
     """Word problems of different lengths."""
-    from codi_tracing.traces.training.word_problems import fresh
+    from codi_tracing.traces.training.word_problems import draw_problems
 
-    return fresh(seed=5, count=6)
+    return draw_problems(seed=5, count=6)
 
 
 @pytest.fixture(scope="session")

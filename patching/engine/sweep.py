@@ -41,7 +41,7 @@ from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import opening_ids, positions_needed
 from codi_tracing.traces.model.codi_model import CodiModel
-from codi_tracing.traces.remote.session import LOCAL, place_of
+from codi_tracing.traces.remote.session import LOCAL, deployment_of
 
 
 class Due(NamedTuple):
@@ -142,7 +142,9 @@ def sweep_cells(
         raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
     for knockout in always:
         check_edge(model, knockout)
-    check_sendable(place_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)])
+    check_sendable(
+        deployment_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)]
+    )
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     everyone = everyone or ready
@@ -167,7 +169,7 @@ def sweep_cells(
     donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, draws), among)
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
     due = [Due(place, len(divided), len(ready), len(cells), sizes) for place in range(len(divided))]
-    place, begun, found = place_of(model, remote), dict[int, Running](), list[Batch]()
+    place, begun, found = deployment_of(model, remote), dict[int, Running](), list[Batch]()
     ahead = 0 if place is None or place.host == LOCAL or model.ledger is not None else place.jobs
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for now, (batch, drawn) in enumerate(divided):

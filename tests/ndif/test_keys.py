@@ -59,7 +59,7 @@ def test_which_models_are_served_is_told_without_a_key(server_with_keys: Server)
 def test_ours_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
     server_with_keys: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codi_tracing.traces.loop.thought import record
+    from codi_tracing.traces.loop.recording import record
     from codi_tracing.traces.model.loading import load_codi
     from codi_tracing.traces.remote.ndif import DeploymentError
 

@@ -25,12 +25,12 @@ from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_rec
 from codi_tracing.traces.gsm8k import DataError, read_problems
 from codi_tracing.traces.model.checkpoint import (
     CARD,
-    THOUGHT,
+    TENSORS,
     CheckpointError,
     base_location,
     read_card,
+    read_projection,
     read_tensors,
-    read_thought,
 )
 from tests.analysis.report.test_write import make_run
 from tests.analysis.statistics.test_verdict import experiment
@@ -170,17 +170,17 @@ def test_a_checkpoints_card_is_read_or_refused_with_a_checkpoint_error(checkpoin
 
 def test_a_checkpoints_tensors_are_read_or_refused_with_a_checkpoint_error(checkpoint):
     folder, files = checkpoint
-    path = folder / THOUGHT
+    path = folder / TENSORS
 
     def read(data):
         path.write_bytes(data)
         outcome(lambda: read_tensors(path), CheckpointError, about=path)
-        return outcome(lambda: read_thought(folder, 32), CheckpointError, about=path)
+        return outcome(lambda: read_projection(folder, 32), CheckpointError, about=path)
 
     try:
-        of_both(fuzz("thought.safetensors", mutated_safetensors(files[THOUGHT]), read, 500))
+        of_both(fuzz("codi.safetensors", mutated_safetensors(files[TENSORS]), read, 500))
     finally:
-        path.write_bytes(files[THOUGHT])
+        path.write_bytes(files[TENSORS])
 
 
 def test_a_whole_checkpoint_loads_or_is_refused_with_a_checkpoint_error(checkpoint):
