@@ -73,7 +73,7 @@ Start here:
   codi report runs/tiny               its figures and report again
 
 A run that was interrupted, or killed, goes on when the same command is given
-again; codi run --shard 2/8 runs one of eight slices, codi merge joins them.
+again; codi run --shard 2/8 runs one of eight shards, codi merge joins them.
 
 \b
 With your own pairs and model:

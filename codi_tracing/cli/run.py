@@ -37,7 +37,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices, into a folder of its own.")
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N shards, into a folder of its own.")
     ] = None,
 ) -> None:
     """Run an experiment, or go on with it where it was cut short, and report on it.
@@ -52,26 +52,26 @@ def run(
     settings = load_config(
         config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
     )
-    part = None if shard is None else slice_of(shard)
+    chosen = None if shard is None else shard_of(shard)
     from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
 
     folder = settings.out or Path("runs", settings.name)
-    if part is not None and out is None:
-        folder = folder.with_name(f"{folder.name}.{part[0]}-of-{part[1]}")
+    if chosen is not None and out is None:
+        folder = folder.with_name(f"{folder.name}.{chosen[0]}-of-{chosen[1]}")
     before = modified(folder / "manifest.json")
     try:
-        run_experiment(settings, folder, force=force, fresh=fresh, part=part)
+        run_experiment(settings, folder, force=force, fresh=fresh, shard=chosen)
     except InvariantError as error:
         stop(str(error), FAILED)
     if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
-    if part is None:
+    if chosen is None:
         print_conclusions(folder, write_report(folder, progress=pair_bar))
         if settings.tracking is not None:
             tell_tracking(folder, **settings.tracking.model_dump())
     else:
-        typer.echo(f"slice {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
+        typer.echo(f"shard {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
 
 
 @app.command()
@@ -79,7 +79,7 @@ def plan(
     config: Config,
     checkpoint: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Patch only the first so many usable pairs.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N shards.")] = None,
     pairs: Annotated[int | None, typer.Option(help="Count so many pairs, not the file's.")] = None,
     tokens: Annotated[int | None, typer.Option(help="A question's length, not the file's.")] = None,
     shape: Annotated[str | None, typer.Option(help="A model's sizes by name, as llama-3.3-70b.")] = None,
@@ -96,7 +96,7 @@ def plan(
     from codi_tracing.configs.schema import RunConfig
 
     settings = load_config(config, RunConfig, checkpoint=here(checkpoint), pairs__limit=limit)
-    part = None if shard is None else slice_of(shard)
+    chosen = None if shard is None else shard_of(shard)
     for option, number in (("--pairs", pairs), ("--tokens", tokens)):
         if number is not None and not 1 <= number <= 1_000_000:
             raise ValueError(f"{option} is {number}, wanted 1 to 1000000")
@@ -114,7 +114,7 @@ def plan(
         time_rows,
     )
 
-    found = plan_run(settings, at_hand(settings, pairs, tokens, shape), part)
+    found = plan_run(settings, at_hand(settings, pairs, tokens, shape), chosen)
     if as_json:
         typer.echo(json.dumps(as_record(found, tflops), indent=2, ensure_ascii=False))
         return
@@ -137,7 +137,7 @@ def tell_tracking(folder: Path, wandb: str, project: str, name: str | None) -> N
         typer.echo(f"codi: tracking: {said}; the run itself is whole", err=True)
 
 
-def slice_of(text: str) -> tuple[int, int]:
+def shard_of(text: str) -> tuple[int, int]:
     """The two numbers of --shard."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count) <= 100_000):
@@ -147,16 +147,16 @@ def slice_of(text: str) -> tuple[int, int]:
 
 @app.command()
 def merge(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="All slices of one run, in any order.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="All shards of one run, in any order.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
 ) -> None:
-    """Join the slices that `codi run --shard` wrote, and report: the very table of the run in one piece.
+    """Merge the shards that `codi run --shard` wrote, and report: the very table of the run in one piece.
 
-    No model is needed. Slices of other runs, slices named twice and missing ones are refused.
+    No model is needed. Shards of other runs, shards named twice and missing ones are refused.
     """
-    from codi_tracing.patching.runs.assemble import merge_slices
+    from codi_tracing.patching.runs.assemble import merge_shards
 
-    folder = merge_slices(runs, out)
+    folder = merge_shards(runs, out)
     from codi_tracing.analysis.report.write import write_report
 
     print_conclusions(folder, write_report(folder, progress=pair_bar))

@@ -24,7 +24,7 @@ from codi_tracing.patching.engine.partition import (
     work_of,
 )
 from codi_tracing.patching.interventions.cells import Cell, check_cells, check_single_pass, make_cells, readable
-from codi_tracing.patching.interventions.sites import Site, first_step, single_places
+from codi_tracing.patching.interventions.sites import Site, first_step, single_sites
 from codi_tracing.patching.interventions.sources import RUNS, Value, other
 from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
@@ -42,7 +42,7 @@ from codi_tracing.patching.plan.cost import (
     products_of,
 )
 from codi_tracing.patching.plan.inputs import AtHand, stand_in
-from codi_tracing.patching.runs.recipes import RECIPES, check_slices, estimated_at_once, most_matches
+from codi_tracing.patching.runs.recipes import RECIPES, check_shardable, estimated_at_once, most_matches
 
 INTERMEDIATES, CORNERS = 3, 4  # of stand-in questions: chains of four steps; matched donors' 2×2
 
@@ -63,7 +63,7 @@ class Planned(NamedTuple):
     name: str
     pairs: int
     cells_per_pair: int
-    batches: int  # of the slice that is planned
+    batches: int  # of the shard that is planned
     of_batches: int  # of the whole run
     sizes: Sizes
     forwards: int
@@ -83,11 +83,11 @@ class Candidates(NamedTuple):
 
 
 class Counting(NamedTuple):
-    """Carries out a recipe by counting; see `codi_tracing.patching.runs.recipes.Doer`."""
+    """Carries out a recipe by counting; see `codi_tracing.patching.runs.recipes.Executor`."""
 
     known: AtHand
     config: RunConfig
-    part: tuple[int, int]
+    shard: tuple[int, int]
     lora_apart: bool
     said: list[str]
 
@@ -98,7 +98,7 @@ class Counting(NamedTuple):
     def sweep(
         self,
         cells: Sequence[Cell],
-        found: Candidates | None = None,
+        matched: Candidates | None = None,
         metrics: Sequence[str] = (),
         step_metrics: Sequence[str] = (),
         protocol: str = "latent_loop",
@@ -108,7 +108,7 @@ class Counting(NamedTuple):
         check_cells(model, cells)
         if protocol == "single_pass":
             check_single_pass(cells, metrics, step_metrics, ())
-        ready, donors = found or Candidates(self.known.ready, self.known.donors)
+        ready, donors = matched or Candidates(self.known.ready, self.known.donors)
         check_length(model, ready, steps_of(model, cells))
         unpatched = len(RUNS) - 1 + draws_of(cells)
         work = work_of(model, ready, cells, unpatched, metrics, config.max_new_tokens, model.opening)
@@ -117,7 +117,7 @@ class Counting(NamedTuple):
         jobs = self.jobs(cells, sizes, unpatched)
         means = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
         divided = list(batches(ready, donors, sizes.pairs_per_batch))
-        mine = divided[self.part[0] - 1 :: self.part[1]]
+        mine = divided[self.shard[0] - 1 :: self.shard[1]]
         alike = Counter(layout_of(batch, unpatched, reads, model.opening) for batch, _ in mine)
         found_donors = Counter(len(drawn) for _, of_batch in mine for drawn in of_batch)
         rows = sum(count * rows_of(model, cells, had, reads) for had, count in found_donors.items())
@@ -130,7 +130,7 @@ class Counting(NamedTuple):
             sent = sent.plus(bytes_sent(model, layout, blocks, means), count)
             returned = returned.plus(bytes_returned(layout, blocks, reads), count)
         return Planned(
-            protocol if found is None else "matched donors", len(ready), len(cells), len(mine), len(divided), sizes,
+            protocol if matched is None else "matched donors", len(ready), len(cells), len(mine), len(divided), sizes,
             forwards, decoding, products, rows, len(mine) * len(jobs), sent, returned,
         )  # fmt: skip
 
@@ -164,7 +164,7 @@ class Counting(NamedTuple):
     def estimates(self) -> Planned:
         """Gradients of every single place: one forward and one backward of a batch."""
         model, config, known = self.model, self.config, self.known
-        cells = make_cells(single_places(model, config.kinds), [other], config.directions)
+        cells = make_cells(single_sites(model, config.kinds), [other], config.directions)
         divided = list(batches(known.ready, [()] * len(known.ready), estimated_at_once(config)))
         reads, both, products = Reads((), (), "latent_loop", 0), Block(0, (2,) * model.n_latents), Products()
         sent, returned = Bytes(), Bytes()
@@ -186,7 +186,7 @@ class Counting(NamedTuple):
 
     def largest(self, estimates: Planned) -> list[Site]:
         """As many places as are verified, those that take the most steps."""
-        places = sorted(single_places(self.model, self.config.kinds), key=lambda site: first_step(self.model, site))
+        places = sorted(single_sites(self.model, self.config.kinds), key=lambda site: first_step(self.model, site))
         self.said.append(
             "which places are verified depends on the estimates; those that take the most steps are counted"
         )
@@ -198,7 +198,7 @@ class Plan(NamedTuple):
 
     config: RunConfig
     known: AtHand
-    part: tuple[int, int]
+    shard: tuple[int, int]
     sweeps: list[Planned]
     said: list[str]
 
@@ -216,16 +216,16 @@ class Plan(NamedTuple):
         return max(sweep.sizes.gib or 0.0 for sweep in self.sweeps)
 
 
-def plan_run(config: RunConfig, known: AtHand, part: tuple[int, int] | None = None) -> Plan:
-    """Count the sweeps of a config's experiment, or of one slice (i, n) of it."""
-    check_slices(config, part)
+def plan_run(config: RunConfig, known: AtHand, shard: tuple[int, int] | None = None) -> Plan:
+    """Count the sweeps of a config's experiment, or of one shard (i, n) of it."""
+    check_shardable(config, shard)
     said = [*known.said]
-    counting = Counting(known, config, part or (1, 1), not config.merge_lora or config.remote is not None, said)
+    counting = Counting(known, config, shard or (1, 1), not config.merge_lora or config.remote is not None, said)
     sweeps = RECIPES[config.experiment](counting)
     if config.reinitialised:
         blank = counting._replace(lora_apart=True, said=[])
         sweeps += [sweep._replace(name=f"{sweep.name}, reinitialised") for sweep in RECIPES[config.experiment](blank)]
-    return Plan(config, known, part or (1, 1), sweeps, said)
+    return Plan(config, known, shard or (1, 1), sweeps, said)
 
 
 def rows_of(model: Anatomy, cells: Sequence[Cell], donors: int, reads: Reads) -> int:

@@ -110,8 +110,8 @@ def assumptions(plan: Plan) -> list[str]:
         f"a FLOP is an addition or a multiplication of a matrix product, those of padding and masks too; {whose}",
         "loading, the checks before the sweep, means, what a filter asks, norms, softmax and metrics are not counted",
     ]
-    if plan.part[1] > 1:
-        said.append(f"of slice {plan.part[0]} of {plan.part[1]} its batches are counted; pairs are the whole run's")
+    if plan.shard[1] > 1:
+        said.append(f"of shard {plan.shard[0]} of {plan.shard[1]} its batches are counted; pairs are the whole run's")
     if config.reinitialised:
         said.append("the model before training is loaded beside the model, with LoRA apart")
     jobs, most = "a batch of pairs is one job", config.remote.cells_per_job if config.remote else None
@@ -146,7 +146,7 @@ def as_record(plan: Plan, tflops: float | None) -> dict[str, Any]:
     return {
         "name": plan.config.name,
         "experiment": plan.config.experiment,
-        "slice": f"{plan.part[0]}/{plan.part[1]}",
+        "shard": f"{plan.shard[0]}/{plan.shard[1]}",
         "model": {"sizes_of": plan.known.named, **plan.known.model._asdict()},
         "sweeps": sweeps,
         "products": total(plan.products),

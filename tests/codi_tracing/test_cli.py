@@ -273,18 +273,18 @@ def small_run(folder, checkpoint, pairs):
     return "small.toml"
 
 
-def test_slices_are_run_into_folders_of_their_own_and_merged(codi, tmp_path, random_checkpoint, pairs_file):
+def test_shards_are_run_into_folders_of_their_own_and_merged(codi, tmp_path, random_checkpoint, pairs_file):
     config = small_run(tmp_path, random_checkpoint, pairs_file)
     for part in ("1/2", "2/2"):
         done = codi("run", config, "--shard", part)
         assert done.exit_code == 0
         folder = f"runs/small.{part.replace('/', '-of-')}"
-        assert done.stdout == f"slice {part} is in {folder}; when all are there: codi merge RUN… --out DIR\n"
+        assert done.stdout == f"shard {part} is in {folder}; when all are there: codi merge RUN… --out DIR\n"
     assert "holds this very run, finished" in codi("run", config, "--shard", "2/2").stderr
     told = refused(codi("report", "runs/small.1-of-2"))
-    assert told.endswith("is slice 1/2 of a run and has no table; join the slices: codi merge RUN… --out DIR")
+    assert told.endswith("is shard 1/2 of a run and has no table; merge the shards: codi merge RUN… --out DIR")
     told = refused(codi("merge", "runs/small.1-of-2", "--out", "runs/all"))
-    assert told == "codi: slice 2/2 is missing; run it: codi run CONFIG --shard 2/2"
+    assert told == "codi: shard 2/2 is missing; run it: codi run CONFIG --shard 2/2"
     merged = codi("merge", "runs/small.1-of-2", "runs/small.2-of-2", "--out", "runs/all")
     assert merged.exit_code == 0, merged.output
     assert "Report: runs/all/report.html" in merged.stdout
@@ -294,7 +294,7 @@ def test_slices_are_run_into_folders_of_their_own_and_merged(codi, tmp_path, ran
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", "1/0", "1/1000000"])
-def test_a_slice_that_is_none_is_one_sentence(codi, tmp_path, random_checkpoint, pairs_file, part):
+def test_an_invalid_shard_is_refused_in_one_sentence(codi, tmp_path, random_checkpoint, pairs_file, part):
     config = small_run(tmp_path, random_checkpoint, pairs_file)
     told = refused(codi("run", config, f"--shard={part}"))
     assert told == f"codi: --shard is {part!r}, wanted i/n with i from 1 to n, as 2/8"

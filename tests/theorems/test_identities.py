@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.engine.visibility import with_sight
 from codi_tracing.patching.engine.writes import edits_of
-from codi_tracing.patching.interventions.cells import Cell, Write, knockout_cells, make_cells
+from codi_tracing.patching.interventions.cells import Cell, CellWrite, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import (
     BOT,
@@ -281,8 +281,8 @@ def composed(model, contrasts, donor, writes, always=()) -> Alone:
     hosts = [0, 1, *(host for host, _ in writes)]
     rows = encode(model, questions, hosts)
     planned = [
-        Write(cell, host, 1 - host, site, freeze)
-        for cell, (host, sites) in enumerate(writes, 2)
+        CellWrite(run, host, 1 - host, Cell("denoising", other, site, freeze))
+        for run, (host, sites) in enumerate(writes, 2)
         for site, freeze in sites
     ]
     forced = torch.tensor([ready.forced for ready in contrasts.ready])

@@ -11,7 +11,7 @@ from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
 from codi_tracing.patching.engine.attribution import KINDS, METRIC, attribute, to_verify
 from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import INSIDE, Site, single_places
+from codi_tracing.patching.interventions.sites import INSIDE, Site, single_sites
 from codi_tracing.patching.interventions.sources import other
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
@@ -78,7 +78,7 @@ def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pair
     (ready,) = tokenize_pairs(both, pairs[1:2])[0]
     table = attribute(both, [ready], [kind], [direction])
     runs = runs_of(both, ready, direction)
-    sites = single_places(both, [kind])
+    sites = single_sites(both, [kind])
     sizes = []
     for site in sites[:: {"latent": 1, "head": 7}.get(kind, 2)]:
         above, below = (exact_change(both, ready, site, share, *runs) for share in (1e-3, -1e-3))
@@ -93,7 +93,7 @@ def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
     (ready,) = tokenize_pairs(both, pairs[:1])[0]
     table = attribute(both, [ready], [kind], ["noising"])
     runs = runs_of(both, ready, "noising")
-    site = max(single_places(both, [kind]), key=lambda place: abs(estimated_change(table, ready, place, "noising")))
+    site = max(single_sites(both, [kind]), key=lambda place: abs(estimated_change(table, ready, place, "noising")))
     slope = estimated_change(table, ready, site, "noising")
     errors = [exact_change(both, ready, site, share, *runs) - share * slope for share in (0.04, 0.02)]
     assert errors[0] == pytest.approx(4 * errors[1], rel=0.1)
@@ -129,7 +129,7 @@ def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
 def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, pairs):
     ready = tokenize_pairs(both, pairs[:4])[0]
     estimates = attribute(both, ready)
-    exact = sweep(both, pairs[:4], single_places(both, KINDS), [other], metrics=["logit_difference"])
+    exact = sweep(both, pairs[:4], single_sites(both, KINDS), [other], metrics=["logit_difference"])
     pd.testing.assert_frame_equal(estimates[PLACE], exact[PLACE])
     for side in ("clean", "corrupted"):
         assert (estimates[side] - exact[side]).abs().max() < 1e-5
@@ -210,7 +210,7 @@ def test_the_chosen_places_can_be_swept_exactly(model, pairs):
 
 def test_choosing_nothing_or_from_no_estimates_is_refused():
     table = estimates_of([0.1])
-    with pytest.raises(ValueError, match="top 0 chooses no place; use 1 or more"):
+    with pytest.raises(ValueError, match="top 0 chooses no site; use 1 or more"):
         to_verify(table, 0, seed=0)
     with pytest.raises(ValueError, match="no rows of metric 'logit_difference_estimate'"):
         to_verify(table.assign(metric="logit_difference"), 1, seed=0)

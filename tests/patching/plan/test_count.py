@@ -60,8 +60,8 @@ def config(experiment="sweep", folder=SHIPPED, limit=3, file=PAIRS, **others) ->
     return RunConfig(name="planned", checkpoint=folder, pairs=pairs, experiment=experiment, device="cpu", **others)
 
 
-def planned(settings: RunConfig, part=None, **given):
-    return plan_run(settings, at_hand(settings, **given), part)
+def planned(settings: RunConfig, shard=None, **given):
+    return plan_run(settings, at_hand(settings, **given), shard)
 
 
 def recorded(sweep) -> dict:
@@ -270,7 +270,7 @@ def test_the_largest_request_is_what_is_sent_at_most():
     assert costs.LARGEST == deployment.LARGEST
 
 
-def test_slices_add_up_to_the_run():
+def test_shards_add_up_to_the_run():
     settings = config(limit=None, pairs_per_batch=7)
     whole, parts = planned(settings), [planned(settings, (i, 3)) for i in (1, 2, 3)]
     for number in ("batches", "forwards", "rows", "jobs"):
@@ -359,6 +359,6 @@ def test_each_bad_input_is_one_sentence(words, sentence, codi):
     assert sentence in line
 
 
-def test_a_training_and_slices_of_gradients_are_not_planned(codi):
+def test_a_training_and_shards_of_gradients_are_not_planned(codi):
     assert "wanted one for `codi run`" in codi(ROOT / "configs/train_base.toml").stderr
-    assert "cannot be run in slices" in codi(ROOT / "configs/attribution.toml", "--shard", "1/2").stderr
+    assert "cannot be run in shards" in codi(ROOT / "configs/attribution.toml", "--shard", "1/2").stderr
