@@ -32,12 +32,13 @@ from torch import Tensor
 
 from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import empty_table
+from codi_tracing.configs.vocabulary import DIRECTIONS, GRID_KINDS
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec, BatchStore, MemoryStore, run_batches
 from codi_tracing.patching.engine.partition import Sizes, batches
 from codi_tracing.patching.engine.table_rows import in_order, rows_of, with_order
 from codi_tracing.patching.interventions.cells import Cell, make_cells
-from codi_tracing.patching.interventions.sites import INSIDE, Site, single_sites
-from codi_tracing.patching.interventions.sources import HOSTS, RUNS, other
+from codi_tracing.patching.interventions.sites import Site, single_sites
+from codi_tracing.patching.interventions.sources import RUNS, other
 from codi_tracing.patching.metrics import Reading, logit_difference
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.answer import Forced
@@ -47,15 +48,14 @@ from codi_tracing.traces.loop.tokens import encode
 from codi_tracing.traces.model.codi_model import CodiModel
 
 METRIC = "logit_difference_estimate"
-KINDS = ("latent", *INSIDE, "kv")
 Activations = dict[str, list[tuple[Tensor, ...]]]  # kind -> by step, then layer; a cache entry is (keys, values)
 
 
 def attribute(
     model: CodiModel,
     ready: Sequence[TokenizedPair],
-    kinds: Sequence[str] = KINDS,
-    directions: Sequence[str] = tuple(HOSTS),
+    kinds: Sequence[str] = GRID_KINDS,
+    directions: Sequence[str] = tuple(DIRECTIONS),
     *,
     pairs_per_batch: int = 8,
     remote: bool | str | None = None,
@@ -66,8 +66,8 @@ def attribute(
     `patched` is the estimated logit difference, `clean` and `corrupted` are exact; the metric is named
     `logit_difference_estimate`, so that estimates and measurements can share a table.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"site {unknown[0]!r} has no estimate; use {', '.join(KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in GRID_KINDS]:
+        raise ValueError(f"site {unknown[0]!r} has no estimate; use {', '.join(GRID_KINDS)}")
     if not ready or not kinds or not directions:
         counts = f"{len(ready)} usable pairs, {len(kinds)} kinds of site and {len(directions)} directions"
         raise ValueError(f"nothing to estimate: {counts}")

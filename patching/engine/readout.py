@@ -33,15 +33,15 @@ class Readout(NamedTuple):
     of_edits: tuple[str, ...]
 
 
-def reading(readout: Readout, logits: Tensor, said: Tensor | None = None) -> Reading:
+def reading(readout: Readout, logits: Tensor, scores: Tensor | None = None) -> Reading:
     """What metrics get: logits `[pair, run, vocab]`, and log-probabilities of whole answers `[branch, pair, run]`."""
     first, clean, corrupted = readout.unpatched, logits[:, 0:1], logits[:, 1:2]
     patched = logits[:, first:]
     hosts = readout.hosts[: patched.shape[1]]  # at a latent step, the last cells may not have begun
     both = Reading(patched, hosts, clean, corrupted, readout.clean_token, readout.corrupted_token)
-    if said is None or said.ndim < 3:
+    if scores is None or scores.ndim < 3:
         return both
-    scores = said.permute(1, 2, 0)
+    scores = scores.permute(1, 2, 0)
     return replace(both, said=scores[:, first:], clean_said=scores[:, 0:1], corrupted_said=scores[:, 1:2])
 
 

@@ -17,23 +17,17 @@ from tqdm import tqdm
 
 from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import Remote
+from codi_tracing.configs.vocabulary import DIRECTIONS, PROTOCOLS
 from codi_tracing.patching.answer_metrics import LENS_METRICS
 from codi_tracing.patching.engine.batch import ForwardSize, StartedBatch, SweepSettings, run_batch, start_cells
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec, BatchStore, MemoryStore, run_batches
 from codi_tracing.patching.engine.means import record_means
 from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, shape_of, steps_of, work_of
 from codi_tracing.patching.engine.table_rows import in_order
-from codi_tracing.patching.interventions.cells import (
-    PROTOCOLS,
-    Cell,
-    check_cells,
-    check_single_pass,
-    make_cells,
-    readable,
-)
+from codi_tracing.patching.interventions.cells import Cell, check_cells, check_single_pass, make_cells, readable
 from codi_tracing.patching.interventions.edges import Edge, check_edge
 from codi_tracing.patching.interventions.sites import Site, layerwise
-from codi_tracing.patching.interventions.sources import HOSTS, Value, other, unrelated
+from codi_tracing.patching.interventions.sources import Value, other, unrelated
 from codi_tracing.patching.metrics import DEFAULT_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
@@ -48,7 +42,7 @@ def sweep(
     pairs: Sequence[Pair],
     sites: Sequence[Site] | None = None,
     sources: Sequence[Callable[[str], str] | Value] = (other, unrelated),
-    directions: Sequence[str] = tuple(HOSTS),
+    directions: Sequence[str] = tuple(DIRECTIONS),
     metrics: Sequence[Any] = DEFAULT_METRICS,
     freeze: Sequence[str] = (),
     draws: int = 1,

@@ -19,10 +19,10 @@ Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, cor
 
 
 def read_answers(
-    batch: Sequence[TokenizedPair], said: list[list[str]], metrics: Sequence[str], unpatched: int
+    batch: Sequence[TokenizedPair], decoded: list[list[str]], metrics: Sequence[str], unpatched: int
 ) -> Values:
-    """Answer metrics of the decoded texts `said[cell][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
-    numbers = np.array([[last_number(text) for text in cell] for cell in said])  # [cell, pair]
+    """Answer metrics of the decoded texts `decoded[run][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
+    numbers = np.array([[last_number(text) for text in cell] for cell in decoded])  # [run, pair]
     patched = numbers[unpatched:]
     runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
     return {

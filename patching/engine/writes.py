@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS
 from codi_tracing.patching.engine.visibility import entries_from, exchanges_entries
 from codi_tracing.patching.interventions.cells import CellWrite
-from codi_tracing.patching.interventions.sites import INSIDE, first_step
+from codi_tracing.patching.interventions.sites import first_step
 from codi_tracing.patching.interventions.sources import Values
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.single_pass import step_view
@@ -75,7 +76,7 @@ def edits_of(
     norms: EditNorms | None = None,
 ) -> Edits:
     """What is written during the latent steps; `norms` counts every edit but exchanged questions and BoTs."""
-    inside = by_site(model, writes, INSIDE)
+    inside = by_site(model, writes, BLOCK_KINDS)
     latents = by_site(model, writes, ("latent",))
     entries = by_site(model, [w for w in writes if w.cell.site.layer is not None], ("kv",))
     frozen = frozen_latents(model, writes)
@@ -235,5 +236,5 @@ def single_pass_edits(
 ) -> Edits:
     """The same for the single pass, each run of `length` tokens, the first of them pads in place of the thought."""
     view, together = step_view(rows.n_cells, length), range(model.n_latents)
-    inside = by_site(model, writes, INSIDE)
+    inside = by_site(model, writes, BLOCK_KINDS)
     return Edits((block_writer(model, inside, inputs, norms, view, together),) if inside else ())

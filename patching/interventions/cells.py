@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, DIRECTIONS, FREEZABLE, SEGMENTS
 from codi_tracing.patching.answer_metrics import WHOLE_ANSWER
 from codi_tracing.patching.interventions.edges import Edge, check_edge
-from codi_tracing.patching.interventions.sites import FREEZABLE, INSIDE, SEGMENTS, THOUGHT, Site, Sized, check_freeze
+from codi_tracing.patching.interventions.sites import THOUGHT, Site, Sized, check_freeze
 from codi_tracing.patching.interventions.sources import (
-    HOSTS,
     RUNS,
     Value,
     itself,
@@ -21,7 +21,6 @@ from codi_tracing.patching.interventions.sources import (
 )
 
 Source = Callable[[str], str] | Value
-PROTOCOLS = ("latent_loop", "single_pass")
 
 
 class Cell(NamedTuple):
@@ -40,7 +39,7 @@ class Cell(NamedTuple):
 
     @property
     def host(self) -> str:
-        return HOSTS[self.direction]
+        return DIRECTIONS[self.direction].host
 
     @property
     def value(self) -> Value | None:
@@ -75,15 +74,15 @@ class CellWrite(NamedTuple):
 def make_cells(
     sites: Sequence[Site],
     sources: Sequence[Source] = (other, unrelated),
-    directions: Sequence[str] = tuple(HOSTS),
+    directions: Sequence[str] = tuple(DIRECTIONS),
     freeze: Sequence[str] = (),
     draws: int = 1,
     knockouts: Sequence[Edge] = (),
 ) -> list[Cell]:
     """Every direction × source × draw × site, with the same frozen routes and knockouts."""
     for direction in directions:
-        if direction not in HOSTS:
-            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(DIRECTIONS)}")
     check_freeze(freeze)
     frozen = tuple(route for route in FREEZABLE if route in freeze)
     return [
@@ -95,7 +94,7 @@ def make_cells(
     ]
 
 
-def knockout_cells(knockouts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
+def knockout_cells(knockouts: Sequence[Edge], directions: Sequence[str] = tuple(DIRECTIONS)) -> list[Cell]:
     """Runs with one edge cut and nothing patched."""
     return [
         Cell(direction, itself, THOUGHT, knockouts=(knockout,)) for direction in directions for knockout in knockouts
@@ -115,8 +114,8 @@ def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
         if cell.n_latents is not None and cell.n_latents < 0:
             raise ValueError(f"n_latents {cell.n_latents} is no number of steps; use 0 or more")
         kind = cell.site.kind
-        if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
-            kinds = ", ".join(("latent", *INSIDE))
+        if isinstance(cell.source, Value) and kind not in (*BLOCK_KINDS, "latent"):
+            kinds = ", ".join(("latent", *BLOCK_KINDS))
             raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
         allowed = () if kind == "thought" else ("K_T", "K_A") if kind in SEGMENTS else FREEZABLE
         if lost := [route for route in cell.freeze if route not in allowed]:
@@ -127,7 +126,7 @@ def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
 def check_single_pass(
     cells: Sequence[Cell], metrics: Sequence[Any], step_metrics: Sequence[str], always: Sequence[Edge]
 ) -> None:
-    """Refuse whatever needs the latent loop, which the single pass does not run."""
+    """Refuse everything that needs the latent loop, which the single pass does not run."""
     if always or step_metrics:
         raise ValueError("protocol 'single_pass' runs no loop: edges cut always and step metrics have no meaning in it")
     if whole := [name for name in WHOLE_ANSWER if name in metrics]:
@@ -135,9 +134,9 @@ def check_single_pass(
     for cell in cells:
         if cell.source in (mean, step_mean):
             raise ValueError("protocol 'single_pass' has no means, which are those of the loop; use another source")
-        if cell.site.kind not in (*INSIDE, "thought"):
+        if cell.site.kind not in (*BLOCK_KINDS, "thought"):
             raise ValueError(
-                f"protocol 'single_pass' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
+                f"protocol 'single_pass' has no site {cell.site.kind!r}; use {', '.join((*BLOCK_KINDS, 'thought'))}"
             )
         if cell.freeze or cell.knockouts or cell.n_latents is not None:
             raise ValueError(

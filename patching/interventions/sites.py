@@ -28,11 +28,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
-INSIDE = ("resid", "attn", "mlp", "head")  # written while a block runs
-SEGMENTS = ("thought", "question", "bot")
-KINDS = ("latent", *INSIDE, "kv", *SEGMENTS)
-ROUTES = ("R", "K_T", "K_A")
-FREEZABLE = (*ROUTES, "between")
+from codi_tracing.configs.vocabulary import FREEZABLE, SEGMENTS, SITE_KINDS
 
 
 class Sized(Protocol):
@@ -59,8 +55,8 @@ class Site(NamedTuple):
 
     def places(self, model: Sized) -> set[tuple[int, int]]:
         """Every (layer, step) that the site covers; ValueError for a kind, layer, step or head that does not exist."""
-        if self.kind not in KINDS:
-            raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(KINDS)}")
+        if self.kind not in SITE_KINDS:
+            raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(SITE_KINDS)}")
         if self.kind in SEGMENTS and self != Site(self.kind):
             raise ValueError(f"site {self.kind!r} is a whole segment of the cache; it has no layer, step or head")
         if self.kind == "latent" and (self.layer, self.layer_last) != (None, None):
@@ -152,7 +148,7 @@ def suffixes(model: Sized, kind: str = "resid") -> list[Site]:
     return [Site(kind, None, None, step, model.n_latents - 1) for step in range(model.n_latents)]
 
 
-GRIDS = {grid.__name__: grid for grid in (layerwise, stepwise, sitewise, prefixes, suffixes)}
+GRID_SITES = {grid.__name__: grid for grid in (layerwise, stepwise, sitewise, prefixes, suffixes)}
 
 
 def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Site]:
@@ -164,9 +160,9 @@ def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Sit
                 raise ValueError(
                     f"grid {grid!r} goes through layers, which kind 'latent' does not have; use stepwise for it"
                 )
-            found = GRIDS[grid](model, kind)
+            members = GRID_SITES[grid](model, kind)
             heads = range(model.n_heads) if kind == "head" else [None]
-            sites += [site._replace(head=head) for head in heads for site in found]
+            sites += [site._replace(head=head) for head in heads for site in members]
     return list(dict.fromkeys(sites))
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUNS = ("clean", "corrupted", "unrelated")  # their indices in a row, of questions and of runs; further draws follow
-HOSTS = {"denoising": "corrupted", "noising": "clean"}
 
 
 def other(host: str) -> str:
@@ -71,8 +70,8 @@ def steer(vector: Tensor, coefficient: float = 1.0, name: str = "steer") -> Valu
     return Value(name, lambda v: v.own + coefficient * vector.to(v.own))
 
 
-SOURCES: dict[str, Callable[[str], str] | Value] = {"other": other, "unrelated": unrelated}
-SOURCES |= {value.name: value for value in (zero, mean, step_mean, noise, moments)}
+NAMED_SOURCES: dict[str, Callable[[str], str] | Value] = {"other": other, "unrelated": unrelated}
+NAMED_SOURCES |= {value.name: value for value in (zero, mean, step_mean, noise, moments)}
 
 
 def source_name(source, host: str) -> str:

@@ -29,7 +29,7 @@ from codi_tracing.patching.engine.batch_store import BatchStore, MemoryStore
 from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, Sized, expand, layerwise, prefixes, subsets
-from codi_tracing.patching.interventions.sources import SOURCES, itself, other, unrelated
+from codi_tracing.patching.interventions.sources import NAMED_SOURCES, itself, other, unrelated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +144,7 @@ def corner_cells(config: RunConfig) -> list[Cell]:
 def sweep(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     config = executor.config
     sites = expand(executor.model, config.grid, config.kinds)
-    sources = [SOURCES[name] for name in config.sources]
+    sources = [NAMED_SOURCES[name] for name in config.sources]
     cells = make_cells(sites, sources, config.directions, config.freeze, config.draws)
     cells += make_cells(sites, sources, config.directions, draws=config.draws) if config.also_unfrozen else []
     cells += knockout_cells([edge(text) for text in config.knockouts], config.directions)

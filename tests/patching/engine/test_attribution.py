@@ -9,9 +9,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
-from codi_tracing.patching.engine.attribution import KINDS, METRIC, attribute, to_verify
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, GRID_KINDS
+from codi_tracing.patching.engine.attribution import METRIC, attribute, to_verify
 from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import INSIDE, Site, single_sites
+from codi_tracing.patching.interventions.sites import Site, single_sites
 from codi_tracing.patching.interventions.sources import other
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
@@ -73,7 +74,7 @@ def estimated_change(table, ready, site, direction):
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GRID_KINDS)
 def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
     (ready,) = tokenize_pairs(both, pairs[1:2])[0]
     table = attribute(both, [ready], [kind], [direction])
@@ -88,7 +89,7 @@ def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pair
     assert max(sizes) > 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GRID_KINDS)
 def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
     (ready,) = tokenize_pairs(both, pairs[:1])[0]
     table = attribute(both, [ready], [kind], ["noising"])
@@ -100,7 +101,7 @@ def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
     assert abs(errors[1]) < 0.1 * abs(0.02 * slope)
 
 
-@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
 def test_the_last_layer_at_the_last_step_is_estimated_to_change_exactly_nothing(both, pairs, kind):
     table = effect(attribute(both, tokenize_pairs(both, pairs[:4])[0], [kind]))
     never_fed = (table["layer"] == both.n_layers - 1) & (table["step"] == both.n_latents - 1)
@@ -120,7 +121,7 @@ def test_pairs_of_different_lengths_are_estimated_together_as_one_at_a_time(both
 def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
     ready = tokenize_pairs(both, pairs[:3])[0]
     whole = attribute(both, ready)
-    for kind in KINDS:
+    for kind in GRID_KINDS:
         alone = attribute(both, ready, [kind])
         part = whole[whole["kind"] == kind].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, part, atol=1e-9, rtol=0)
@@ -129,7 +130,7 @@ def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
 def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, pairs):
     ready = tokenize_pairs(both, pairs[:4])[0]
     estimates = attribute(both, ready)
-    exact = sweep(both, pairs[:4], single_sites(both, KINDS), [other], metrics=["logit_difference"])
+    exact = sweep(both, pairs[:4], single_sites(both, GRID_KINDS), [other], metrics=["logit_difference"])
     pd.testing.assert_frame_equal(estimates[PLACE], exact[PLACE])
     for side in ("clean", "corrupted"):
         assert (estimates[side] - exact[side]).abs().max() < 1e-5

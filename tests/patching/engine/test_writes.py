@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from codi_tracing.configs.vocabulary import ROUTES, SEGMENTS
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.engine.writes import normal
-from codi_tracing.patching.interventions.sites import BOT, QUESTION, ROUTES, SEGMENTS, THOUGHT, Site, sitewise
+from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site, sitewise
 from codi_tracing.patching.interventions.sources import (
     Value,
     Values,
@@ -165,7 +166,7 @@ def test_a_computed_value_is_refused_where_keys_carry_positions(model, pairs):
 
 def test_with_all_routes_frozen_nothing_changes(both, pairs):
     sites = [site for site in SITES if site.kind not in SEGMENTS]
-    table = sweep(both, pairs, sites, [other, unrelated], metrics=[max_logit_change], freeze=ROUTES)
+    table = sweep(both, pairs, sites, [other, unrelated], metrics=[max_logit_change], freeze=tuple(ROUTES))
     assert table["patched"].max() <= EXACT
     assert set(table["freeze"]) == {"R+K_T+K_A"}
 
