@@ -32,7 +32,7 @@ LOADABLE = 8 * 2**30  # bytes; larger weights are not loaded here for comparison
 def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "auto") -> Iterator[Check]:
     """Yield one check after the other; raises `DeploymentError` if the rest would be pointless.
 
-    Host, versions, base, key and a job; that the adapter is applied (else the base's results would come back unnoticed);
+    Host, versions, base, key and a job; that the adapter is applied (without it, the base's results would come back);
     that a self-patch changes nothing.
     """
     status = greet(place)
