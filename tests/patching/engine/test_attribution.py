@@ -75,7 +75,7 @@ def estimated_change(table, ready, site, direction):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("kind", GRID_KINDS)
-def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
+def test_an_estimate_is_the_derivative_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
     (ready,) = tokenize_pairs(both, pairs[1:2])[0]
     table = attribute(both, [ready], [kind], [direction])
     runs = runs_of(both, ready, direction)
@@ -167,7 +167,7 @@ def test_a_model_in_bfloat16_is_estimated_much_as_in_float32(random_checkpoint, 
         ({"kinds": []}, "nothing to estimate: 1 usable pairs, 0 kinds of site and 2 directions"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused(model, pairs, options, sentence):
+def test_sites_without_an_estimate_are_refused(model, pairs, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         attribute(model, tokenize_pairs(model, pairs[:1])[0], **options)
 
@@ -195,21 +195,21 @@ def test_the_largest_estimates_of_either_sign_are_verified_and_as_many_others_dr
     assert len(to_verify(estimates_of(sizes), 4, seed=0)) == len(to_verify(estimates_of(sizes), 9, seed=0)) == 6
 
 
-def test_a_place_whose_directions_cancel_is_not_chosen_before_one_where_they_agree():
+def test_a_site_whose_directions_cancel_is_chosen_after_one_where_they_agree():
     table = estimates_of([0.9, 0.2])
     noised = (table["direction"] == "noising") & (table["step"] == 0)
     table.loc[noised, "patched"] = 1.0 + 0.9 * 2.0  # an effect of -0.9
     assert to_verify(table, 1, seed=0)[0].step == 1
 
 
-def test_the_chosen_places_can_be_swept_exactly(model, pairs):
+def test_the_chosen_sites_can_be_swept_exactly(model, pairs):
     ready = tokenize_pairs(model, pairs[:3])[0]
     chosen = to_verify(attribute(model, ready), 3, seed=1)
     exact = sweep(model, pairs[:3], chosen, [other], metrics=["logit_difference"])
     assert len(exact) == len(chosen) * 3 * 2
 
 
-def test_choosing_nothing_or_from_no_estimates_is_refused():
+def test_choosing_no_site_or_without_estimates_is_refused():
     table = estimates_of([0.1])
     with pytest.raises(ValueError, match="top 0 chooses no site; use 1 or more"):
         to_verify(table, 0, seed=0)

@@ -61,7 +61,7 @@ def own_model(tmp_path):
     return load_codi(write_random_checkpoint(tmp_path / "own"), device="cpu")
 
 
-def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs, monkeypatch):
+def test_the_questions_are_encoded_once_for_all_blocks_of_a_batch(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:2])
     width = 2 * (max(p.tokens for p in ready) + 1)
     seen = counted_forwards(own_model, monkeypatch)
@@ -69,7 +69,7 @@ def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs,
     assert seen.count(width) == 1
 
 
-def test_a_cell_does_not_think_before_it_is_first_written(own_model, pairs, monkeypatch):
+def test_a_cell_is_not_computed_before_its_first_written_step(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:1])
     seen = counted_forwards(own_model, monkeypatch)
     cells = [Cell("denoising", other, Site("resid", 1, 1, step, step)) for step in range(6)]
@@ -95,7 +95,7 @@ def test_no_unrelated_question_is_encoded_unless_a_cell_uses_it(own_model, pairs
     assert asked == [2 * (ready[0].tokens + 1), 3 * (ready[0].tokens + 1)]
 
 
-def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, pairs, monkeypatch):
+def test_if_memory_runs_out_fewer_cells_run_at_once_and_the_numbers_stay(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:3])
     cells, store = cells_of(own_model), RecordingStore()
     whole = sweep_cells(own_model, ready, cells, metrics=METRICS)
@@ -110,7 +110,7 @@ def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, p
     assert (whole["patched"] - halved["patched"]).abs().max() < 1e-5
 
 
-def test_where_not_even_one_cell_fits_the_sweep_says_so(own_model, pairs, monkeypatch):
+def test_a_sweep_is_refused_if_not_even_one_cell_fits_into_memory(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:2])
     counted_forwards(own_model, monkeypatch, most=1)
     with pytest.raises(MemoryError, match=r"pair \d+: one cell of one pair does not fit into memory; use a lower"):
@@ -150,7 +150,7 @@ def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(o
     assert (kept["patched"] - after["patched"]).abs().max() < 1e-5
 
 
-def test_what_is_decoded_does_not_depend_on_what_is_forced(problems):
+def test_decoding_does_not_depend_on_the_forced_tokens(problems):
     trained = load_codi("traces/embedded/thought", device="cpu")
     prefix, count = answer_ids(trained), len(problems)
     rows = encode(trained, [[problem.question] for problem in problems])
@@ -168,7 +168,7 @@ def test_what_is_decoded_does_not_depend_on_what_is_forced(problems):
     )
 
 
-def test_the_corners_need_no_thought_of_their_own(model):
+def test_the_corners_run_no_latent_step_of_their_own(model):
     from codi_tracing.configs.schema import RunConfig
 
     config = RunConfig(name="x", checkpoint="x", pairs={"file": "x"})

@@ -19,7 +19,7 @@ def test_the_example_in_the_docstring_holds():
 
 
 @given(memory=st.floats(0.01, 64), pairs=st.integers(1, 500), cells=st.integers(1, 5000), tokens=st.integers(5, 2000))
-def test_what_is_chosen_fits_or_cannot_be_made_smaller(memory, pairs, cells, tokens):
+def test_chosen_sizes_fit_or_cannot_be_smaller(memory, pairs, cells, tokens):
     work = WORK._replace(pairs=pairs, cells=cells, tokens=tokens)
     sizes = choose(SHAPE, work, memory)
     assert 1 <= sizes.pairs_per_batch <= pairs
@@ -35,7 +35,7 @@ def test_less_memory_never_means_more_at_once():
     assert at_once[0] > at_once[-1]
 
 
-def test_what_is_given_is_kept_whatever_the_estimate():
+def test_given_sizes_are_kept_despite_the_estimate():
     assert choose(SHAPE, WORK, 0.01, cells_per_forward=100, pairs_per_batch=20)[:2] == (20, 100)
     assert choose(SHAPE, WORK, 8, cells_per_forward=7).cells_per_forward == 7
 

@@ -245,7 +245,7 @@ def test_max_failed_does_not_make_it_another_run(config, stopped, whole):
     assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
 
 
-def test_a_run_begun_under_other_versions_goes_on_and_says_so(config, stopped):
+def test_a_run_begun_under_other_versions_resumes_and_records_them(config, stopped):
     manifest = json.loads((stopped / "manifest.json").read_text())
     manifest["versions"]["torch"] = "0.4.1"
     (stopped / "manifest.json").write_text(json.dumps(manifest))
@@ -389,7 +389,7 @@ def failing(monkeypatch, pairs):
     monkeypatch.setattr(engine, "run_batch", run)
 
 
-def test_a_pair_that_fails_is_named_with_its_reason_and_the_rest_goes_on(config, whole, tmp_path, monkeypatch):
+def test_a_failed_pair_is_named_with_its_reason_and_the_others_run(config, whole, tmp_path, monkeypatch):
     from codi_tracing.analysis.report.write import write_report
 
     failing(monkeypatch, {"3", "4"})
@@ -404,7 +404,7 @@ def test_a_pair_that_fails_is_named_with_its_reason_and_the_rest_goes_on(config,
     assert REASON in page
 
 
-def test_more_failures_than_allowed_stop_the_run_and_raising_the_limit_goes_on(config, tmp_path, monkeypatch):
+def test_more_failures_than_allowed_stop_the_run_and_a_higher_limit_resumes_it(config, tmp_path, monkeypatch):
     failing(monkeypatch, {"0", "1", "2"})
     few = config.model_copy(update={"max_failed": 0.2})
     with pytest.raises(
@@ -415,13 +415,13 @@ def test_more_failures_than_allowed_stop_the_run_and_raising_the_limit_goes_on(c
     assert json.loads((out / "manifest.json").read_text())["data"]["used"] == 9
 
 
-def test_where_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch):
+def test_if_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch):
     failing(monkeypatch, set(map(str, range(12))))
     with pytest.raises(ValueError, match="every pair failed, so there is no table"):
         run_experiment(config.model_copy(update={"max_failed": 1.0}), tmp_path / "run", progress=False)
 
 
-def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, tmp_path):
+def test_deterministic_operations_last_only_for_the_run(config, whole, tmp_path):
     chosen = config.model_copy(update={"deterministic": True})
     out = run_experiment(chosen, tmp_path / "run", progress=False)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -430,7 +430,7 @@ def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, t
         run_experiment(config, out, progress=False)
 
 
-def test_the_manifest_says_how_the_work_was_divided(whole):
+def test_the_manifest_records_batches_and_sizes(whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     (sweep,) = manifest["forwards"]
     assert (sweep["pairs"], sweep["batches"], sweep["pairs_per_batch"]) == (12, 6, 2)
@@ -459,7 +459,7 @@ def in_a_namespace(script: str, *args: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
-def test_a_full_disk_and_a_read_only_folder_are_said_in_a_sentence_and_the_run_goes_on(tmp_path, random_checkpoint):
+def test_a_full_disk_and_a_read_only_folder_are_reported_in_a_sentence_and_the_run_resumes(tmp_path, random_checkpoint):
     config = tmp_path / "run.toml"
     pairs = ROOT / "patching/data/arithmetic_pairs.json"
     text = f'name = "t"\ncheckpoint = "{random_checkpoint}"\npairs_per_batch = 2\nmax_new_tokens = 2\n'

@@ -79,7 +79,7 @@ def test_the_same_run_again_gives_the_same_table(config, run, tmp_path):
     pd.testing.assert_frame_equal(read_table(run / "cells.parquet"), read_table(again / "cells.parquet"))
 
 
-def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
+def test_a_finished_run_is_computed_again_only_with_fresh(config, tmp_path):
     small = limited(config, 2)
     folder = run_experiment(small, tmp_path / "run", progress=False)
     (folder / "note.txt").write_text("mine")
@@ -89,7 +89,7 @@ def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
     assert not (folder / "note.txt").exists()
 
 
-def test_a_run_that_was_cut_short_starts_again(config, run, tmp_path):
+def test_an_interrupted_run_without_its_table_is_resumed(config, run, tmp_path):
     folder = run_experiment(limited(config, 2), tmp_path / "run", progress=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(

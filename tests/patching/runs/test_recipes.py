@@ -81,7 +81,7 @@ def test_influence_is_read_at_every_later_step_and_at_no_other(rows, model):
     assert set(read["freeze"].fillna("total")) == {"total", "between"}
 
 
-def test_the_next_step_is_moved_directly_or_not_at_all(rows):
+def test_the_effect_on_the_next_step_is_direct(rows):
     read = rows("influence").query("metric == 'projection' and read_step == step + 1")
     total, direct = (
         read[read["freeze"].isna() if held is None else read["freeze"] == held]
@@ -92,7 +92,7 @@ def test_the_next_step_is_moved_directly_or_not_at_all(rows):
     np.testing.assert_allclose(total, direct, atol=1e-4)
 
 
-def test_all_prefixes_end_where_all_steps_at_once_do(rows, model, pairs, pairs_file):
+def test_the_longest_prefix_equals_all_steps_at_once(rows, model, pairs, pairs_file):
     from codi_tracing.patching.engine.sweep import sweep
     from codi_tracing.patching.interventions.sites import Site
 
@@ -104,7 +104,7 @@ def test_all_prefixes_end_where_all_steps_at_once_do(rows, model, pairs, pairs_f
     np.testing.assert_allclose(end["patched"], at_once["patched"], atol=EXACT)
 
 
-def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, model):
+def test_the_original_experiment_has_both_protocols_and_both_positions_of_reading(rows, model):
     table = rows("original")
     assert set(table["protocol"]) == {"latent_loop", "single_pass"}
     metrics = {"kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot"}
@@ -114,7 +114,7 @@ def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, m
     assert change["single_pass"] <= EXACT < change["latent_loop"]
 
 
-def test_estimates_cover_every_place_and_some_are_verified(rows, model):
+def test_estimates_cover_every_site_and_some_are_verified(rows, model):
     table = rows("attribution")
     estimated = table[table["metric"] == "logit_difference_estimate"]
     places = ["kind", "layer", "step", "head"]
@@ -151,7 +151,7 @@ def test_a_model_that_knows_no_answer_has_no_matched_pairs(model, pairs, pairs_f
         run_recipe(RunExecutor(model, select(model, pairs, config), config))
 
 
-def test_every_subset_of_steps_is_played_in_both_games(rows, model):
+def test_every_subset_of_steps_is_in_both_games(rows, model):
     table = rows("shapley")
     games = table[table["step_set"].notna()]
     assert games["step_set"].nunique() == 2**model.n_latents - 2
@@ -160,7 +160,7 @@ def test_every_subset_of_steps_is_played_in_both_games(rows, model):
     assert set(counts) == {2**model.n_latents - 2}
 
 
-def test_a_cut_edge_is_a_run_of_its_own_in_a_sweep(model, pairs, pairs_file):
+def test_a_knockout_is_a_cell_of_its_own_in_a_sweep(model, pairs, pairs_file):
     config = RunConfig(
         name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 2}, knockouts=["answer-question", "3-1@0"],
         directions=["denoising"], metrics=["logit_difference"],
