@@ -21,18 +21,20 @@ from typer.testing import CliRunner
 import codi_tracing.configs.model_shapes
 import codi_tracing.patching.engine.batch
 import codi_tracing.patching.engine.model_size
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.table import empty_table, read_table
 from codi_tracing.cli.main import app
 from codi_tracing.configs.model_shapes import SIZES, known_shapes, read_shape
 from codi_tracing.configs.schema import RunConfig
+from codi_tracing.patching.engine.batch_store import BatchResult, MemoryStore
 from codi_tracing.patching.engine.model_size import anatomy_of, differences
+from codi_tracing.patching.engine.table_rows import ORDER
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import select
 from codi_tracing.patching.plan import cost as costs
 from codi_tracing.patching.plan.count import plan_run
 from codi_tracing.patching.plan.inputs import at_hand
 from codi_tracing.patching.runs.experiment import run_experiment
-from codi_tracing.patching.runs.recipes import RECIPES, job, run_recipe
+from codi_tracing.patching.runs.recipes import RECIPES, RunExecutor, run_recipe
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote import ndif as deployment
@@ -180,25 +182,35 @@ def test_a_plan_says_what_the_manifest_of_the_run_records(experiment, others, tm
     assert sum(sweep.rows for sweep in plan.sweeps) == len(read_table(out / "cells.parquet"))
 
 
+class SpecStore(MemoryStore):
+    """Collects the batches of a run, and gives each a result without rows, so that none is run."""
+
+    def __init__(self):
+        self.specs = []
+
+    def load(self, batch):
+        self.specs.append(batch)
+        return BatchResult(empty_table().assign(**dict.fromkeys(ORDER, 0)))
+
+
 @pytest.mark.parametrize("experiment", sorted(set(RECIPES) - {"attribution", "matched"}))
 def test_every_experiment_is_divided_as_it_is_planned(experiment, shipped):
-    settings, dues = config(experiment, limit=20, memory=0.05), []
+    settings, store = config(experiment, limit=20, memory=0.05), SpecStore()
     chosen = select(shipped, load_pairs(PAIRS), settings)
-    run_recipe(job(shipped, chosen, settings, lambda: lambda due, compute: dues.append(due)))
-    found = [due for due in dues if due.place == 0]
+    run_recipe(RunExecutor(shipped, chosen, settings, lambda: store))
     assert [(s.pairs, s.cells_per_pair, s.of_batches, s.sizes) for s in planned(settings).sweeps] == [
-        (due.pairs, due.cells, due.of, due.sizes) for due in found
+        (spec.pairs, spec.cells, spec.of, spec.sizes) for spec in store.specs if spec.index == 0
     ]
 
 
 def test_matched_donors_are_bounded(shipped):
-    settings, dues = config("matched", extra_problems=60, matches=4, limit=4), []
+    settings, store = config("matched", extra_problems=60, matches=4, limit=4), SpecStore()
     chosen = select(shipped, load_pairs(PAIRS), settings)
-    run_recipe(job(shipped, chosen, settings, lambda: lambda due, compute: dues.append(due)))
+    run_recipe(RunExecutor(shipped, chosen, settings, lambda: store))
     corners, matched = planned(settings).sweeps
-    assert corners.pairs == dues[0].pairs
-    assert 0 < dues[-1].pairs <= matched.pairs
-    assert matched.cells_per_pair == dues[-1].cells
+    assert corners.pairs == store.specs[0].pairs
+    assert 0 < store.specs[-1].pairs <= matched.pairs
+    assert matched.cells_per_pair == store.specs[-1].cells
     assert planned(settings, pairs=5).sweeps[1].pairs == 3 * 4 * 4
 
 
