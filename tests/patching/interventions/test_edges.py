@@ -88,7 +88,7 @@ def test_a_patch_under_cut_edges_takes_its_values_from_the_uncut_donor(both, pai
         theirs = run_alone(both, donor, p.forced)
         for site in sites:
             alone = run_alone(both, host, p.forced, writes_of(both, site, theirs), edges=BOTH)
-            assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+            assert patched(table, p, kind=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
 @pytest.mark.parametrize("route", ["R", "K_T", "K_A"])
@@ -123,7 +123,7 @@ def test_edges_cut_always_are_cut_in_host_donor_references_and_patched_runs(both
             alone = run_alone(
                 both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), knockouts=swapped, edges=always
             )
-            assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+            assert patched(table, p, kind=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
 def test_means_are_taken_over_runs_with_the_edges_cut_in_every_run(both, pairs):
