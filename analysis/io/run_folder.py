@@ -9,7 +9,7 @@ from typing import Any
 
 MANIFEST, CHECKS, PREPARED = "manifest.json", "checks.json", "prepared_pairs.json"
 OF_A_MANIFEST = {  # where it has them; each may also be null
-    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "slice": str,
+    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "shard": str,
     "config": dict, "model": dict, "data": dict,
 }  # fmt: skip
 OF_A_CHECK = {"name": str, "grade": str, "sentence": str}

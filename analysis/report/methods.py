@@ -219,7 +219,7 @@ def listed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest's own values, but for lists of pairs, which stand in sections of their own."""
     data = manifest.get("data") or {}
     return {
-        **{key: value for key, value in manifest.items() if key not in ("identity_of", "slice")},
+        **{key: value for key, value in manifest.items() if key not in ("identity_of", "shard")},
         "data": {
             key: value for key, value in data.items() if key not in ("excluded", "failed", "without_unrelated_donor")
         },

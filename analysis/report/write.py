@@ -38,9 +38,9 @@ def write_report(run: Path | str, figures: bool | Path = True, progress: Progres
     """
     run = Path(run)
     manifest = read_manifest(run)
-    if part := manifest.get("slice"):
+    if part := manifest.get("shard"):
         raise ValueError(
-            f"{run}: is slice {part} of a run and has no table; join the slices: codi merge RUN… --out DIR"
+            f"{run}: is shard {part} of a run and has no table; merge the shards: codi merge RUN… --out DIR"
         )
     if manifest.get("finished") is False:
         raise ValueError(f"{run}: this run was cut short; run it again, it goes on where it stopped")

@@ -62,7 +62,7 @@ def run(
         folder = folder.with_name(f"{folder.name}.{part[0]}-of-{part[1]}")
     before = modified(folder / "manifest.json")
     try:
-        run_experiment(settings, folder, force=force, fresh=fresh, part=part)
+        run_experiment(settings, folder, force=force, fresh=fresh, shard=part)
     except InvariantError as error:
         stop(str(error), FAILED)
     if before is not None and modified(folder / "manifest.json") == before:
@@ -148,9 +148,9 @@ def merge(
 
     No model is needed. A shard of another run, a shard given twice and a missing one are refused.
     """
-    from codi_tracing.patching.runs.assemble import merge_slices
+    from codi_tracing.patching.runs.assemble import merge_shards
 
-    folder = merge_slices(runs, out)
+    folder = merge_shards(runs, out)
     from codi_tracing.analysis.report.write import write_report
 
     print_conclusions(folder, write_report(folder, progress=pair_bar))

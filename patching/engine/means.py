@@ -1,4 +1,4 @@
-"""Mean values of every place over all usable pairs, for ablations: one pass, both questions of each pair unpatched."""
+"""Mean activations over the unpatched runs of all usable pairs, for mean ablation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ Means = dict[str, Tensor]  # kind of site -> [layer, step, width]; `latent` has 
 def record_means(
     model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], batch: int = 16, always: Sequence[Edge] = ()
 ) -> Means:
-    """The mean of each kind of place, `[layer, step, width]`, over the clean and the corrupted runs of `pairs`.
-
-    `always` are edges cut in every run.
-    """
+    """The mean of each kind of site, `[layer, step, width]`, over the clean and corrupted runs of `pairs`."""
     sums: dict[str, Tensor] = {}
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]

@@ -94,17 +94,17 @@ def choose(
     return Sizes(pairs, cells, round(block_bytes(size, work, pairs, cells) / GIB, 2))
 
 
-Drawn = TypeVar("Drawn")  # what goes with each pair
-Block = TypeVar("Block")
+PairDonors = TypeVar("PairDonors")
+AnyBlock = TypeVar("AnyBlock")
 
 
 def steps_of(model: Sized, cells: Sequence[Cell]) -> int:
-    """How many latent steps the cells take: as many as the longest of them."""
+    """The most latent steps that any cell takes."""
     return max(model.n_latents, *(cell.n_latents or 0 for cell in cells))
 
 
 def draws_of(cells: Sequence[Cell]) -> int:
-    """How many unrelated donors the cells want."""
+    """The number of unrelated donors that the cells use."""
     return max((cell.draw + 1 for cell in cells if cell.donor == "unrelated"), default=0)
 
 
@@ -117,7 +117,7 @@ def work_of(
     max_new_tokens: int,
     opening: int,
 ) -> Workload:
-    """What is to be run. `unpatched` runs begin every block; `opening` tokens end a thought: EoT, and maybe EOS."""
+    """The size of a sweep. `unpatched` runs begin every block; `opening` tokens end a thought: EoT, and maybe EOS."""
     script = [(len(p.forced), max(map(len, p.tails)) - 1) for p in ready]
     branches = 2 if set(WHOLE_ANSWER) & set(metrics) else 0
     return Workload(
@@ -132,9 +132,9 @@ def work_of(
 
 
 def batches(
-    ready: Sequence[TokenizedPair], donors: Sequence[Drawn], size: int
-) -> Iterator[tuple[list[TokenizedPair], list[Drawn]]]:
-    """Batches of pairs with equally many forced tokens, questions of like length together (less padding)."""
+    ready: Sequence[TokenizedPair], donors: Sequence[PairDonors], size: int
+) -> Iterator[tuple[list[TokenizedPair], list[PairDonors]]]:
+    """Batches of pairs with equal numbers of forced tokens, sorted by question length (less padding)."""
 
     def forced(prepared: TokenizedPair) -> tuple[int, int]:
         return len(prepared.forced), prepared.shared
@@ -148,13 +148,12 @@ def batches(
 
 
 def blocks_of(model: Sized, cells: Sequence[Cell], at_once: int) -> list[list[int]]:
-    """Which cells run together: those that begin at like steps, so many at once."""
+    """Blocks of at most `at_once` cells, sorted by the step at which they begin."""
     order = sorted(range(len(cells)), key=lambda i: first_step(model, cells[i].site, cells[i].knockouts))
     return [order[start : start + at_once] for start in range(0, len(order), at_once)]
 
 
-def jobs_of(blocks: Sequence[Block], at_once: int, cells_per_job: int | None) -> list[Sequence[Block]]:
-    """Which blocks of a batch are one job: as many as have at most so many cells, but one at least; all of them without
-    a limit."""
+def jobs_of(blocks: Sequence[AnyBlock], at_once: int, cells_per_job: int | None) -> list[Sequence[AnyBlock]]:
+    """The blocks of each remote job: at most `cells_per_job` cells, at least one block; without a limit one job."""
     each = len(blocks) if cells_per_job is None else max(1, cells_per_job // at_once)
     return [blocks[start : start + each] for start in range(0, len(blocks), each)]

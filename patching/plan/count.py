@@ -15,13 +15,13 @@ from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine import partition
 from codi_tracing.patching.engine.model_size import ModelSize
 from codi_tracing.patching.interventions.cells import Cell, check_cells, check_single_pass, make_cells, readable
-from codi_tracing.patching.interventions.sites import Site, first_step, single_places
+from codi_tracing.patching.interventions.sites import Site, first_step, single_sites
 from codi_tracing.patching.interventions.sources import RUNS, Value, other
 from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.patching.plan.cost import BatchShape, BlockShape, Cost, Measurements, job_cost
 from codi_tracing.patching.plan.inputs import PlanInputs, assumed_pairs
-from codi_tracing.patching.runs.recipes import RECIPES, check_slices, estimated_at_once, most_matches
+from codi_tracing.patching.runs.recipes import RECIPES, check_shardable, estimated_at_once, most_matches
 
 ASSUMED_MATCHES = 3 * 4  # kinds of matched donors: intermediates of chains of four steps, times the corners of a 2×2
 
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 def plan_run(config: RunConfig, inputs: PlanInputs, shard: tuple[int, int] | None = None) -> Plan:
     """Count the sweeps of a config's experiment, or shard i of n of them."""
-    check_slices(config, shard)
+    check_shardable(config, shard)
     assumptions, lora_apart = [*inputs.assumptions], not config.merge_lora or config.remote is not None
     executor = CountingExecutor(inputs, config, shard or (1, 1), lora_apart, assumptions)
     recipe = RECIPES[config.experiment]
@@ -154,7 +154,7 @@ class CountingExecutor(NamedTuple):
         No parameter has a gradient, so the backward pass takes as much as the forward of thought and answer.
         """
         size, config, pairs = self.model, self.config, self.inputs.ready
-        cells = make_cells(single_places(size, config.kinds), [other], config.directions)
+        cells = make_cells(single_sites(size, config.kinds), [other], config.directions)
         sizes, block = partition.Sizes(estimated_at_once(config), 2, None), BlockShape.of(size, (), 2, size.n_latents)
         measured = Measurements(["logit_difference"], (), "latent_loop", 0)
         plan = self._replace(lora_apart=False).plan_sweep(
@@ -168,7 +168,7 @@ class CountingExecutor(NamedTuple):
 
     def largest(self, estimates: SweepPlan) -> list[Site]:
         """As many sites as are verified: those that take the most steps, as an upper bound."""
-        sites = sorted(single_places(self.model, self.config.kinds), key=lambda site: first_step(self.model, site))
+        sites = sorted(single_sites(self.model, self.config.kinds), key=lambda site: first_step(self.model, site))
         self.assumptions.append("the estimates choose the sites to verify; those that take the most steps are counted")
         return sites[: 2 * self.config.top]
 

@@ -159,7 +159,7 @@ def test_a_server_killed_in_mid_sweep_costs_the_jobs_in_flight_and_the_run_goes_
 
     def kill_once_a_batch_is_saved() -> None:
         end = time.monotonic() + 60
-        while not list((out / "shards").glob("00-*.shard")) and time.monotonic() < end:
+        while not list((out / "batches").glob("00-*.parquet")) and time.monotonic() < end:
             time.sleep(0.02)
         plain_server.restart_api()
 
@@ -174,25 +174,26 @@ def test_a_run_that_gave_up_is_gone_on_with_by_the_same_command(plain_server: Se
     out, killed = tmp_path / "run", []
 
     def kill(*_: object) -> None:
-        killed.append(len(list((out / "shards").glob("*.shard"))))
+        killed.append(len(list((out / "batches").glob("*.parquet"))))
         plain_server.kill_api()
 
     with pytest.MonkeyPatch.context() as patch:
-        from codi_tracing.patching.runs import batch_files as shards
+        from codi_tracing.patching.runs import batch_files
 
-        written = shards.write_shard
+        write_batch = batch_files.write_batch
 
-        def write_and_kill(*arguments) -> None:
-            written(*arguments)
+        def write_and_kill(*arguments) -> Path:
+            path = write_batch(*arguments)
             if not killed:
                 kill()
+            return path
 
-        patch.setattr(shards, "write_shard", write_and_kill)
+        patch.setattr(batch_files, "write_batch", write_and_kill)
         with pytest.raises(DeploymentError, match="run it again to resume|the connection is refused"):
             run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
     plain_server.start_api()
     assert killed == [1]
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "shards").glob("*.shard")}
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "batches").glob("*.parquet")}
     assert before
     run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
     same(whole, pd.read_parquet(out / "cells.parquet"))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import RunConfig
+from codi_tracing.patching.engine.batch_store import BatchResult, MemoryStore
+from codi_tracing.patching.engine.table_rows import ORDER
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import select
 from codi_tracing.patching.plan.count import Plan, plan_run
 from codi_tracing.patching.plan.inputs import load_inputs
-from codi_tracing.patching.runs.recipes import job, run_recipe
+from codi_tracing.patching.runs.recipes import RunExecutor, run_recipe
 
 ROOT = Path(__file__).parents[2]
 SHIPPED, PAIRS = ROOT / "traces/embedded/thought", ROOT / "patching/data/arithmetic_pairs.json"
@@ -33,7 +36,17 @@ def plan_of(config: RunConfig, shard=None, **given) -> Plan:
 
 def first_batches(model, config: RunConfig) -> list:
     """What a run would record of the first batch of each of its sweeps; no batch is run."""
-    batches = []
-    chosen = select(model, load_pairs(config.pairs.file), config)
-    run_recipe(job(model, chosen, config, lambda: lambda batch, compute: batches.append(batch)))
-    return [batch for batch in batches if batch.place == 0]
+    store = SpecStore()
+    run_recipe(RunExecutor(model, select(model, load_pairs(config.pairs.file), config), config, lambda: store))
+    return [batch for batch in store.specs if batch.index == 0]
+
+
+class SpecStore(MemoryStore):
+    """Collects the batches of a run, and gives each a result without rows, so that none is run."""
+
+    def __init__(self):
+        self.specs = []
+
+    def load(self, batch):
+        self.specs.append(batch)
+        return BatchResult(empty_table().assign(**dict.fromkeys(ORDER, 0)))

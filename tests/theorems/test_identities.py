@@ -8,17 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, FREEZABLE, ROUTES
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.engine.visibility import with_sight
 from codi_tracing.patching.engine.writes import edits_of
-from codi_tracing.patching.interventions.cells import Cell, Write, knockout_cells, make_cells
+from codi_tracing.patching.interventions.cells import Cell, CellWrite, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import (
     BOT,
-    FREEZABLE,
-    INSIDE,
     QUESTION,
-    ROUTES,
     THOUGHT,
     Site,
     prefixes,
@@ -130,7 +128,7 @@ def test_what_is_written_of_a_runs_own_has_no_size_and_what_is_anothers_has_one(
     assert measure(both, contrasts, make_cells(sites, [other, unrelated]), "edit_norm").min() > 100 * EXACT
 
 
-@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
 def test_the_last_layer_at_the_last_step_changes_nothing_however_much_is_written(both, contrasts, kind):
     layer, step = both.n_layers - 1, both.n_latents - 1
     heads = range(both.n_heads) if kind == "head" else [None]
@@ -142,7 +140,7 @@ def test_the_last_layer_at_the_last_step_changes_nothing_however_much_is_written
     assert measure(both, contrasts, cells, "edit_norm").min() > 10 * EXACT
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
+@pytest.mark.parametrize("freeze", [tuple(ROUTES), tuple(FREEZABLE)], ids="+".join)
 def test_with_every_route_held_nothing_changes_from_any_source(both, contrasts, freeze):
     cells = make_cells(PLACES, [other, unrelated], freeze=freeze)
     cells += make_cells([site for site in PLACES if site.kind != "kv"], COMPUTED, freeze=freeze)
@@ -229,7 +227,7 @@ def test_after_a_thought_that_stops_early_what_later_steps_hold_changes_nothing(
                 np.testing.assert_allclose(measure(both, contrasts, [late], projected), bare, rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
+@pytest.mark.parametrize("freeze", [tuple(ROUTES), tuple(FREEZABLE)], ids="+".join)
 def test_with_every_route_held_a_thought_that_goes_on_beyond_the_last_step_is_unchanged_too(both, contrasts, freeze):
     beyond = both.n_latents + 2
     bare = measure(both, contrasts, [Cell("noising", itself, THOUGHT, n_latents=beyond)], projected)
@@ -281,8 +279,8 @@ def composed(model, contrasts, donor, writes, always=()) -> Alone:
     hosts = [0, 1, *(host for host, _ in writes)]
     rows = encode(model, questions, hosts)
     planned = [
-        Write(cell, host, 1 - host, site, freeze)
-        for cell, (host, sites) in enumerate(writes, 2)
+        CellWrite(run, host, 1 - host, Cell("denoising", other, site, freeze))
+        for run, (host, sites) in enumerate(writes, 2)
         for site, freeze in sites
     ]
     forced = torch.tensor([ready.forced for ready in contrasts.ready])
@@ -423,7 +421,7 @@ def test_re_initialising_draws_projection_and_lora_anew_keeps_the_rest_and_leave
 
 
 def test_a_re_initialised_model_keeps_every_identity(both, blank, contrasts):
-    cells = make_cells([*PLACES, *CACHED], [itself]) + make_cells(PLACES, [other], freeze=ROUTES)
+    cells = make_cells([*PLACES, *CACHED], [itself]) + make_cells(PLACES, [other], freeze=tuple(ROUTES))
     assert measure(blank, contrasts, cells).max() <= EXACT
     found = composed(blank, contrasts, "other", [(0, open_(QUESTION, BOT, THOUGHT)), (0, open_(THOUGHT))])
     assert same(found, 2, 1)

@@ -7,20 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, DIRECTIONS, FREEZABLE, ROUTES
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.edges import Edge
 from codi_tracing.patching.interventions.sites import (
-    FREEZABLE,
-    INSIDE,
-    ROUTES,
     THOUGHT,
     Site,
     expand,
     stepwise,
     subsets,
 )
-from codi_tracing.patching.interventions.sources import HOSTS, Value, mean, noise, other, source_name, unrelated, zero
+from codi_tracing.patching.interventions.sources import Value, mean, noise, other, source_name, unrelated, zero
 from codi_tracing.patching.metrics import max_logit_change
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
@@ -84,11 +82,11 @@ def measure(model, contrasts, cells, metric=max_logit_change, always=()) -> np.n
 
 def every_site(model) -> list[Site]:
     """Each single place of every kind, and each step whole; of heads, the first and the last."""
-    found = [*stepwise(model, "latent"), *expand(model, ["sitewise", "stepwise"], (*INSIDE, "kv"))]
+    found = [*stepwise(model, "latent"), *expand(model, ["sitewise", "stepwise"], (*BLOCK_KINDS, "kv"))]
     return [site for site in found if site.head in (None, 0, model.n_heads - 1)]
 
 
-def written(sites, sources=SOURCES, directions=tuple(HOSTS), freeze=()) -> list[Cell]:
+def written(sites, sources=SOURCES, directions=tuple(DIRECTIONS), freeze=()) -> list[Cell]:
     """Every site from every source that can be written there."""
     cells = make_cells(sites, sources, directions, freeze)
     return [cell for cell in cells if not (isinstance(cell.source, Value) and cell.site.kind == "kv")]
@@ -162,7 +160,7 @@ def upstream_without_R(kind: str, layer: int, step: int, k: int, read: Sequence[
 def test_where_the_answer_sees_one_step_just_what_is_upstream_of_its_entries_matters(both, contrasts, k):
     layers = range(both.n_layers)
     found, planted = found_and_planted(
-        both, contrasts, written(every_site(both), directions=[tuple(HOSTS)[k % 2]]),
+        both, contrasts, written(every_site(both), directions=[tuple(DIRECTIONS)[k % 2]]),
         lambda cell, layer, step: upstream(cell.site.kind, layer, step, k, layers),
         answer_sees_only(both, k),
     )  # fmt: skip
@@ -292,7 +290,7 @@ def test_an_edit_whose_only_open_route_is_cut_changes_nothing(both, fresh, contr
 
 def test_above_the_last_layer_there_is_only_R_and_below_an_entry_there_is_none(both, contrasts):
     top = both.n_layers - 1
-    highest = [site for site in every_site(both) if site.kind in INSIDE and site.layer == top]
+    highest = [site for site in every_site(both) if site.kind in BLOCK_KINDS and site.layer == top]
     assert measure(both, contrasts, written(highest, [other, noise], freeze=["R"])).max() <= EXACT
     for route in ("K_T", "K_A"):
         assert same_frozen_and_open(both, contrasts, highest, route)[0] <= EXACT

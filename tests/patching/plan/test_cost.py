@@ -14,7 +14,7 @@ import codi_tracing.patching.engine.batch
 import codi_tracing.traces.loop.thought
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import select
-from codi_tracing.patching.runs.recipes import job, run_recipe
+from codi_tracing.patching.runs.recipes import RunExecutor, run_recipe
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.loading import load_codi
 from tests.support.planning import EVERY_KIND, SHIPPED, config_of, plan_of
@@ -73,7 +73,7 @@ def test_flops_are_within_a_tenth_of_pytorchs_count_and_forwards_are_exact(exper
     config = config_of(experiment, folder, file=pairs_file, **others)
     model, chosen = model_and_pairs(config)
     with flops_by_forward(model) as flops:
-        table = run_recipe(job(model, chosen, config))
+        table = run_recipe(RunExecutor(model, chosen, config))
     noise = "noise" in config.sources and experiment == "sweep"
     means = noise * -(-len(chosen.everyone) // 16) * (model.n_latents + 2)  # forwards that are not planned
     plan = plan_of(config)
@@ -86,7 +86,7 @@ def test_flops_of_gradients_are_within_a_tenth_of_pytorchs_count(folder, pairs_f
     config = config_of("attribution", folder, file=pairs_file, top=1)
     model, chosen = model_and_pairs(config)
     with FlopCounter() as counter, sdpa_kernel(SDPBackend.MATH):
-        job(model, chosen, config).estimates()
+        RunExecutor(model, chosen, config).estimates()
     assert plan_of(config).sweeps[0].cost.flops == pytest.approx(counter.total, rel=0.1)
 
 
@@ -120,7 +120,7 @@ def test_bytes_of_requests_and_results_are_within_a_tenth_of_those_measured(othe
     monkeypatch.setattr(RequestModel, "serialize", classmethod(measure_request))
     monkeypatch.setattr(codi_tracing.patching.engine.batch, "start_blocks", measure_result)
     model = load_codi(SHIPPED, "cpu", "auto", config.remote)
-    run_recipe(job(model, select(model, load_pairs(config.pairs.file), config), config))
+    run_recipe(RunExecutor(model, select(model, load_pairs(config.pairs.file), config), config))
     cost = plan_of(config).cost
     assert cost.jobs == len(sent)
     assert (cost.largest_sent, cost.bytes_sent) == pytest.approx((max(sent), sum(sent)), rel=0.1)

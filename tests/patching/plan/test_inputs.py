@@ -48,7 +48,7 @@ def test_the_known_shape_of_a_missing_base_gives_the_sizes(folder, tmp_path, cod
         (("--pairs", "-3"), "--pairs is -3, expected 1 to 1000000"),
         (("--tokens", "0"), "--tokens is 0, expected 1 to 1000000"),
         (("--tflops", "-1"), "--tflops is -1, expected a number above 0"),
-        (("--limit", "-1"), "--limit is -1, wanted 1 or more"),
+        (("--limit", "-1"), "--limit is -1, expected 1 or more"),
         (("--shard", "3/2"), "--shard is '3/2', expected i/n"),
         (("--checkpoint", "somewhere"), "its name suggests no size; give --shape, one of gpt2, "),
         (("--shape", "gpt2", "--tokens", "2000"), "a pair needs 2014 positions, the model has 1024"),
@@ -63,5 +63,5 @@ def test_each_bad_input_is_one_sentence(words, sentence, codi_plan):
 
 
 def test_a_training_and_shards_of_gradients_are_not_planned(codi_plan):
-    assert "wanted one for `codi run`" in codi_plan(ROOT / "configs/train_base.toml").stderr
-    assert "cannot be run in slices" in codi_plan(ROOT / "configs/attribution.toml", "--shard", "1/2").stderr
+    assert "expected one for `codi run`" in codi_plan(ROOT / "configs/train_base.toml").stderr
+    assert "cannot be run in shards" in codi_plan(ROOT / "configs/attribution.toml", "--shard", "1/2").stderr
