@@ -50,12 +50,12 @@ from .analysis.lens.attention import attention_map as attention_map
 from .analysis.lens.charts import decodable_bars as decodable_bars
 from .analysis.lens.charts import entropy_heatmap as entropy_heatmap
 from .analysis.lens.charts import lens_grid as lens_grid
-from .analysis.lens.charts import said_heatmaps as said_heatmaps
-from .analysis.lens.statistics import attended as attended
+from .analysis.lens.charts import number_heatmaps as number_heatmaps
 from .analysis.lens.statistics import decodable as decodable
 from .analysis.lens.statistics import match_tokens as match_tokens
-from .analysis.lens.statistics import said_where as said_where
-from .analysis.lens.statistics import uncertainty as uncertainty
+from .analysis.lens.statistics import mean_attention as mean_attention
+from .analysis.lens.statistics import mean_entropy as mean_entropy
+from .analysis.lens.statistics import number_shares as number_shares
 from .analysis.report.lens_page import read_lens as read_lens
 from .analysis.report.lens_page import write_lens_report as write_lens_report
 from .analysis.report.original_files import aggregate_statistics as aggregate_statistics

@@ -1,4 +1,4 @@
-"""Charts of attention: what the steps of a thought, EoT and the answer attend to, in all and layer by layer."""
+"""Charts of attention from the latent steps, EoT and the answer: over all layers, and layer by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from codi_tracing.analysis.figures.marks import below
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.lens.charts import SHARES, small
+from codi_tracing.analysis.lens.charts import SHARES, panel_title
 
 KEYS = ("special", "numbers", "words", "BoT", "step", "EoT", "answer")
 COLOURS = (GREY, ORANGE, "#E69F00", "#CC79A7", BLUE, "#56B4E9", GREEN)
@@ -18,7 +18,7 @@ QUERIES = ("step", "EoT", "answer")
 
 
 def attention_map(weights: pd.DataFrame) -> Any:
-    """Attention from each step, EoT and the answer to groups of tokens, from `attended`: mean over heads and layers."""
+    """Attention from each step, EoT and the answer to groups of tokens, from `mean_attention`, over all layers."""
     cells = weights.assign(text=weights["weight"].map(lambda weight: f"{100 * weight:.0f}" if weight >= 0.005 else ""))
     base = alt.Chart(cells).encode(
         x=alt.X("key:N", sort=order_of(weights["key"], KEYS), title="attended to", axis=alt.Axis(labelAngle=-45)),
@@ -46,20 +46,20 @@ def attention_map(weights: pd.DataFrame) -> Any:
 
 
 def attention_by_layer(weights: pd.DataFrame, queries: Sequence[str] = ("EoT", "answer")) -> Any:
-    """The same by layer, from `attended(…, by_layer=True)`: a panel for each query, the thought's steps together."""
+    """The same by layer, from `mean_attention(…, by_layer=True)`: a panel for each query, the latent steps summed."""
     rows = weights[weights["query"].isin(queries)]
     if rows.empty:
-        there = ", ".join(weights["query"].unique())
-        raise ValueError(f"the rows have no query {' or '.join(queries)}; they have {there}")
-    place = rows["key"].where(~rows["key"].str.startswith("step "), "latent steps")
-    together = rows.assign(key=place).groupby(["query", "layer", "key"], as_index=False)[["weight", "even"]].sum()
-    names = order_of(together["key"], KEYS)
+        known = ", ".join(weights["query"].unique())
+        raise ValueError(f"the rows have no query {' or '.join(queries)}; they have {known}")
+    groups = rows["key"].where(~rows["key"].str.startswith("step "), "latent steps")
+    summed = rows.assign(key=groups).groupby(["query", "layer", "key"], as_index=False)[["weight", "even"]].sum()
+    names = order_of(summed["key"], KEYS)
     colours = dict(zip([*KEYS[:4], "latent steps", *KEYS[5:]], COLOURS, strict=True))
     colour = alt.Color(
         "key:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names]), legend=below(4)
     )
     percent, whole = alt.Axis(format="%"), alt.Scale(domain=[0, 1])
-    base = alt.Chart(together).encode(
+    base = alt.Chart(summed).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("weight:Q", title="attention, mean over heads", axis=percent, scale=whole),
         color=colour,
@@ -69,7 +69,7 @@ def attention_by_layer(weights: pd.DataFrame, queries: Sequence[str] = ("EoT", "
     lines = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=28, opacity=1)
     panels = [
         lines.transform_filter(alt.datum.query == query).properties(
-            width=WIDTH // 2, height=190, title=small(f"from {query}")
+            width=WIDTH // 2, height=190, title=panel_title(f"from {query}")
         )
         for query in queries
     ]
@@ -84,11 +84,11 @@ def attention_by_layer(weights: pd.DataFrame, queries: Sequence[str] = ("EoT", "
 
 
 def order_of(names: pd.Series, order: Sequence[str]) -> list[str]:
-    """The names in the order in which they stand in a run, `step 2` before `step 10`."""
+    """The names in the order of a run, `step 2` before `step 10`."""
 
-    def place(name: str) -> tuple[int, int]:
+    def position(name: str) -> tuple[int, int]:
         word, _, number = str(name).partition(" ")
         word = "step" if word == "latent" else word
         return order.index(word), int(number) if number.isdecimal() else 0
 
-    return sorted(names.unique(), key=place)
+    return sorted(names.unique(), key=position)

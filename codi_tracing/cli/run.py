@@ -17,9 +17,8 @@ from codi_tracing.cli.app import (
     app,
     from_here,
     here,
-    pair_bar,
-    print_conclusions,
     printable,
+    report_and_print,
     stop,
 )
 
@@ -53,7 +52,6 @@ def run(
         config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
     )
     part = None if shard is None else slice_of(shard)
-    from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
 
     folder = settings.out or Path("runs", settings.name)
@@ -67,7 +65,7 @@ def run(
     if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
     if part is None:
-        print_conclusions(folder, write_report(folder, progress=pair_bar))
+        report_and_print(folder)
         if settings.tracking is not None:
             tell_tracking(folder, **settings.tracking.model_dump())
     else:
@@ -157,9 +155,7 @@ def merge(
     from codi_tracing.patching.runs.assemble import merge_slices
 
     folder = merge_slices(runs, out)
-    from codi_tracing.analysis.report.write import write_report
-
-    print_conclusions(folder, write_report(folder, progress=pair_bar))
+    report_and_print(folder)
 
 
 def modified(path: Path) -> int | None:

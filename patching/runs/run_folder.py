@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.text import short_json
 
 MANIFEST, TABLE, LOCK = "manifest.json", "cells.parquet", ".lock"
 
@@ -101,7 +102,7 @@ def differences(found: dict[str, Any], about: dict[str, Any]) -> str:
     if not isinstance(found.get("identity_of"), dict):
         return f"its {MANIFEST} is damaged or another version's"
     told = [
-        f"{what} is {_short(old)} there, {_short(new)} now"
+        f"{what} is {short_json(old, 40)} there, {short_json(new, 40)} now"
         for what, old, new in unlike(found["identity_of"], about["identity_of"])
     ]
     if found.get("slice") != about["slice"]:
@@ -120,8 +121,3 @@ def unlike(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]
 
 def slice_name(part: Any) -> str:
     return "the whole run" if part is None else f"slice {part}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -189,7 +189,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_sentence(codi, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(codi):
-    assert "wanted the folder of a finished run" in refused(codi("report", "."))
+    assert "expected the folder of a finished run" in refused(codi("report", "."))
 
 
 def test_an_empty_question_is_one_sentence(codi):
