@@ -56,11 +56,12 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
         save_pairs(table, questions, folder / "charts" / "individual", progress)
         if has_original_cells(run.experiment, table):
             write_original_pictures(folder)
+    explorer = explorer_data(run.results, run.pairs)
     page = render(
         "report.html",
         **report_values(run, shown),
-        explorer=explorer_data(run.results, run.pairs),
-        explorer_charts=explorer_specs(),
+        explorer=explorer,
+        explorer_charts=explorer_specs() if explorer else None,
         specs=specs,
         bundle=bundle,
     )

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from codi_tracing.analysis.report.methods import excluded
+from codi_tracing.analysis.report.original_files import PICTURES
 from codi_tracing.analysis.report.sections import flat_rows
 from codi_tracing.analysis.report.write import file_stems, write_report
 from codi_tracing.analysis.table import write_table
@@ -222,3 +223,23 @@ def test_a_number_close_to_zero_has_no_sign(run):
     assert not re.search(
         r"[-−]0\.00\b", re.sub(r"<script>.*?</script>", "", (run / "report.html").read_text(), flags=re.S)
     )
+
+
+@pytest.mark.parametrize("name", ["sweep", "original"])
+def test_a_run_of_single_layers_also_has_the_originals_pictures_by_name(tmp_path, name):
+    table = experiment(layers=(0.2, 0.9), pairs=3)
+    run = make_run(tmp_path / "run", table, prepared(3), experiment=name)
+    write_report(run)
+    for figure, original in PICTURES.items():
+        picture = run / "aggregate_analysis" / f"{original}.png"
+        assert picture.read_bytes() == (run / "charts" / "aggregate" / f"{figure}.png").read_bytes()
+    assert {path.name for path in (run / "individual_heatmaps").iterdir()} == {f"pair_{i}.png" for i in range(3)}
+
+
+def test_a_run_without_single_layers_has_none_of_the_originals_pictures(tmp_path):
+    table = experiment(pairs=3).query("kind == 'thought'")
+    run = make_run(tmp_path / "run", table, prepared(3))
+    write_report(run)
+    assert (run / "charts" / "aggregate" / "corners.png").is_file()
+    assert not (run / "aggregate_analysis").exists()
+    assert not (run / "individual_heatmaps").exists()
