@@ -45,8 +45,8 @@ from .analysis.figures.pairs import site_pairs as site_pairs
 from .analysis.figures.steps import step_curve as step_curve
 from .analysis.figures.steps import step_effects as step_effects
 from .analysis.io.images import save_figures as save_figures
-from .analysis.lens.attention import attention_by_layer as attention_by_layer
-from .analysis.lens.attention import attention_map as attention_map
+from .analysis.lens.charts import attention_by_layer as attention_by_layer
+from .analysis.lens.charts import attention_map as attention_map
 from .analysis.lens.charts import decodable_bars as decodable_bars
 from .analysis.lens.charts import entropy_heatmap as entropy_heatmap
 from .analysis.lens.charts import lens_grid as lens_grid

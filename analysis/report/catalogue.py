@@ -37,6 +37,10 @@ class Figure(NamedTuple):
     chart: Callable[[Any], Any]
     sentence: Callable[[Results, Any], str] | None = None  # of the results and the data
 
+    def text(self, results: Results) -> str:
+        """The figure's sentence, or none."""
+        return self.sentence(results, results.once(self.data)) if self.sentence else ""
+
 
 def of_experiment(
     name: str,

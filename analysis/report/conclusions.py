@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def conclusions(folder: Path | FinishedRun) -> Iterator[str | Rows]:
     yield or_reason(corner_rows, results)
     yield f"\n{results.verdict.sentence}"
     for _, figure in figures_of_run(run.experiment, results.table):
-        if (sentence := figure.sentence) is not None:
-            yield f"\n{or_reason(partial(sentence_of, figure.data, sentence), results)}"
+        if figure.sentence is not None:
+            yield f"\n{or_reason(figure.text, results)}"
     if run.experiment == "sweep":
         tested = places_have_unrelated(results.table)
         kind = "specific effect" if tested else "effect (no unrelated donor was swept: no p-values)"
@@ -77,11 +76,6 @@ def or_reason(part: Callable[[Results], str | Rows], results: Results) -> str | 
         return part(results)
     except ValueError as error:
         return f"not shown: {error}"
-
-
-def sentence_of(data: Callable[[Results], Any], sentence: Callable[[Results, Any], str], results: Results) -> str:
-    """A figure's sentence."""
-    return sentence(results, results.once(data))
 
 
 def corner_rows(results: Results) -> Rows:

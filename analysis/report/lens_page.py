@@ -13,8 +13,14 @@ from pandas.api.types import is_numeric_dtype
 from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
-from codi_tracing.analysis.lens.attention import attention_by_layer, attention_map
-from codi_tracing.analysis.lens.charts import decodable_bars, entropy_heatmap, lens_grid, number_heatmaps
+from codi_tracing.analysis.lens.charts import (
+    attention_by_layer,
+    attention_map,
+    decodable_bars,
+    entropy_heatmap,
+    lens_grid,
+    number_heatmaps,
+)
 from codi_tracing.analysis.lens.statistics import (
     TOP,
     check_columns,

@@ -5,8 +5,6 @@ Everything logged is in the folder; nothing is measured here, and nothing about 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +45,10 @@ def track(folder: Path | str | FinishedRun, mode: str, project: str = PROJECT, n
     )  # fmt: skip
     try:
         sites = run.results.once(site_effects)
+        values = sites.astype(object).where(sites.notna(), None)
         client.log(
             {
-                "sites": wandb.Table(columns=[str(name) for name in sites], data=list(plain_values(sites))),
+                "sites": wandb.Table(columns=[str(name) for name in sites], data=values.to_numpy().tolist()),
                 **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures(run.folder)},
             }
         )
@@ -98,12 +97,3 @@ def summary(run: FinishedRun) -> dict[str, Any]:
         **{f"ceiling/{name}": top.effect for name, top in ceilings.items() if top is not None},
         **{f"effect/{row['direction']}/layer_{row['layer']}": row["effect"] for row in by_layer.to_dict("records")},
     }
-
-
-def plain_values(frame: pd.DataFrame) -> list[Iterable[Any]]:
-    """Rows of Python values, a missing one as None, which the client can write."""
-    return [[None if missing(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()]
-
-
-def missing(value: Any) -> bool:
-    return value is pd.NA or value is None or (isinstance(value, float) and math.isnan(value))

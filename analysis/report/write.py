@@ -71,9 +71,7 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
 def try_figure(figure: Figure, results: Results) -> tuple[dict[str, Any] | None, str]:
     """A figure's Vega-Lite and its sentence; None and the reason where the table does not allow it."""
     try:
-        data = results.once(figure.data)
-        spec = figure.chart(data).to_dict()
-        text = figure.sentence(results, data) if figure.sentence else ""
+        spec, text = figure.chart(results.once(figure.data)).to_dict(), figure.text(results)
     except ValueError as error:
         return None, f"Not shown: {error}."
     try:
