@@ -42,7 +42,8 @@ def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_t
         "43 pairs were read from pairs.json. 2 left out before the run (2: both answers are 13).",
         "1 failed in it (1: its questions are of different length).",
         "40 pairs in 20 clusters",
-        "residual stream, whole thought; values from the pair's clean run, the pair's corrupted run, the run of an unrelated",
+        "residual stream, whole thought; values from the pair's clean run, the pair's corrupted run, "
+        "the run of an unrelated question of equal token count",
         "into the corrupted run (denoising) and the clean run (noising)",
         "2000 resamples of whole clusters",
         "sign flips of whole clusters",
