@@ -106,7 +106,8 @@ def first_direction(results: Results) -> str:
 def largest_site(results: Results) -> pd.DataFrame:
     """The pairs of the site with the largest effect."""
     direction = first_direction(results)
-    site = results.site_statistics(direction).sort_values("effect").iloc[-1].to_dict()
+    largest = results.site_statistics(direction).sort_values("effect").iloc[-1]
+    site = {str(key): value for key, value in largest.items()}
     return site_pairs(results.main_table, site, direction=direction)
 
 

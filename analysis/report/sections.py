@@ -75,7 +75,7 @@ def routes(results: Results) -> list[tuple[str, ...]] | str:
     except ValueError as error:
         return f"Not shown: {error}."
     return [
-        (row.part, row.contrast, f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
+        (str(row.part), str(row.contrast), f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
         for row in parts.itertuples()
     ]
 

@@ -48,7 +48,7 @@ def track(folder: Path | str | FinishedRun, mode: str, project: str = PROJECT, n
         values = sites.astype(object).where(sites.notna(), None)
         client.log(
             {
-                "sites": wandb.Table(columns=[str(name) for name in sites], data=values.to_numpy().tolist()),
+                "sites": wandb.Table(columns=[str(name) for name in sites], data=[*values.to_numpy().tolist()]),
                 **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures(run.folder)},
             }
         )
