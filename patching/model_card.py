@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.verdict import corners, verdict
 from codi_tracing.patching.engine.sweep import sweep_cells
@@ -122,9 +122,8 @@ def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **o
     """Measure the checkpoints `folder/<name>` and write `card.json` and the model card `README.md` beside them."""
     figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
     write_json(folder / "card.json", figures)
-    page = folder / "README.md"
-    page.write_text(card_text(figures, {name: read_recipe(folder / name) for name in names}), encoding="utf-8")
-    return page
+    text = card_text(figures, {name: read_recipe(folder / name) for name in names})
+    return write_whole(folder / "README.md", text.encode())
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from codi_tracing.cli.app import (
     aligned,
     app,
     from_here,
-    pair_bar,
-    print_conclusions,
     printable,
+    report_and_print,
     stop,
 )
 
@@ -54,7 +53,6 @@ def run(
         config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
     )
     part = None if shard is None else parse_shard(shard)
-    from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
 
     folder = settings.out or Path("runs", settings.name)
@@ -68,7 +66,7 @@ def run(
     if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this run, finished; --fresh runs it again", err=True)
     if part is None:
-        print_conclusions(folder, write_report(folder, progress=pair_bar))
+        report_and_print(folder)
         if settings.tracking is not None:
             log_to_wandb(folder, **settings.tracking.model_dump())
     else:
@@ -150,10 +148,7 @@ def merge(
     """
     from codi_tracing.patching.runs.assemble import merge_shards
 
-    folder = merge_shards(runs, out)
-    from codi_tracing.analysis.report.write import write_report
-
-    print_conclusions(folder, write_report(folder, progress=pair_bar))
+    report_and_print(merge_shards(runs, out))
 
 
 def modified(path: Path) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.text import short_json
 
 MANIFEST, TABLE, LOCK = "manifest.json", "cells.parquet", ".lock"
 FORMAT = 2  # of a run folder; those before kept batches in `shards/` and are refused
@@ -113,7 +114,7 @@ def differences(manifest: dict[str, Any], about: dict[str, Any]) -> str:
     if not isinstance(manifest.get("identity_of"), dict):
         return f"its {MANIFEST} is damaged or another version's"
     sentences = [
-        f"{key} is {_short(old)} there, {_short(new)} now"
+        f"{key} is {short_json(old, 40)} there, {short_json(new, 40)} now"
         for key, old, new in unlike(manifest["identity_of"], about["identity_of"])
     ]
     if manifest.get("shard") != about["shard"]:
@@ -132,8 +133,3 @@ def unlike(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]
 
 def shard_name(shard: Any) -> str:
     return "the whole run" if shard is None else f"shard {shard}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
-from codi_tracing.analysis.io.html import facts, html_table, page
+from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
 from codi_tracing.analysis.report.conclusions import mark
-from codi_tracing.analysis.report.methods import citations, excluded, listed, methods
-from codi_tracing.analysis.report.sections import checks_table
+from codi_tracing.analysis.report.finished_run import FinishedRun
+from codi_tracing.analysis.report.sections import report_values
+from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.configs.load import KEYS, ConfigError, load_config, shipped_configs
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.configs.train_schema import TrainConfig
@@ -266,15 +267,12 @@ SMALL_FILES = {"manifest.json": read_manifest, "checks.json": read_checks, "prep
 
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentence(run, name):
-    table, seed = one_row(), json.loads((run / name).read_text())
+    results, seed = Results(one_row()), json.loads((run / name).read_text())
 
     def show(data):
-        manifest, checks = SMALL_FILES["manifest.json"](run), SMALL_FILES["checks.json"](run)
-        read_prepared(run)
-        [mark(check) for check in checks]
-        parts = [checks_table(checks), *excluded(manifest.get("data") or {}), *methods(manifest, table)]
-        parts += [html_table((), citations(manifest, table)), facts(listed(manifest))]
-        page(str(manifest.get("name")), parts, {}, "").encode()
+        shown = FinishedRun(run, read_manifest(run), read_checks(run), read_prepared(run), results)
+        [mark(check) for check in shown.checks]
+        render("report.html", **report_values(shown, []), explorer=None, specs={}, bundle="").encode()
 
     def read(data):
         (run / name).write_bytes(data)
@@ -288,9 +286,8 @@ def test_a_damaged_run_gives_a_whole_report_or_a_sentence(run, name, monkeypatch
     from codi_tracing.analysis.report import conclusions as said
     from codi_tracing.analysis.report import write as report
 
-    monkeypatch.setattr(
-        "codi_tracing.analysis.report.catalogue.fitting", lambda *_: ()
-    )  # the figures have tests of their own
+    for module in ("write", "conclusions"):  # the figures have tests of their own
+        monkeypatch.setattr(f"codi_tracing.analysis.report.{module}.figures_of_run", lambda *_: ())
     monkeypatch.setattr("codi_tracing.analysis.io.images.vl_convert.javascript_bundle", lambda *_: "")
     good = (run / name).read_bytes()
     strategy = mutated_bytes([good]) if name == "cells.parquet" else mutated_json([json.loads(good)])

@@ -122,9 +122,9 @@ def test_eval_and_check_refuse_any_data_before_they_load_a_model(folder):
 
 
 def test_report_shows_or_refuses_any_run(folder, monkeypatch):
-    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
-    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
-    monkeypatch.setattr("codi_tracing.analysis.io.images.vega_bundle", lambda: "")
+    for module in ("write", "conclusions"):
+        monkeypatch.setattr(f"codi_tracing.analysis.report.{module}.figures_of_run", lambda *_: ())
+    monkeypatch.setattr("codi_tracing.analysis.report.write.vega_bundle", lambda: "")
     monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: None)
     sides = {side: {"question": "9?", "answer": 1} for side in ("clean", "corrupted")}
     run = make_run(folder / "run", experiment(pairs=2), [{"pair_id": i, **sides} for i in (0, 1)])

@@ -94,13 +94,13 @@ class Seen(HTMLParser):
 
 
 def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
-    """A run whose every free text is hostile: ids, clusters, kinds, protocol, donors, questions, answers, names."""
+    """A run whose every free text is hostile: ids, clusters, edits, protocol, donors, questions, answers, names."""
     count = len(HOSTILE)
     table = experiment(layers=(0.2, 0.9), pairs=count, noise=0.05)
     number = table["pair_id"].astype(int)
     text = number.map(lambda i: HOSTILE[i])
     table["cluster_id"] = text
-    table["kind"] = number.map(lambda i: HOSTILE[i % 4])
+    table["edit"] = number.map(lambda i: HOSTILE[i % 4])
     table["source_pair"] = text
     table["pair_id"] = text
     steps = pd.DataFrame(
@@ -113,8 +113,8 @@ def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
         for step in (0, 1)
     )
     steps = steps.assign(cluster_id=steps["pair_id"])
-    kinds = dict(zip(table["pair_id"], table["kind"], strict=True))
-    steps["kind"] = steps["pair_id"].map(kinds)
+    edits = dict(zip(table["pair_id"], table["edit"], strict=True))
+    steps["edit"] = steps["pair_id"].map(edits)
     table = pd.concat([table, steps], ignore_index=True)
     pairs = [
         {"pair_id": text, **{side: {"question": f"{text} 9?", "answer": i} for side in ("clean", "corrupted")}}

@@ -7,7 +7,7 @@ import pytest
 
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec, MemoryStore, run_batches
 from codi_tracing.patching.engine.partition import Sizes
-from codi_tracing.traces.remote.submitted_jobs import NotYet
+from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
 SPECS = [BatchSpec(index, 5, 10, 3, Sizes(2, 3, None)) for index in range(5)]
 
@@ -23,7 +23,7 @@ class DictStore(MemoryStore):
         return self.results.get(batch.index)
 
     def computing(self, batch):
-        return suppress(NotYet)
+        return suppress(JobsPending)
 
     def save(self, batch, result):
         self.results[batch.index] = result
@@ -41,7 +41,7 @@ def run_all(store, unfinished=()):
     def run(missing):
         calls.append([batch.index for batch in missing])
         if missing[0].index in unfinished:
-            raise NotYet
+            raise JobsPending
         return result_of(missing[0].index)
 
     return [(batch.index, int(result.rows["batch"][0])) for batch, result in run_batches(SPECS, store, run)], calls
