@@ -113,7 +113,7 @@ def test_a_sweep_is_that_of_here_at_every_site_source_route_and_cut(
 def config_of(server: Server | None, **options) -> RunConfig:
     remote = None if server is None else Remote(host=server.url, **options)
     return RunConfig(
-        name="ours", checkpoint=EMBEDDED / "thought", pairs={"file": PAIRS, "limit": 12}, merge=False, device="cpu",
+        name="ours", checkpoint=EMBEDDED / "thought", pairs={"file": PAIRS, "limit": 12}, merge_lora=False, device="cpu",
         pairs_per_batch=3, remote=remote,
     )  # fmt: skip
 
@@ -203,7 +203,7 @@ def written(plain_server: Server, tmp_path: Path) -> Path:
     """A config for the server, as a user writes it."""
     path = tmp_path / "ours.toml"
     path.write_text(
-        f'name = "ours"\ncheckpoint = "{EMBEDDED / "thought"}"\nmerge = false\npairs_per_batch = 3\n'
+        f'name = "ours"\ncheckpoint = "{EMBEDDED / "thought"}"\nmerge_lora = false\npairs_per_batch = 3\n'
         f'pairs = {{ file = "{PAIRS}", limit = 12 }}\nremote = {{ host = "{plain_server.url}" }}\n'
     )
     return path
@@ -242,7 +242,7 @@ def test_the_command_line_runs_a_config_on_the_server_that_the_environment_names
     command = [
         sys.executable,
         "-m",
-        "codi",
+        "codi_tracing",
         "run",
         "configs/tiny.toml",
         "--limit",

@@ -11,7 +11,7 @@ import torch
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
 
-OURS = ("configs", "traces", "patching")  # sent by value: where a session runs, they are not installed
+OURS = ("codi_tracing",)  # sent by value: where a session runs, it is not installed
 LOCAL = "local"
 
 
