@@ -1,4 +1,4 @@
-"""The structure of the code, read from its source: import rules, unique names, sizes, and modules that import quickly."""
+"""The structure of the code, read from its source: imports, unique names, sizes, and modules that load quickly."""
 
 import ast
 import subprocess
@@ -172,7 +172,9 @@ def test_no_module_imports_a_private_name_of_another():
             for name in imports(path)
             if name.startswith("codi_tracing.") and private(name.rpartition(".")[2])
         }
-        imported = {name.rpartition(".")[2] for name in imports(path) if name.removeprefix("codi_tracing.") in modules()}
+        imported = {
+            name.rpartition(".")[2] for name in imports(path) if name.removeprefix("codi_tracing.") in modules()
+        }
         found |= {
             (module, ast.unparse(node))
             for node in nodes(path)
@@ -262,7 +264,7 @@ def test_no_function_is_complex():
     assert found.returncode == 0, found.stdout
 
 
-# What imports quickly.
+# What loads quickly.
 
 LIGHT = (
     "codi_tracing.cli", "traces.text", "traces.gsm8k", "patching.pairs.json_records", "patching.pairs.pair",
