@@ -96,6 +96,7 @@ WANTED = {
     "less_than_equal": "{le} or less",
     "literal_error": "{expected}",
     "model_type": "a table",
+    "name": "{expected}",
     "no_path": "a path that can exist",
     "path_type": "a path in quotes",
     "string_too_short": "one character or more",

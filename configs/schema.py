@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -21,22 +22,46 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from codi_tracing.configs.vocabulary import (
+    CONFIG_METRICS,
+    CONFIG_SOURCES,
+    DEFAULT_METRICS,
     DEFAULT_SOURCES,
     DIRECTIONS,
-    ESTIMATED,
-    METRICS,
-    OF_A_SWEEP,
-    ONE_KIND,
-    OPEN,
-    Direction,
-    Experiment,
-    Grid,
-    Kind,
-    Metric,
-    Protocol,
-    Route,
-    Source,
+    EXPERIMENTS,
+    GRID_KINDS,
+    GRIDS,
+    PROTOCOLS,
+    ROUTES,
 )
+
+ONE_KIND = ("influence", "iterative", "matched")
+# What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
+OF_A_SWEEP = (
+    "grid", "kinds", "sources", "freeze", "also_unfrozen", "metrics", "draws", "knockouts", "protocol", "beyond", "top", "matches",
+    "extra_problems", "directions", "reinitialised",
+)  # fmt: skip
+OPEN: dict[str, tuple[str, ...]] = {
+    "sweep": (
+        "grid",
+        "kinds",
+        "sources",
+        "freeze",
+        "also_unfrozen",
+        "metrics",
+        "draws",
+        "knockouts",
+        "protocol",
+        "directions",
+        "reinitialised",
+    ),
+    "early_stop": ("draws", "beyond", "directions", "reinitialised"),
+    "influence": ("kinds", "directions", "reinitialised"),
+    "iterative": ("kinds", "directions", "reinitialised"),
+    "matched": ("kinds", "matches", "extra_problems"),
+    "original": ("reinitialised",),
+    "attribution": ("kinds", "top", "directions", "reinitialised"),
+    "shapley": ("directions", "reinitialised"),
+}
 
 
 def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
@@ -55,6 +80,19 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _one_of(names: Iterable[str]) -> AfterValidator:
+    """A name of the vocabulary."""
+    known = tuple(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            expected = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+            raise PydanticCustomError("name", "{expected}", {"expected": expected})
+        return name
+
+    return AfterValidator(check)
+
+
 # Numbers are strict, so that a quoted number or `true` is refused rather than guessed at.
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 CountFromZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
@@ -65,6 +103,15 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Knockout = Annotated[str, Field(pattern=r"^(answer|[0-9]+)-(question|bot|[0-9]+)(@[0-9]+)?$")]
+
+Experiment = Annotated[str, _one_of(EXPERIMENTS)]
+Grid = Annotated[str, _one_of(GRIDS)]
+Kind = Annotated[str, _one_of(GRID_KINDS)]
+Source = Annotated[str, _one_of(CONFIG_SOURCES)]
+Route = Annotated[str, _one_of(ROUTES)]
+Protocol = Annotated[str, _one_of(PROTOCOLS)]
+Direction = Annotated[str, _one_of(DIRECTIONS)]
+Metric = Annotated[str, _one_of(CONFIG_METRICS)]
 
 
 class Record(BaseModel):
@@ -131,8 +178,8 @@ class RunConfig(Record):
     top: Count = 20
     matches: Count = 60
     extra_problems: CountFromZero = 0
-    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = DIRECTIONS
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = METRICS
+    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = tuple(DIRECTIONS)
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_METRICS
     max_new_tokens: Count = 12
     cells_per_forward: Count | None = None
     pairs_per_batch: Count | None = None
@@ -170,7 +217,7 @@ class RunConfig(Record):
         """Attribution estimates every kind unless told otherwise; noise has no meaning in a cache entry."""
         if not isinstance(values, dict):
             return values
-        kinds = values.get("kinds", ESTIMATED if values.get("experiment") == "attribution" else ("resid",))
+        kinds = values.get("kinds", GRID_KINDS if values.get("experiment") == "attribution" else ("resid",))
         sources = ("other", "unrelated") if isinstance(kinds, list | tuple) and "kv" in kinds else DEFAULT_SOURCES
         return {"kinds": kinds, "sources": sources, **values}
 
@@ -205,7 +252,7 @@ class RunConfig(Record):
             )
         if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
             text = "'kinds' is {kinds} in the experiment '{name}', wanted one of {known}: it writes whole steps"
-            known = ", ".join(kind for kind in ESTIMATED if kind != "head")
+            known = ", ".join(kind for kind in GRID_KINDS if kind != "head")
             values = {"kinds": ", ".join(self.kinds), "name": self.experiment, "known": known}
             raise PydanticCustomError("rule", text, values)
         return self

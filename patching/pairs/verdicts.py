@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
-from codi_tracing.configs.vocabulary import METRICS
+from codi_tracing.configs.vocabulary import DEFAULT_METRICS
 from codi_tracing.patching.pairs.pair import VARIANTS, Pair, Side, format_number, plain_number
 from codi_tracing.patching.pairs.tokenized import Tokens, token_faults, tokenise
 from codi_tracing.patching.pairs.validity import NUMERAL, Change, changes, is_one_question, text_faults
@@ -72,7 +72,7 @@ def _verdict(pair: Pair, tokens: Tokens | None = None, said: tuple[float, float]
     return Verdict(
         pair_id=pair.pair_id,
         verdict=NOT_USABLE if faults else SOME_METRICS if wrong else USABLE,
-        metrics=() if faults else tuple(m for m in METRICS if not wrong or m not in NEED_RIGHT_ANSWERS),
+        metrics=() if faults else tuple(m for m in DEFAULT_METRICS if not wrong or m not in NEED_RIGHT_ANSWERS),
         reasons=tuple(faults or wrong),
         notes=(*(wrong if faults else ()), *notes),
         changed=changed,
