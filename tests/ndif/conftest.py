@@ -36,8 +36,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def running_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that accepts everybody, to which nnsight points."""
+    import nnsight
     from nnsight import CONFIG
 
+    nnsight.register("tests.ndif.jobs")  # its functions are sent with the jobs that call them
     with Server(models=[BASE], sandbox=request.param == "sandboxed") as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(CONFIG.API, "HOST", server.url)
         patch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)

@@ -57,9 +57,6 @@ class Gate:
     def is_reached(self) -> bool:
         return Path(self.folder, "reached").exists()
 
-    def wait_until_reached(self) -> None:
-        wait_until(lambda: self.is_reached, "a job to start")
-
     def open(self) -> None:
         Path(self.folder, "open").touch()
 

@@ -134,7 +134,8 @@ def test_a_client_that_waits_for_a_job_loses_the_connection_when_the_api_dies(
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    gate.wait_until_reached()
+    wait_until(lambda: gate.is_reached or seen, "the job to start")
+    assert seen == []
     plain_server.kill_api()
     gate.open()
     waiting.join(DEADLINE)

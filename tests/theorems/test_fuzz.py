@@ -7,14 +7,13 @@ import io
 import json
 import shutil
 import tomllib
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
 from codi_tracing.analysis.io.html import facts, html_table, page
-from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
+from codi_tracing.analysis.io.run_folder import read_prepared
 from codi_tracing.analysis.report.conclusions import mark
 from codi_tracing.analysis.report.methods import citations, excluded, listed, methods
 from codi_tracing.analysis.report.sections import checks_table
@@ -32,10 +31,6 @@ from codi_tracing.traces.model.checkpoint import (
     read_tensors,
     read_thought,
 )
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
-from tests.analysis.test_table import one_row
-from tests.patching.pairs.test_pair import both, whole
 from tests.support.mutations import (
     NASTY_TEXT,
     fuzz,
@@ -47,15 +42,12 @@ from tests.support.mutations import (
     mutated_toml,
     odd_values,
 )
+from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.places import ROOT
+from tests.support.run_folders import SMALL_FILES, make_run
+from tests.support.tables import experiment, one_row
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
-PROBLEMS = [
-    {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
-    {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},
-    {"question": "Bob had 9 pens?", "answer": 9},
-    {"question": "Cy had 9 pens?", "answer": "-9.5"},
-]
+CONFIGS = ROOT / "configs"
 
 
 def outcome(read, *kinds, about=None):
@@ -260,9 +252,6 @@ def run(tmp_path):
         {"pair_id": i, **{side: {"question": "9?", "answer": i} for side in ("clean", "corrupted")}} for i in (0, 1)
     ]
     return make_run(tmp_path / "run", experiment(pairs=2), pairs, experiment="sweep", config={"low_ceiling": 0.5})
-
-
-SMALL_FILES = {"manifest.json": read_manifest, "checks.json": read_checks, "prepared_pairs.json": read_prepared}
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)

@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
 from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml
-from tests.theorems.test_fuzz import PAIRS, PROBLEMS, SMALL_FILES
+from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.places import ROOT
+from tests.support.run_folders import SMALL_FILES, make_run
+from tests.support.tables import experiment
 
 CONFIG = {"name": "a", "checkpoint": "model", "pairs": {"file": "pairs.json", "limit": 3}, "kinds": ["resid", "mlp"]}
 
@@ -65,7 +66,7 @@ def test_run_takes_or_refuses_any_config(folder, reading_only):
         here("config.toml", data)
         return said("run", "config.toml", "--pairs", "pairs.json")
 
-    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "sitewise.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((ROOT / "configs" / "sitewise.toml").read_text(encoding="utf-8"))
     seen = fuzz("codi run, configs", mutated_toml([CONFIG, shipped]), read, 150)
     assert min(seen["stopped"], seen["refused"]) > 5
 
@@ -84,7 +85,7 @@ def test_train_takes_or_refuses_any_config(folder, monkeypatch):
         raise ValueError("read, and not trained in this test")
 
     monkeypatch.setattr("codi_tracing.traces.training.train.train", stopped)
-    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "train_base.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((ROOT / "configs" / "train_base.toml").read_text(encoding="utf-8"))
 
     def read(data):
         here("config.toml", data)
@@ -122,7 +123,6 @@ def test_eval_and_check_refuse_any_data_before_they_load_a_model(folder):
 
 
 def test_report_shows_or_refuses_any_run(folder, monkeypatch):
-    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
     monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
     monkeypatch.setattr("codi_tracing.analysis.io.images.vega_bundle", lambda: "")
     monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: None)

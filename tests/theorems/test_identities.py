@@ -35,14 +35,11 @@ from codi_tracing.patching.interventions.sources import (
     unrelated,
     zero,
 )
-from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.donors import draw_unrelated
-from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import encode, question_ids
 from codi_tracing.traces.model.loading import reinitialise
-from tests.conftest import write_random_checkpoint
-from tests.theorems.test_planted import Contrasts, loud
+from tests.support.checkpoints import load_loud, write_random_checkpoint
+from tests.support.contrasts import Contrasts, contrasts_of, measure, projected
 
 EXACT = 1e-5
 COMPUTED = [zero, mean, step_mean, noise, moments]
@@ -74,31 +71,12 @@ CACHED = [THOUGHT, QUESTION, BOT]
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def both(request, tmp_path_factory):
     """A random model of each family, its LoRA made stronger so that what matters is well above rounding."""
-    return loud(write_random_checkpoint(tmp_path_factory.mktemp("same"), family=request.param))
+    return load_loud(write_random_checkpoint(tmp_path_factory.mktemp("same"), family=request.param))
 
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = tokenize_pairs(both, pairs)[0]
-    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
-    chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
-    return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
-
-
-def measure(model, contrasts, cells, metric=max_logit_change, **options) -> np.ndarray:
-    """One metric of every cell, `[pair, cell]`."""
-    table = sweep_cells(
-        model, contrasts.ready, cells, metrics=[metric], donors=contrasts.donors, everyone=contrasts.everyone,
-        cells_per_forward=64, **options,
-    )  # fmt: skip
-    return table["patched"].to_numpy().reshape(len(contrasts.ready), len(cells))
-
-
-def projected(reading):
-    """The change of all logits, in a fixed random direction: two runs that agree in it agree in all."""
-    change = reading.patched - reading.host
-    direction = torch.randn(change.shape[-1], generator=torch.Generator().manual_seed(0))
-    return change @ (direction / direction.norm())
+    return contrasts_of(both, pairs)
 
 
 def agree(model, contrasts, first, second, **options) -> bool:

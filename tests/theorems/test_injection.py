@@ -16,8 +16,8 @@ from codi_tracing.analysis.report import explorer
 from codi_tracing.analysis.report.catalogue import FIGURES
 from codi_tracing.analysis.report.conclusions import conclusions
 from codi_tracing.analysis.report.write import file_stems, write_report
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import cell, experiment
+from tests.support.run_folders import make_run
+from tests.support.tables import cell, experiment
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script>",
@@ -100,7 +100,7 @@ def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
     number = table["pair_id"].astype(int)
     text = number.map(lambda i: HOSTILE[i])
     table["cluster_id"] = text
-    table["kind"] = number.map(lambda i: HOSTILE[i % 4])
+    table["edit"] = number.map(lambda i: HOSTILE[i % 4])
     table["source_pair"] = text
     table["pair_id"] = text
     steps = pd.DataFrame(
@@ -113,8 +113,8 @@ def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
         for step in (0, 1)
     )
     steps = steps.assign(cluster_id=steps["pair_id"])
-    kinds = dict(zip(table["pair_id"], table["kind"], strict=True))
-    steps["kind"] = steps["pair_id"].map(kinds)
+    edits = dict(zip(table["pair_id"], table["edit"], strict=True))
+    steps["edit"] = steps["pair_id"].map(edits)
     table = pd.concat([table, steps], ignore_index=True)
     pairs = [
         {"pair_id": text, **{side: {"question": f"{text} 9?", "answer": i} for side in ("clean", "corrupted")}}

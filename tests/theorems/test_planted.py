@@ -1,7 +1,6 @@
 """Planted truths: models and cut edges in which it is known by hand what can matter, and the engine has to find it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,22 +20,11 @@ from codi_tracing.patching.interventions.sites import (
     subsets,
 )
 from codi_tracing.patching.interventions.sources import HOSTS, Value, mean, noise, other, source_name, unrelated, zero
-from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
-from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
-from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import load_loud, write_random_checkpoint
+from tests.support.contrasts import contrasts_of, measure, projected
 
 EXACT = 1e-5
 SOURCES = [other, unrelated, zero, mean, noise]
-
-
-class Contrasts(NamedTuple):
-    """Pairs that have an unrelated donor, their donors, and all pairs that means are taken over."""
-
-    ready: list[TokenizedPair]
-    donors: list[tuple[Donor, ...]]
-    everyone: list[TokenizedPair]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -47,39 +35,18 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    return loud(folder)
+    return load_loud(folder)
 
 
 @pytest.fixture
 def fresh(folder):
     """A model of one's own, to plant something in."""
-    return loud(folder)
-
-
-def loud(folder):
-    """The checkpoint with its LoRA made stronger: attention is sharp, and what matters is well above rounding."""
-    model = load_codi(folder, device="cpu")
-    for name, parameter in model.lm._module.named_parameters():
-        if ".lora_B." in name:
-            parameter.data *= 4
-    return model
+    return load_loud(folder)
 
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = tokenize_pairs(both, pairs)[0]
-    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
-    chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
-    return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
-
-
-def measure(model, contrasts, cells, metric=max_logit_change, always=()) -> np.ndarray:
-    """One metric of every cell, `[pair, cell]`."""
-    table = sweep_cells(
-        model, contrasts.ready, cells, metrics=[metric], donors=contrasts.donors, everyone=contrasts.everyone,
-        always=always, cells_per_forward=128,
-    )  # fmt: skip
-    return table["patched"].to_numpy().reshape(len(contrasts.ready), len(cells))
+    return contrasts_of(both, pairs)
 
 
 def every_site(model) -> list[Site]:
@@ -227,13 +194,6 @@ def test_where_the_answer_sees_no_thought_nothing_of_the_thought_matters_and_the
 
 
 # Routes: `freeze` removes its edge and nothing else.
-
-
-def projected(reading):
-    """The change of all logits, in a fixed random direction: two runs that agree in it agree in all."""
-    change = reading.patched - reading.host
-    direction = torch.randn(change.shape[-1], generator=torch.Generator().manual_seed(0))
-    return change @ (direction / direction.norm())
 
 
 def same_frozen_and_open(model, contrasts, sites, route, always=(), sources=(other, noise)):

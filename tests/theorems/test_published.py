@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from codi_tracing.analysis.table import read_table
 from codi_tracing.cli.main import app
 from codi_tracing.traces.gsm8k import read_problems
+from tests.support.places import SHARED
 from tests.support.upstream import write_upstream
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_test.jsonl"
+GSM8K = SHARED / "gsm8k_test.jsonl"
 CONFIG = """
 name = "gsm8k"
 checkpoint = "checkpoint"
