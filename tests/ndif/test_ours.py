@@ -12,9 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from codi_tracing.cli.main import app
 from codi_tracing.configs.schema import Remote, RunConfig
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.edges import edge
@@ -31,6 +29,7 @@ from codi_tracing.traces.loop.thought import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
 from tests.ndif.server import Server
+from tests.support.command_line import codi
 from tests.support.places import EMBEDDED, ROOT
 from tests.support.waiting import wait_until
 
@@ -205,10 +204,6 @@ def written(plain_server: Server, tmp_path: Path) -> Path:
         f'pairs = {{ file = "{PAIRS}", limit = 12 }}\nremote = {{ host = "{plain_server.url}" }}\n'
     )
     return path
-
-
-def codi(*arguments: object):
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_jobs_are_submitted_now_and_collected_later_and_lost_ones_again(

@@ -5,9 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from codi_tracing.cli.main import app
+from tests.support.command_line import codi
 from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml
 from tests.support.pair_records import PAIRS, PROBLEMS
 from tests.support.places import ROOT
@@ -19,7 +18,7 @@ CONFIG = {"name": "a", "checkpoint": "model", "pairs": {"file": "pairs.json", "l
 
 def said(*words, lines=1):
     """What became of a command: its exit code is one of ours, and stderr holds at most so many lines, all ours."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = codi(*words)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)[:300]
     assert result.exit_code in (0, 1, 2), result.exit_code
     told = result.stderr.split("\n")[:-1]
@@ -98,7 +97,7 @@ def test_pairs_check_describes_or_refuses_any_file(folder):
     def read(data):
         here("pairs.json", data)
         plain = said("pairs", "check", "pairs.json", lines=21)
-        result = CliRunner().invoke(app, ["pairs", "check", "pairs.json", "--json"])
+        result = codi("pairs", "check", "pairs.json", "--json")
         json.loads(result.stdout)
         return plain
 

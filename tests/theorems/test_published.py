@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from codi_tracing.analysis.table import read_table
-from codi_tracing.cli.main import app
 from codi_tracing.traces.gsm8k import read_problems
+from tests.support import command_line
 from tests.support.places import SHARED
 from tests.support.upstream import write_upstream
 
@@ -37,15 +36,15 @@ def folder(request, tmp_path_factory):
         ["convert", folder / "codi", "--base", folder / "base", "--alpha", 16, "--out", folder / "checkpoint"],
         ["pairs", "make", GSM8K, "--out", folder / "pairs.jsonl", "--checkpoint", folder / "checkpoint"],
     ):
-        said = CliRunner().invoke(app, [str(word) for word in words])
-        assert said.exit_code == 0, said.output
+        done = command_line.codi(*words)
+        assert done.exit_code == 0, done.output
     return folder
 
 
 @pytest.fixture
 def codi(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+    return command_line.codi
 
 
 def test_hundreds_of_questions_yield_a_pair_of_equal_token_counts_under_its_tokenizer(codi, folder):
