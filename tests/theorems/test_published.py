@@ -8,10 +8,9 @@ import pytest
 from codi_tracing.analysis.table import read_table
 from codi_tracing.traces.gsm8k import read_problems
 from tests.support import command_line
-from tests.support.places import SHARED
+from tests.support.places import GSM8K
 from tests.support.upstream import write_upstream
 
-GSM8K = SHARED / "gsm8k_test.jsonl"
 CONFIG = """
 name = "gsm8k"
 checkpoint = "checkpoint"
