@@ -81,7 +81,7 @@ from .analysis.table import write_table as write_table
 from .configs.load import ConfigError as ConfigError
 from .configs.load import load_config as load_config
 from .configs.schema import RunConfig as RunConfig
-from .configs.schema import TrainConfig as TrainConfig
+from .configs.train_schema import TrainConfig as TrainConfig
 from .patching.engine.attribution import attribute as attribute
 from .patching.engine.sweep import sweep as sweep
 from .patching.interventions.edges import Edge as Edge
@@ -120,7 +120,7 @@ from .patching.pairs.pair import load_pairs as load_pairs
 from .traces.lens import ask as ask
 from .traces.lens import attention_of as attention_of
 from .traces.lens import logit_lens as logit_lens
-from .traces.loop.thought import record as record
+from .traces.loop.recording import record as record
 from .traces.model.checkpoint import CheckpointError as CheckpointError
 from .traces.model.codi_model import CodiModel as CodiModel
 from .traces.model.loading import load_codi as load_codi

@@ -27,7 +27,7 @@ from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import Problem, fresh
+from codi_tracing.traces.training.word_problems import WordProblem, draw_problems
 
 DIRECTIONS = ("denoising", "noising")
 METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
@@ -35,7 +35,7 @@ METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted
 
 def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
     """Every figure of the card. `seed` must not be one that the checkpoint was trained on or its pairs drawn with."""
-    asked = fresh(seed, problems)
+    asked = draw_problems(seed, problems)
     by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
     ready, _ = tokenize_pairs(model, fresh_pairs(model, pairs, seed + 1))
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
@@ -61,7 +61,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
+def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` steps of thought."""
     questions = [problem.question for problem in problems]
     said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)

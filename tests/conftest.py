@@ -50,9 +50,9 @@ def both(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def problems():
     """Word problems of different lengths."""
-    from codi_tracing.traces.training.word_problems import fresh
+    from codi_tracing.traces.training.word_problems import draw_problems
 
-    return fresh(seed=5, count=6)
+    return draw_problems(seed=5, count=6)
 
 
 @pytest.fixture(scope="session")

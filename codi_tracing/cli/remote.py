@@ -70,7 +70,7 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
         raise ValueError(f"{config}: remote is not a deployment; set remote = true, or the table [remote]")
     from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
-    from codi_tracing.traces.remote.submitted_jobs import NotYet
+    from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
     folder = settings.out or Path("runs", settings.name)
     if step == "collect" and not (folder / "jobs.json").is_file():
@@ -79,7 +79,7 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
         run_experiment(settings, folder, later=step)
     except InvariantError as error:
         stop(str(error), FAILED)
-    except NotYet as state:
+    except JobsPending as state:
         typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
         return
     print_conclusions(folder, write_report(folder, progress=pair_bar))

@@ -104,26 +104,19 @@ def plan(
     if tflops is not None and not 0 < tflops < inf:
         raise ValueError(f"--tflops is {tflops:g}, expected a number above 0")
     from codi_tracing.patching.plan.count import plan_run
-    from codi_tracing.patching.plan.inputs import at_hand
-    from codi_tracing.patching.plan.text import (
-        as_record,
-        assumptions,
-        memory_rows,
-        product_rows,
-        remote_rows,
-        sweep_rows,
-        time_rows,
-    )
+    from codi_tracing.patching.plan.inputs import load_inputs
+    from codi_tracing.patching.plan.text import as_record, assumption_sentences, sweep_rows, total_rows
 
-    found = plan_run(settings, at_hand(settings, pairs, tokens, shape), part)
+    counted = plan_run(settings, load_inputs(settings, pairs, tokens, shape), part)
     if as_json:
-        typer.echo(json.dumps(as_record(found, tflops), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(as_record(counted, tflops), indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {found.known.named}\n")
-    typer.echo(aligned(sweep_rows(found)) + "\n")
-    typer.echo(aligned([*product_rows(found), *memory_rows(found), *remote_rows(found), *time_rows(found, tflops)]))
+    source = counted.inputs.size_source
+    typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {source}\n")
+    typer.echo(aligned(sweep_rows(counted)) + "\n")
+    typer.echo(aligned(total_rows(counted, tflops)))
     typer.echo("\nAssumptions:")
-    for sentence in assumptions(found):
+    for sentence in assumption_sentences(counted):
         typer.echo(f"- {printable(sentence[0].upper() + sentence[1:])}.")
 
 

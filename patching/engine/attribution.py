@@ -143,14 +143,9 @@ def keeping(model: CodiModel, rows: Rows, kinds: Sequence[str], kept: Kept) -> E
     """
 
     def block(module: Any, layer: int, step: int) -> None:
-        if "head" in kinds:
-            kept["head"].append((model.heads(module).input,))
-        if "attn" in kinds:
-            kept["attn"].append((model.attention(module).output[0],))
-        if "mlp" in kinds:
-            kept["mlp"].append((model.mlp(module).output,))
-        if "resid" in kinds:
-            kept["resid"].append((module.output,))
+        for kind in ("head", "attn", "mlp", "resid"):
+            if kind in kinds:
+                kept[kind].append((model.activation(module, kind),))
 
     def latent(values: Tensor, step: int) -> Tensor:
         values = values.detach().requires_grad_() if step == 0 else values

@@ -29,10 +29,10 @@ from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.answer import Forced, Script
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.single_pass import single_pass_length, start_single_passes
-from codi_tracing.traces.loop.thought import Block, Run, runs_of, start_blocks
+from codi_tracing.traces.loop.thought import CellBlock, Run, runs_of, start_blocks
 from codi_tracing.traces.loop.tokens import encode, texts
 from codi_tracing.traces.model.codi_model import CodiModel
-from codi_tracing.traces.remote.session import Started, place_of
+from codi_tracing.traces.remote.session import PendingResult, deployment_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Running(NamedTuple):
     """A batch that was begun: which cells each of its blocks has, and the sessions that run them."""
 
     parts: list[list[int]]
-    started: list[Started]
+    started: list[PendingResult]
 
 
 Tell = Callable[[str], None]  # hears how many jobs are in which state
@@ -185,10 +185,10 @@ def start_cells(
     read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
     makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
     new = plan.max_new_tokens if plan.on_answers else 0
-    begin: Callable[..., Started] = partial(start_blocks, n_latents=steps)
+    begin: Callable[..., PendingResult] = partial(start_blocks, n_latents=steps)
     if plan.protocol == "single_pass":
         begin = start_single_passes
-    place = place_of(model, plan.remote)
+    place = deployment_of(model, plan.remote)
     jobs = jobs_of(makers, at_once, None if place is None else place.cells_per_job)
     started = [begin(model, read, job, max_new_tokens=new, remote=plan.remote) for job in jobs]
     return Running(parts, started)
@@ -230,7 +230,7 @@ def not_finite(batch: Sequence[TokenizedPair], finite: Tensor, dtype: str) -> tu
 
 def block_of(
     model: CodiModel, batch: Sequence[TokenizedPair], cells: Sequence[Cell], plan: Plan, steps: int, read: Rows
-) -> Block:
+) -> CellBlock:
     """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured.
 
     Called inside the session, where the model is: what is sent there is the cells, and not their tensors.
@@ -257,12 +257,12 @@ def block_of(
 
     if plan.protocol == "single_pass":
         edits = single_pass_edits(model, rows, writes, given, sizes, single_pass_length(model, script))
-        return Block(with_sight(model, rows, writes), script, edits, measure)
+        return CellBlock(with_sight(model, rows, writes), script, edits, measure)
     rows = beginning(model, rows, writes)
     edits = edits_of(model, rows, writes, given, sizes)
     if plan.step_metrics:
         edits = replace(edits, read=measure_step)
-    return Block(with_sight(model, rows, writes, steps, plan.always), script, edits, measure)
+    return CellBlock(with_sight(model, rows, writes, steps, plan.always), script, edits, measure)
 
 
 def frames_of(

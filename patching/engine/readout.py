@@ -54,7 +54,7 @@ def read_answer(about: Readout, forced: Forced, sizes: Sizes | None) -> dict[str
 
     And whether a run's logits are finite, `[pair, run]`, under the name `FINITE`.
     """
-    found = read_all(about.on_logits, reading(about, forced.at_read, forced.said))
+    found = read_all(about.on_logits, reading(about, forced.at_read, forced.logprobs))
     if about.at_eot:
         found |= read_all(about.at_eot, reading(about, forced.at_start))
     found[FINITE] = forced.at_read.sum(-1).isfinite()  # what is not finite makes the sum so too

@@ -21,7 +21,8 @@ from codi_tracing.configs.schema import Remote
 from codi_tracing.patching.answer_metrics import LENS_METRICS
 from codi_tracing.patching.engine.batch import Batch, Pace, Plan, Running, run_batch, start_cells
 from codi_tracing.patching.engine.means import record_means
-from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, shape_of, steps_of, work_of
+from codi_tracing.patching.engine.model_size import size_of_model
+from codi_tracing.patching.engine.partition import MEMORY, Sizes, batches, choose, draws_of, steps_of, work_of
 from codi_tracing.patching.engine.table_rows import in_order
 from codi_tracing.patching.interventions.cells import (
     PROTOCOLS,
@@ -40,7 +41,7 @@ from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import opening_ids, positions_needed
 from codi_tracing.traces.model.codi_model import CodiModel
-from codi_tracing.traces.remote.session import LOCAL, place_of
+from codi_tracing.traces.remote.session import LOCAL, deployment_of
 
 
 class Due(NamedTuple):
@@ -141,7 +142,9 @@ def sweep_cells(
         raise ValueError("nothing to measure: no metrics, and no latent step is read after what the cells write")
     for knockout in always:
         check_edge(model, knockout)
-    check_sendable(place_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)])
+    check_sendable(
+        deployment_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)]
+    )
     check_room(model, ready, steps_of(model, cells))
     computed = sorted({cell.site.kind for cell in cells if isinstance(cell.source, Value)})
     everyone = everyone or ready
@@ -166,7 +169,7 @@ def sweep_cells(
     donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, draws), among)
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
     due = [Due(place, len(divided), len(ready), len(cells), sizes) for place in range(len(divided))]
-    place, begun, found = place_of(model, remote), dict[int, Running](), list[Batch]()
+    place, begun, found = deployment_of(model, remote), dict[int, Running](), list[Batch]()
     ahead = 0 if place is None or place.host == LOCAL or model.ledger is not None else place.jobs
     with tqdm(total=len(ready), unit="pair", desc=f"{len(cells)} cells a pair", disable=not progress) as bar:
         for now, (batch, drawn) in enumerate(divided):
@@ -196,7 +199,7 @@ def sizes_for(
     """How many cells of how many pairs run at once: by what the pairs and the cells are, not by the machine."""
     opening = len(opening_ids(model))
     work = work_of(model, ready, cells, plan.unpatched, [*plan.metrics], plan.max_new_tokens, opening)
-    return choose(shape_of(model.lm.config, model.dtype.itemsize), work, memory, **given)
+    return choose(size_of_model(model), work, memory, **given)
 
 
 def check_sendable(place: Remote | None, knockouts: Sequence[Edge]) -> None:

@@ -212,13 +212,10 @@ def block_writer(
 
         for head in heads:
             if places := planned("head", head):
-                put(model.heads(block).input, places, slice(head * width, (head + 1) * width))
-        if places := planned("attn"):
-            put(model.attention(block).output[0], places)
-        if places := planned("mlp"):
-            put(model.mlp(block).output, places)
-        if places := planned("resid"):
-            put(block.output, places)
+                put(model.activation(block, "head"), places, slice(head * width, (head + 1) * width))
+        for kind in ("attn", "mlp", "resid"):
+            if places := planned(kind):
+                put(model.activation(block, kind), places)
 
     return write
 

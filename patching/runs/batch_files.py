@@ -24,7 +24,7 @@ from codi_tracing.patching.engine.batch import Batch
 from codi_tracing.patching.engine.partition import Sizes
 from codi_tracing.patching.engine.sweep import Due, Keep
 from codi_tracing.patching.engine.table_rows import ORDER
-from codi_tracing.traces.remote.submitted_jobs import NotYet
+from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -176,7 +176,7 @@ class Shards:
                     self.begin(path.stem)
                     try:
                         found = compute()
-                    except NotYet:
+                    except JobsPending:
                         return None
                     finally:
                         self.begin("")

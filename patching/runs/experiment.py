@@ -30,9 +30,9 @@ from codi_tracing.patching.runs.run_folder import locked, open_run
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi, reinitialise
-from codi_tracing.traces.remote.ndif import greet
+from codi_tracing.traces.remote.ndif import deployment_status
 from codi_tracing.traces.remote.session import LOCAL
-from codi_tracing.traces.remote.submitted_jobs import Ledger, NotYet
+from codi_tracing.traces.remote.submitted_jobs import JobsPending, Ledger
 
 
 class InvariantError(RuntimeError):
@@ -52,7 +52,7 @@ def run_experiment(
     """Run the experiment, or go on with it where `out` holds it unfinished, and return its folder.
 
     With `later`, a deployment's jobs are submitted, or what is there of them collected, and nothing is waited for;
-    raises `NotYet` where the run is not finished by that.
+    raises `JobsPending` where the run is not finished by that.
 
     `force` goes on after a failed invariant, `fresh` starts anew. `part` (i, n) computes the i-th of n slices, whole
     batches, to be joined by `merge_slices`. Raises ValueError where the folder is another run's or another process's.
@@ -62,7 +62,7 @@ def run_experiment(
         started = time.monotonic()
         read = load_pairs(config.pairs.file)
         if config.remote is not None and config.remote.host != LOCAL:
-            greet(config.remote)
+            deployment_status(config.remote)
         model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
         if (about := open_run(out, described(config, model, part), fresh)) is None:
             return out  # this very run is there, finished
@@ -83,7 +83,7 @@ def run_experiment(
         about_run = job(replace(model, ledger=ledger), chosen, config, shards.stage, progress)
         run_recipe(about_run)
         if ledger is not None and ledger.pending:
-            raise NotYet(ledger.sentence())
+            raise JobsPending(ledger.sentence())
         if config.reinitialised:
             # A reference for what the architecture alone does, and not a null hypothesis.
             blank = reinitialise(model, config.seed)

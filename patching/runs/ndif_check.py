@@ -23,7 +23,7 @@ from codi_tracing.traces.lora_merge import ALLOWED
 from codi_tracing.traces.model.checkpoint import CheckpointError
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.remote.ndif import greet, host_of
+from codi_tracing.traces.remote.ndif import address_of, deployment_status
 from codi_tracing.traces.remote.session import start
 
 LOADABLE = 8 * 2**30  # bytes of weights that are loaded here to be compared with
@@ -35,8 +35,8 @@ def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "a
     The host answers; its versions are ours; it serves the base; it takes the key and runs a job; the adapter is on
     there (else a base's results would come back, and nobody would know); a run patched with itself does not change.
     """
-    status = greet(place)
-    host = host_of(place)
+    status = deployment_status(place)
+    host = address_of(place)
     yield Check("host", "invariant", True, None, f"{host} answers.")
     yield compared_versions(host)
     model = load_codi(folder, dtype=dtype, remote=place)

@@ -59,7 +59,7 @@ def test_the_list_of_served_models_needs_no_key(server_with_keys: Server) -> Non
 def test_our_client_takes_its_key_from_the_environment_and_never_prints_a_wrong_one(
     server_with_keys: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codi_tracing.traces.loop.thought import record
+    from codi_tracing.traces.loop.recording import record
     from codi_tracing.traces.model.loading import load_codi
     from codi_tracing.traces.remote.ndif import DeploymentError
 

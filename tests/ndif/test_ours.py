@@ -25,7 +25,7 @@ from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.patching.runs.ndif_check import preflight
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import attention_of, logit_lens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
 from tests.ndif.server import Server
@@ -186,7 +186,7 @@ def test_a_run_that_gave_up_is_resumed_by_the_same_command(plain_server: Server,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_files, "write_shard", write_and_kill)
-        with pytest.raises(DeploymentError, match="run it again, it goes on|the connection is refused"):
+        with pytest.raises(DeploymentError, match="run it again to resume|the connection is refused"):
             run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
     plain_server.start_api()
     (before,) = saved
@@ -273,7 +273,7 @@ def test_a_base_that_the_server_cannot_load_is_named(plain_server: Server, pairs
 def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pairs, monkeypatch) -> None:
     from codi_tracing.traces.remote import ndif as deployment
 
-    monkeypatch.setattr(deployment, "LARGEST", 1000)
+    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 1000)
     with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
         record(there(plain_server), [pairs[0].clean.question])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
-from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
+from codi_tracing.traces.model.checkpoint import Card, new_projection, write_checkpoint
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.families import FAMILIES
 from codi_tracing.traces.model.loading import load_codi
@@ -29,7 +29,7 @@ def write_random_checkpoint(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     card = Card(base="base", n_latents=n_latents)
-    write_checkpoint(folder, adapted, projection(32, 48), torch.randn(32), torch.randn(32), card)
+    write_checkpoint(folder, adapted, new_projection(32, 48), torch.randn(32), torch.randn(32), card)
     return folder
 
 

@@ -17,19 +17,20 @@ from codi_tracing.analysis.io.run_folder import read_prepared
 from codi_tracing.analysis.report.conclusions import mark
 from codi_tracing.analysis.report.methods import citations, excluded, listed, methods
 from codi_tracing.analysis.report.sections import checks_table
-from codi_tracing.configs.load import ConfigError, load_config
-from codi_tracing.configs.schema import RunConfig, TrainConfig
+from codi_tracing.configs.load import KEYS, ConfigError, load_config, shipped_configs
+from codi_tracing.configs.schema import RunConfig
+from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.patching.pairs.json_records import PairsError
 from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_records, write_prepared
 from codi_tracing.traces.gsm8k import DataError, read_problems
 from codi_tracing.traces.model.checkpoint import (
     CARD,
-    THOUGHT,
+    TENSORS,
     CheckpointError,
     base_location,
     read_card,
+    read_projection,
     read_tensors,
-    read_thought,
 )
 from tests.support.mutations import (
     NASTY_TEXT,
@@ -43,11 +44,8 @@ from tests.support.mutations import (
     odd_values,
 )
 from tests.support.pair_records import PAIRS, PROBLEMS
-from tests.support.places import ROOT
 from tests.support.run_folders import SMALL_FILES, make_run
 from tests.support.tables import experiment, one_row
-
-CONFIGS = ROOT / "configs"
 
 
 def outcome(read, *kinds, about=None):
@@ -100,7 +98,7 @@ def test_parsed_records_are_pairs_or_are_refused_with_a_pairs_error():
 @pytest.mark.parametrize("kind", [RunConfig, TrainConfig])
 def test_configs_load_or_are_refused_with_a_config_error(tmp_path, kind):
     path = tmp_path / "config.toml"
-    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFIGS.glob("*.toml"))]
+    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in shipped_configs().values()]
     seeds = [values for values in shipped if ("optimiser" in values) == (kind is TrainConfig)]
 
     def read(data):
@@ -122,7 +120,7 @@ def test_any_value_of_any_key_is_taken_or_refused_with_a_config_error(tmp_path, 
     def read(given):
         return outcome(lambda: load_config(path, kind, **given), ConfigError, about=path)
 
-    keys = st.sampled_from(sorted([*kind.model_fields, "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
+    keys = st.sampled_from(sorted([*KEYS[kind], "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
     known = st.dictionaries(keys, odd_values | st.dictionaries(st.text(max_size=5), odd_values), min_size=1, max_size=3)
     fuzz(f"{kind.__name__} values", known, read, 500)
 
@@ -163,17 +161,17 @@ def test_a_checkpoints_card_is_read_or_refused_with_a_checkpoint_error(checkpoin
 
 def test_a_checkpoints_tensors_are_read_or_refused_with_a_checkpoint_error(checkpoint):
     folder, files = checkpoint
-    path = folder / THOUGHT
+    path = folder / TENSORS
 
     def read(data):
         path.write_bytes(data)
         outcome(lambda: read_tensors(path), CheckpointError, about=path)
-        return outcome(lambda: read_thought(folder, 32), CheckpointError, about=path)
+        return outcome(lambda: read_projection(folder, 32), CheckpointError, about=path)
 
     try:
-        of_both(fuzz("thought.safetensors", mutated_safetensors(files[THOUGHT]), read, 500))
+        of_both(fuzz("codi.safetensors", mutated_safetensors(files[TENSORS]), read, 500))
     finally:
-        path.write_bytes(files[THOUGHT])
+        path.write_bytes(files[TENSORS])
 
 
 def test_a_whole_checkpoint_loads_or_is_refused_with_a_checkpoint_error(checkpoint):

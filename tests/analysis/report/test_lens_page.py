@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens, write_lens_report
 from codi_tracing.cli.main import app
-from codi_tracing.traces.training.word_problems import chain_text, fresh
+from codi_tracing.traces.training.word_problems import chain_text, draw_problems
 from tests.conftest import ROOT
 from tests.patching.lens.test_dump import DUMP
 
@@ -148,7 +148,7 @@ def test_questions_and_folders_that_are_not_there_or_hold_other_things_are_refus
 
 
 def test_gsm8ks_form_is_read_too(tmp_path):
-    (problem,) = fresh(seed=3, count=1)
+    (problem,) = draw_problems(seed=3, count=1)
     line = {"question": problem.question, "answer": f"{chain_text(problem)} #### {problem.answer}"}
     (tmp_path / "data.jsonl").write_text(json.dumps(line) + "\n")
     result = codi("lens", ROOT / "traces" / "embedded" / "thought", "--data", tmp_path / "data.jsonl",

@@ -20,7 +20,7 @@ def test_an_unknown_key_is_one_sentence_with_the_nearest_key(codi, config):
 
 def test_a_wrong_option_is_named_as_it_was_typed(codi, config):
     line = refused(codi("run", config(), "--limit", "0", "--dtype", "fp16"))
-    assert "--limit is 0, wanted 1 or more; --dtype is 'fp16', wanted 'auto'" in line
+    assert "--limit is 0, expected 1 or more; --dtype is 'fp16', expected 'auto'" in line
 
 
 def test_bad_pairs_are_one_sentence_when_run(codi, config, tmp_path):
