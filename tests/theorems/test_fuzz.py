@@ -1,4 +1,4 @@
-"""Every reader, fed damaged files: it loads them or says in a sentence of ours what is wrong, and never anything else.
+"""Every reader on damaged files: it loads them or raises our own error with one sentence, and nothing else.
 
 `CODI_FUZZ=10` tries ten times as many inputs, drawn afresh; `-s` shows how many of each were refused.
 """
@@ -33,10 +33,6 @@ from codi_tracing.traces.model.checkpoint import (
     read_projection,
     read_tensors,
 )
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
-from tests.analysis.test_table import one_row
-from tests.patching.pairs.test_pair import both, whole
 from tests.support.mutations import (
     NASTY_TEXT,
     fuzz,
@@ -48,18 +44,13 @@ from tests.support.mutations import (
     mutated_toml,
     odd_values,
 )
-
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
-PROBLEMS = [
-    {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
-    {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},
-    {"question": "Bob had 9 pens?", "answer": 9},
-    {"question": "Cy had 9 pens?", "answer": "-9.5"},
-]
+from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.run_folders import SMALL_FILES, make_run
+from tests.support.tables import experiment, one_row
 
 
 def outcome(read, *kinds, about=None):
-    """`loaded` or `refused`: what is raised is of exactly these kinds, and one readable sentence about that file."""
+    """`loaded` or `refused`: an error must be of exactly these kinds and one readable sentence about that file."""
     raised = None
     try:
         read()
@@ -67,16 +58,16 @@ def outcome(read, *kinds, about=None):
         raised = error
     if raised is None:
         return "loaded"
-    said = str(raised)
+    message = str(raised)
     assert type(raised) in kinds, repr(raised)[:500]
-    assert about is None or said.startswith(str(about)), said[:500]
-    assert 10 < len(said.removeprefix(str(about))) < 6_000, f"{len(said)} characters: {said[:500]}"
-    said.encode()  # it can be printed
+    assert about is None or message.startswith(str(about)), message[:500]
+    assert 10 < len(message.removeprefix(str(about))) < 6_000, f"{len(message)} characters: {message[:500]}"
+    message.encode()  # it can be printed
     return "refused"
 
 
 def of_both(seen):
-    """Neither were all inputs fine, nor all hopeless."""
+    """Some inputs were loaded and some refused."""
     assert min(seen["loaded"], seen["refused"]) > seen.total() / 200, seen
     return seen
 
@@ -89,7 +80,7 @@ def test_pairs_load_or_are_refused_with_a_pairs_error(tmp_path, ending):
         path.write_bytes(data)
         loaded = []
         result = outcome(lambda: loaded.extend(load_pairs(path)), PairsError, about=path)
-        if loaded:  # what is read can be written, and read again as the same
+        if loaded:  # loaded pairs are written and read back unchanged
             write_prepared(loaded, again)
             assert load_pairs(again) == loaded
         return result
@@ -151,7 +142,7 @@ def test_gsm8ks_lines_load_or_are_refused_with_a_data_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(random_checkpoint, tmp_path_factory):
-    """A copy that may be damaged, and its files."""
+    """A copy to damage, and its files."""
     folder = shutil.copytree(random_checkpoint, tmp_path_factory.mktemp("damaged") / "model")
     return folder, {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -212,7 +203,7 @@ def parquet(table):
 
 @st.composite
 def mutated_tables(draw):
-    """A table with a column that holds something else, or is gone, or is there under another name."""
+    """A table with a column of other values or another type, without a column, or with a renamed one."""
     table = pd.concat([one_row(), one_row(pair_id="8", layer=None, patched=None)], ignore_index=True)
     name = draw(st.sampled_from(sorted(table)))
     match draw(st.sampled_from(["values", "values", "values", "type", "drop", "rename", "rows", "add"])):
@@ -255,18 +246,15 @@ def test_a_table_is_read_or_refused_with_a_sentence(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder whose report may be made."""
+    """A run folder of two pairs."""
     pairs = [
         {"pair_id": i, **{side: {"question": "9?", "answer": i} for side in ("clean", "corrupted")}} for i in (0, 1)
     ]
     return make_run(tmp_path / "run", experiment(pairs=2), pairs, experiment="sweep", config={"low_ceiling": 0.5})
 
 
-SMALL_FILES = {"manifest.json": read_manifest, "checks.json": read_checks, "prepared_pairs.json": read_prepared}
-
-
 @pytest.mark.parametrize("name", SMALL_FILES)
-def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentence(run, name):
+def test_the_small_files_of_a_run_are_shown_on_a_page_or_refused_with_a_sentence(run, name):
     results, seed = Results(one_row()), json.loads((run / name).read_text())
 
     def show(data):
@@ -282,8 +270,8 @@ def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentenc
 
 
 @pytest.mark.parametrize("name", [*SMALL_FILES, "cells.parquet"])
-def test_a_damaged_run_gives_a_whole_report_or_a_sentence(run, name, monkeypatch):
-    from codi_tracing.analysis.report import conclusions as said
+def test_a_damaged_run_gives_a_complete_report_or_an_error_sentence(run, name, monkeypatch):
+    from codi_tracing.analysis.report import conclusions
     from codi_tracing.analysis.report import write as report
 
     for module in ("write", "conclusions"):  # the figures have tests of their own
@@ -294,9 +282,9 @@ def test_a_damaged_run_gives_a_whole_report_or_a_sentence(run, name, monkeypatch
 
     def read(data):
         (run / name).write_bytes(data)
-        told = outcome(lambda: report.write_report(run, figures=False), ValueError, about=run)
-        if told == "loaded":
-            assert list(said.conclusions(run))
-        return told
+        result = outcome(lambda: report.write_report(run, figures=False), ValueError, about=run)
+        if result == "loaded":
+            assert list(conclusions.conclusions(run))
+        return result
 
     fuzz(f"reports with another {name}", strategy, read, 15)
