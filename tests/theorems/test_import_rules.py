@@ -40,7 +40,7 @@ LEVELS = {
 TORCH = {"torch", "nnsight", "transformers", "peft"}
 # Modules outside analysis that read or write files; all others receive their data as arguments.
 READERS_AND_WRITERS = {
-    "configs": {"configs.load", "configs.model_shapes"},
+    "configs": {"configs.load", "configs.model_shapes", "configs.schema"},
     "traces": {
         "traces.gsm8k",
         "traces.convert.convert",
@@ -56,6 +56,7 @@ READERS_AND_WRITERS = {
         "patching.provenance",
         "patching.model_card",
         "patching.lens.dump",
+        "patching.lens.tables",
         "patching.pairs.json_records",
         "patching.pairs.pair",
         "patching.pair_making.arithmetic",
