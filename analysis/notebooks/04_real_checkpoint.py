@@ -189,7 +189,9 @@ else:
 # The shipped model on its own kind of problem, by the same call:
 
 # %%
-problems = [GsmProblem(line, p.question, "", p.answer) for line, p in enumerate(draw_problems(seed=7, count=200), start=1)]
+problems = [
+    GsmProblem(line, p.question, "", p.answer) for line, p in enumerate(draw_problems(seed=7, count=200), start=1)
+]
 by_steps = accuracy_by_steps(shipped, problems, range(shipped.n_latents + 1), max_new_tokens=8)
 accuracy_chart(by_steps, "Accuracy of the shipped model, stopped early", len(problems))
 

@@ -98,7 +98,9 @@ def sweep_cells(
     if not ready or not cells:
         raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
     check_sweep(model, cells, metrics, step_metrics, always, protocol)
-    check_sendable(deployment_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)])
+    check_sendable(
+        deployment_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)]
+    )
     check_room(model, ready, steps_of(model, cells))
     everyone = everyone or ready
     averaged = [p.pair for p in everyone]
