@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.statistics.corners import corners
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.verdict import verdict
@@ -28,7 +28,7 @@ from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import Problem, fresh
+from codi_tracing.traces.training.word_problems import WordProblem, draw_problems
 
 DIRECTIONS = ("denoising", "noising")
 METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
@@ -36,7 +36,7 @@ METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted
 
 def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
     """Every figure of the card. `seed` must not be one that the checkpoint was trained on or its pairs drawn with."""
-    asked = fresh(seed, problems)
+    asked = draw_problems(seed, problems)
     by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
     ready, _ = tokenize_pairs(model, fresh_pairs(model, pairs, seed + 1))
     donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
@@ -62,7 +62,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
+def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` steps of thought."""
     questions = [problem.question for problem in problems]
     said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
@@ -123,9 +123,8 @@ def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **o
     """Measure the checkpoints `folder/<name>` and write `card.json` and the model card `README.md` beside them."""
     figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
     write_json(folder / "card.json", figures)
-    page = folder / "README.md"
-    page.write_text(card_text(figures, {name: read_recipe(folder / name) for name in names}), encoding="utf-8")
-    return page
+    text = card_text(figures, {name: read_recipe(folder / name) for name in names})
+    return write_whole(folder / "README.md", text.encode())
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

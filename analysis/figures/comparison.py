@@ -61,10 +61,10 @@ def comparison_data(
     numbered = both.assign(place=both.groupby(COMPARED, dropna=False).ngroup())
     columns = [f"{name}_{side}" for side in SIDES for name in SUMS]
     per_cluster = numbered.groupby(["place", "cluster_id"])[columns].sum()
-    intervals = [
-        ratio_differences(*(part[name].to_numpy()[None] for name in columns), seed=seed)
-        for _, part in per_cluster.groupby(level="place")
-    ]
+    intervals = []
+    for _, part in per_cluster.groupby(level="place"):
+        a_above, a_below, b_above, b_below = (part[name].to_numpy()[None] for name in columns)
+        intervals.append(ratio_differences(a_above, a_below, b_above, b_below, seed=seed))
     return data.assign(
         difference=data["first"] - data["second"],
         low=[float(low[0]) for low, _ in intervals],

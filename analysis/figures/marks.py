@@ -66,7 +66,7 @@ def colour_by_direction() -> alt.Color:
     return alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
 
 
-def direction_lines(base: alt.Chart, y: alt.Y, dash: alt.StrokeDash, tooltip: Any = alt.Undefined) -> alt.Chart:
+def direction_lines(base: alt.Chart, y: alt.Y, dash: alt.StrokeDash, tooltip: Any = alt.Undefined) -> Any:
     """Noising's line is thin and drawn over denoising's, so that both are visible if they are equal."""
     width = alt.condition(alt.datum.direction == "denoising", alt.value(3.4), alt.value(1.3))
     return base.mark_line().encode(y=y, strokeDash=dash, strokeWidth=width, tooltip=tooltip)
@@ -78,12 +78,12 @@ def direction_points(base: alt.Chart, y: alt.Y, tooltip: Any = alt.Undefined) ->
     return base.mark_point(filled=True, opacity=1).encode(y=y, size=size, tooltip=tooltip)
 
 
-def band(base: alt.Chart, opacity: float, **encoding: Any) -> alt.Chart:
+def band(base: alt.Chart, opacity: float, **encoding: Any) -> Any:
     """The intervals of a line."""
     return base.mark_area(opacity=opacity).encode(y="low:Q", y2="high:Q", **encoding)
 
 
-def zero_line() -> alt.Chart:
+def zero_line() -> Any:
     return alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
 
 

@@ -138,5 +138,5 @@ def null_contrast(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         raise ValueError("the table has no two unrelated donors of the same pair; sweep with draws = 2")
     clusters, numbered = np.unique(both["cluster_id"].to_numpy(str), return_inverse=True)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=len(clusters))
-    numerator = signs[numbered] * (both["numerator"] - both.pop("numerator_second"))
+    numerator = (both["numerator"] - both.pop("numerator_second")) * signs[numbered]
     return _with_ratio(both, numerator, both["denominator"])

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.patching.pairs.pair import Side
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import LARGEST, Problem, draw
+from codi_tracing.traces.training.word_problems import LARGEST, WordProblem, draw_problem
 
 
 class Edited(NamedTuple):
     """A problem, the same with one number changed, and that number's place (0 = the start value)."""
 
-    clean: Problem
-    corrupted: Problem
+    clean: WordProblem
+    corrupted: WordProblem
     place: int
 
 
@@ -29,7 +29,7 @@ def draw_pair(rng: random.Random) -> Edited:
     The place is drawn so that every step of the chain is equally often the first to feel the edit.
     """
     while True:
-        clean = draw(rng)
+        clean = draw_problem(rng)
         enters = rng.randrange(len(clean.values))
         place = rng.choice((0, 1)) if enters == 0 else enters + 1
         # Only the value is drawn again, not the problem: else short chains, easier to edit, would be too many.
@@ -76,7 +76,7 @@ def make_pairs(checkpoints: list[Path], count: int, seed: int, out: Path) -> Non
     write_json(out, [side for index, pair in enumerate(kept[:count]) for side in as_records(index, *pair)])
 
 
-def as_records(pair_id: int, clean: Problem, corrupted: Problem, place: int) -> list[dict]:
+def as_records(pair_id: int, clean: WordProblem, corrupted: WordProblem, place: int) -> list[dict]:
     """Two records in the original experiment's schema, with the annotated chain and the edit beside it."""
     return [
         {
@@ -101,7 +101,7 @@ def arithmetic_pool(count: int, seed: int, steps: Sequence[int] = (3, 4)) -> lis
     """
     rng, found = random.Random(seed), dict[str, tuple[str, Side]]()
     while len(found) < count:
-        problem = draw(rng, rng.choice(steps))
+        problem = draw_problem(rng, rng.choice(steps))
         side = Side(problem.question, float(problem.answer), len(problem.values), problem.chain)
         found.setdefault(problem.question, (problem.template, side))
     return list(found.values())

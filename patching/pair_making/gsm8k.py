@@ -24,7 +24,7 @@ from codi_tracing.patching.pair_making.number_edits import (
     trace,
 )
 from codi_tracing.patching.pair_making.word_edits import word_edits
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 Fits = Callable[[str, str], bool]
 NOTHING, NOT_POSED, NO_FIT = REASONS[4:]
@@ -52,7 +52,7 @@ class Funnel:
 
 
 def make_pairs(
-    problems: Sequence[Problem],
+    problems: Sequence[GsmProblem],
     *,
     seed: int = 0,
     per_question: int = 1,
@@ -137,7 +137,7 @@ def strangeness(old: int, new: int) -> tuple[bool, bool]:
     return not 0.5 <= new / old <= 1.5, roundness(new) < roundness(old)
 
 
-def as_record(problem: Problem, traced: Traced, edit: Edit, index: int) -> dict[str, Any]:
+def as_record(problem: GsmProblem, traced: Traced, edit: Edit, index: int) -> dict[str, Any]:
     """One pair in our own format; spans count characters of the clean question."""
     about = ("place", "start", "end", "clean", "corrupted", "step")
     return {

@@ -17,7 +17,7 @@ from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.pair import Pair, Side
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, token_faults, tokenise
 from codi_tracing.traces.evaluate import answers
-from codi_tracing.traces.loop.tokens import Reader, question_ids
+from codi_tracing.traces.loop.tokens import TextEncoder, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import last_number
 
@@ -54,7 +54,7 @@ def matched_pairs(
 
 
 def candidates(
-    model: Reader, ready: Sequence[TokenizedPair], seed: int, most: int, extra_problems: int = 0
+    model: TextEncoder, ready: Sequence[TokenizedPair], seed: int, most: int, extra_problems: int = 0
 ) -> tuple[list[TokenizedPair], list[tuple[Donor, ...]]]:
     """The same before the model is asked, with their donors: what `matched_pairs` chooses from."""
     pool, tokens, found = matches_of(model, ready, seed, extra_problems)
@@ -63,7 +63,7 @@ def candidates(
 
 
 def matches_of(
-    model: Reader, ready: Sequence[TokenizedPair], seed: int, extra_problems: int
+    model: TextEncoder, ready: Sequence[TokenizedPair], seed: int, extra_problems: int
 ) -> tuple[list[Question], list[int], list[Match]]:
     """The questions, their token counts and all matches among them. Raises ValueError where there is none."""
     pool = pool_of(ready, seed, extra_problems)
@@ -77,7 +77,7 @@ def matches_of(
     return pool, tokens, found
 
 
-def prepared(model: Reader, ready: Sequence[TokenizedPair], kept: Sequence[Match]) -> list[TokenizedPair]:
+def prepared(model: TextEncoder, ready: Sequence[TokenizedPair], kept: Sequence[Match]) -> list[TokenizedPair]:
     """Matches as pairs that stand behind those that they were made of."""
     after = 1 + max(p.rank for p in ready)
     pairs = [as_prepared(model, rank, match) for rank, match in enumerate(kept, after)]
@@ -113,7 +113,7 @@ def right(model: CodiModel, matches: Sequence[Match], max_new_tokens: int) -> li
     return [match for match in matches if knows(match.host) and knows(match.donor)]
 
 
-def as_prepared(model: Reader, rank: int, match: Match) -> TokenizedPair | None:
+def as_prepared(model: TextEncoder, rank: int, match: Match) -> TokenizedPair | None:
     """A match as a pair under the model's tokenizer; `None` where the model cannot read it."""
     words = {True: "same", False: "different"}
     kind = f"{match.j}:{words[match.same_intermediate]}:{words[match.same_answer]}"

@@ -5,7 +5,7 @@ question, an earlier result, a percentage, or a constant that a word implies ("a
 what follows from it is computed again in fractions, and the pair is kept only where that is unambiguous and the new
 problem is as well-posed as the old one.
 
->>> problem = Problem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>13\n#### 13", 13.0)
+>>> problem = GsmProblem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>13\n#### 13", 13.0)
 >>> next(iter(edits(problem).edits)).kind
 'first_operand'
 """
@@ -32,7 +32,7 @@ from codi_tracing.patching.pair_making.chains import (
     write_number,
 )
 from codi_tracing.patching.pair_making.number_words import implied_values, may_derive
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 KINDS = ("first_operand", "later_operand", "operator_word")
 # Why a question yields no pair, in the order of the funnel.
@@ -91,7 +91,7 @@ def clean_question(text: str) -> str:
     return re.sub(r"[ \t\u00a0]+", " ", text.strip())
 
 
-def trace(problem: Problem) -> Traced:
+def trace(problem: GsmProblem) -> Traced:
     """Parse a problem's chain and find where its operands come from; raises `Refused` where that cannot be done."""
     try:
         chain = tuple(parse_chain(problem.solution))

@@ -11,7 +11,7 @@ from codi_tracing.patching.pairs.pair import Pair, format_number
 from codi_tracing.patching.pairs.validity import is_one_question, text_faults
 
 if TYPE_CHECKING:
-    from codi_tracing.traces.loop.tokens import Reader
+    from codi_tracing.traces.loop.tokens import TextEncoder
 
 
 class TokenizedPair(NamedTuple):
@@ -39,7 +39,7 @@ class TokenizedPair(NamedTuple):
         return Keys(self.pair.clean.answer, self.pair.corrupted.answer, self.hybrid)
 
 
-def tokenize_pairs(model: Reader, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
+def tokenize_pairs(model: TextEncoder, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
     ready, excluded = [], []
     for index, pair in enumerate(pairs):
@@ -71,7 +71,7 @@ class Tokens(NamedTuple):
         return not self.unknown and self.spare >= 0
 
 
-def tokenise(model: Reader, pair: Pair) -> Tokens:
+def tokenise(model: TextEncoder, pair: Pair) -> Tokens:
     """Both questions and both answers in the model's tokens."""
     from codi_tracing.traces.loop.tokens import answer_ids, positions_needed, question_ids
 

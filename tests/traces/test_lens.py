@@ -1,4 +1,4 @@
-"""The lens against plain PyTorch: what states say, where numbers rank, what attends to what; and its tables."""
+"""The lens and its tables against plain PyTorch: tokens of states, ranks of numbers, attention."""
 
 import pandas as pd
 import pytest
@@ -8,8 +8,8 @@ from codi_tracing.analysis.lens.statistics import decodable, match_tokens
 from codi_tracing.patching.lens.questions import of_pairs, solved
 from codi_tracing.patching.lens.tables import lens_tables
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.traces.lens import answer_beginning, attention_of, eager, logit_lens, number_of, number_tokens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.lens import answer_beginning, ask, attention_of, eager, logit_lens, number_of, number_tokens
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import ROOT
@@ -68,7 +68,7 @@ def test_the_first_position_is_bots_own_state(both, problems):
     torch.testing.assert_close(found.probabilities[0, 0, -1], logits[0].softmax(-1).topk(3).values, atol=EXACT, rtol=0)
 
 
-def test_a_thought_says_the_same_alone_in_a_padded_batch_and_serialised(model, problems):
+def test_the_lens_is_the_same_alone_in_a_padded_batch_and_serialised(model, problems):
     questions = [p.question for p in problems]
     together, serialised = logit_lens(model, questions, top=3), logit_lens(model, questions[:2], top=3, remote="local")
     for index in range(2):
@@ -89,7 +89,7 @@ def test_a_number_that_is_no_single_token_has_no_rank(model, problems):
     ("text", "number"),
     [(" 12", 12.0), ("12", 12.0), ("12.0", 12.0), ("-3", -3.0), ("twelve", None), ("1,200", None), ("12.", None)],
 )
-def test_a_token_is_a_number_where_all_of_it_is_one(text, number):
+def test_a_token_is_a_number_if_all_of_it_is(text, number):
     assert number_of(text) == number
 
 
@@ -134,7 +134,7 @@ def shipped():
     }
 
 
-def test_the_shipped_thought_says_its_intermediates_and_bypass_no_more_than_another_questions(shipped):
+def test_the_shipped_thought_decodes_to_its_intermediates_and_bypass_does_not(shipped):
     shares = {
         name: decodable(tables.values.assign(steps=0)).set_index(["measure", "owner"])["share"]
         for name, tables in shipped.items()
@@ -153,7 +153,7 @@ def test_numbers_found_among_decoded_tokens_have_the_ranks_that_were_read(shippe
     pd.testing.assert_series_equal(found, read.where(read <= 5))
 
 
-def test_tables_keep_the_questions_order_and_say_nothing_of_what_is_fed_at_bot(shipped):
+def test_tables_keep_the_questions_order_and_have_no_row_of_bots_input(shipped):
     tables = shipped["thought"]
     order = [f"{pair} {side}" for pair in range(12) for side in ("clean", "corrupted")]
     for table in tables:
@@ -169,3 +169,14 @@ def test_a_question_longer_than_the_model_reads_is_refused_before_anything_runs(
     long = solved("long", "long", "Ann had 7 pens. " * 400, ["7+0=7"], 7.0)
     with pytest.raises(ValueError, match="positions"):
         lens_tables(model, [solved("short", "short", "Ann had 7 pens.", ["7+0=7"], 7.0), long], batch_size=1)
+
+
+def test_asking_names_the_nearest_tokens_of_every_step(model, problems):
+    asked = ask(model, problems[0].question)
+    assert len(asked.steps) == model.n_latents
+    assert asked.answer_text == record(model, [problems[0].question]).answers[0]
+
+
+def test_a_question_with_unknown_words_is_refused(model):
+    with pytest.raises(ValueError, match="unknown to this checkpoint"):
+        ask(model, "Xerxes has 3 skateboards. How many skateboards does Xerxes have?")

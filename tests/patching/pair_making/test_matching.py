@@ -7,21 +7,21 @@ import pytest
 from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
 from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, traceable, usable
 from codi_tracing.patching.pairs.pair import Side, load_pairs
-from codi_tracing.traces.training.word_problems import Problem, Story, build_tokenizer
+from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
 from tests.theorems.test_layering import HEAVY, ROOT, imports, root
 from tests.traces.training.test_word_problems import read_back
 
 SHIPPED = ROOT / "patching" / "data" / "arithmetic_pairs.json"
 STORY = Story("Dan", "pens", (4, 2, 0, 1, 3), (1, 0, 0, 1, 0, 1))
-HOST = Problem((27, 11, 17, 13, 8), "-++-", STORY)
+HOST = WordProblem((27, 11, 17, 13, 8), "-++-", STORY)
 
 
-def side(problem: Problem) -> Side:
+def side(problem: WordProblem) -> Side:
     return Side(problem.question, float(problem.answer), len(problem.values), problem.chain)
 
 
 def other(numbers: tuple[int, ...], operators: str) -> Side:
-    return side(Problem(numbers, operators, replace(STORY, name="Ann")))
+    return side(WordProblem(numbers, operators, replace(STORY, name="Ann")))
 
 
 def short(text: str, *chain: str) -> Side:

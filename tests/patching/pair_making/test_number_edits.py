@@ -8,13 +8,13 @@ from codi_tracing.patching.pair_making.chains import write_step
 from codi_tracing.patching.pair_making.number_edits import Refused, changes_of, editable, new_values, trace
 from codi_tracing.patching.pair_making.number_words import implied_values, may_derive
 from codi_tracing.patching.pair_making.word_edits import word_edits
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 
-def problem(question: str, *chain: str) -> Problem:
+def problem(question: str, *chain: str) -> GsmProblem:
     solution = "\n".join(f"<<{step}>>" for step in chain)
     answer = chain[-1].partition("=")[2] if chain else "0"
-    return Problem(1, question, f"{solution}\n#### {answer}", float(answer))
+    return GsmProblem(1, question, f"{solution}\n#### {answer}", float(answer))
 
 
 def number_edits(traced):
@@ -127,7 +127,7 @@ def test_a_question_that_cannot_be_traced_is_refused_with_its_reason(chain, reas
 
 def test_a_chain_that_ends_in_another_number_than_the_key_is_refused():
     with pytest.raises(Refused, match="the chain does not end in the answer"):
-        trace(Problem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
+        trace(GsmProblem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
 
 
 def test_a_question_that_nobody_would_ask_is_refused_at_once():
@@ -136,7 +136,7 @@ def test_a_question_that_nobody_would_ask_is_refused_at_once():
     with pytest.raises(Refused, match="nothing can be changed"):
         trace(problem(f"Ann has 16 eggs and {'9' * 5000} nuts", "16+1=17"))
     with pytest.raises(Refused, match="no annotated chain"):
-        trace(Problem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))
+        trace(GsmProblem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))
 
 
 def test_words_imply_numbers():
