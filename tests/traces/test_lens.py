@@ -12,7 +12,7 @@ from codi_tracing.traces.lens import answer_beginning, ask, attention_of, eager,
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 EXACT = 1e-5
 

@@ -12,7 +12,7 @@ from codi_tracing.cli.main import app
 from codi_tracing.patching.pair_making.gsm8k import Funnel, choose, equal_tokens, make_pairs, strangeness
 from codi_tracing.patching.pair_making.number_edits import trace
 from codi_tracing.traces.gsm8k import GsmProblem, read_problems
-from tests.patching.pair_making.test_chains import pythons
+from tests.support.arithmetic import pythons
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_test.jsonl"
 needs_gsm8k = pytest.mark.skipif(not GSM8K.is_file(), reason="GSM8K is not part of the project")

@@ -8,8 +8,9 @@ from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
 from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, traceable, usable
 from codi_tracing.patching.pairs.pair import Side, load_pairs
 from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
-from tests.theorems.test_layering import HEAVY, ROOT, imports, root
-from tests.traces.training.test_word_problems import read_back
+from tests.support.arithmetic import read_back
+from tests.support.places import ROOT
+from tests.support.source import HEAVY, imports
 
 SHIPPED = ROOT / "patching" / "data" / "arithmetic_pairs.json"
 STORY = Story("Dan", "pens", (4, 2, 0, 1, 3), (1, 0, 0, 1, 0, 1))

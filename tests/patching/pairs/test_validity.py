@@ -10,7 +10,8 @@ from codi_tracing.patching.pairs.summary import changed_number, describe, summar
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.pairs.validity import Change, changes, split_usable
 from codi_tracing.patching.pairs.verdicts import NEED_RIGHT_ANSWERS, NOT_USABLE, SOME_METRICS, USABLE, judge
-from tests.patching.pairs.test_pair import ORIGINAL, both, record
+from tests.support.pair_records import both, record
+from tests.support.places import ORIGINAL
 
 ROOT = Path(__file__).parents[3]
 
