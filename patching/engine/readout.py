@@ -46,7 +46,12 @@ def reading(about: Readout, logits: Tensor, said: Tensor | None = None) -> Readi
     if said is None or said.ndim < 3:
         return found
     scores = said.permute(1, 2, 0)
-    return replace(found, said=scores[:, first:], clean_said=scores[:, 0:1], corrupted_said=scores[:, 1:2])
+    return replace(
+        found,
+        answer_logprobs=scores[:, first:],
+        clean_answer_logprobs=scores[:, 0:1],
+        corrupted_answer_logprobs=scores[:, 1:2],
+    )
 
 
 def read_answer(about: Readout, forced: Forced, sizes: Sizes | None) -> dict[str, Tensor]:

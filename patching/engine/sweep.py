@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import Remote
+from codi_tracing.configs.vocabulary import DEFAULT_METRICS
 from codi_tracing.patching.answer_metrics import LENS_METRICS
 from codi_tracing.patching.engine.batch import Batch, Pace, Plan, Running, run_batch, start_cells
 from codi_tracing.patching.engine.means import record_means
@@ -34,7 +35,7 @@ from codi_tracing.patching.interventions.cells import (
 from codi_tracing.patching.interventions.edges import Edge, check_edge
 from codi_tracing.patching.interventions.sites import Site, layerwise
 from codi_tracing.patching.interventions.sources import HOSTS, Value, other, unrelated
-from codi_tracing.patching.metrics import DEFAULT_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS
+from codi_tracing.patching.metrics import LOGIT_METRICS, METRIC_NAMES, STEP_METRICS
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
@@ -162,8 +163,7 @@ def sweep_cells(
         model, ready, cells, plan, memory, cells_per_forward=cells_per_forward, pairs_per_batch=pairs_per_batch
     )
     pace = Pace(sizes.cells_per_forward)
-    lengths, among = [p.tokens for p in ready], (averaged, [p.tokens for p in everyone])
-    donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, draws), among)
+    donors = donors or draw_unrelated(ready, seed, max(1, draws), everyone)
     divided = list(batches(ready, donors, sizes.pairs_per_batch))
     due = [Due(place, len(divided), len(ready), len(cells), sizes) for place in range(len(divided))]
     place, begun, found = place_of(model, remote), dict[int, Running](), list[Batch]()
@@ -228,8 +228,8 @@ def check_room(model: CodiModel, ready: Sequence[TokenizedPair], steps: int) -> 
 def known_metrics(metrics: Sequence[Any]) -> dict[str, Any]:
     """Metrics by name; ValueError for a name that is none."""
     chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
-    if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRICS]:
-        raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRICS)} or a function")
+    if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRIC_NAMES]:
+        raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRIC_NAMES)} or a function")
     return chosen
 
 

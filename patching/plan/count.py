@@ -153,9 +153,11 @@ class Counting(NamedTuple):
             first = known.everyone[0]
             ready = [stand_in(rank, first.tokens, len(first.forced)) for rank in range(count)]
             return Candidates(ready, [[Donor("", "", 0.0)]] * count)
-        from codi_tracing.patching.pair_making.matched_pairs import candidates
+        from codi_tracing.patching.pair_making.matched_pairs import possible_matched_pairs
 
-        ready, donors = candidates(known.files, known.everyone, self.config.seed, most, self.config.extra_problems)
+        ready, donors = possible_matched_pairs(
+            known.files, known.everyone, self.config.seed, most, self.config.extra_problems
+        )
         self.said.append(
             f"{len(ready)} matched donors are there under this tokenizer; those that the model answers wrongly drop out"
         )

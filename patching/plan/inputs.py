@@ -154,14 +154,14 @@ def base_files(base: str, card: Any, folder: Path) -> tuple[Any, Any]:
 
 def read_pairs(config: RunConfig, model: Anatomy, named: str, files: Files, said: list[str]) -> AtHand:
     """The pairs of a file under the checkpoint's tokenizer, as a run selects them, but for what the model answers."""
-    from codi_tracing.patching.pairs.selection import contrasts, draw
+    from codi_tracing.patching.pairs.selection import limited, usable_pairs
 
-    everyone, _ = contrasts(files, load_pairs(config.pairs.file), config)
+    everyone, _ = usable_pairs(files, load_pairs(config.pairs.file), config)
     if not everyone:
         raise ValueError(f"{config.pairs.file}: none of its pairs is a contrast under this tokenizer")
     filtered(config, said)
-    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], config.seed, config.draws)
-    kept = draw(len(everyone), config.pairs.limit, config.pairs.seed)
+    drawn = draw_unrelated(everyone, config.seed, config.draws)
+    kept = limited(len(everyone), config.pairs.limit, config.pairs.seed)
     return AtHand(model, named, [everyone[i] for i in kept], [drawn[i] for i in kept], everyone, files, said)
 
 

@@ -19,8 +19,8 @@ import torch
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.pairs.pair import load_pairs, write_prepared
-from codi_tracing.patching.pairs.selection import Selection, select
+from codi_tracing.patching.pairs.pair import load_pairs, write_pairs
+from codi_tracing.patching.pairs.selection import Selection, select_pairs
 from codi_tracing.patching.provenance import digest, file_digest, now, versions
 from codi_tracing.patching.runs.assemble import finish
 from codi_tracing.patching.runs.batch_files import Shards
@@ -77,7 +77,7 @@ def run_experiment(
         merged = None
         if config.merge_lora and config.remote is None:  # a deployment's model is shared, and keeps LoRA apart
             model, merged = merge_lora(model, [pair.clean.question for pair in read[:16]])
-        chosen = select(model, read, config, progress, shards.note)
+        chosen = select_pairs(model, read, config, progress, shards.note)
         checks = checked(model, chosen, config, shards, out, force)
 
         about_run = job(replace(model, ledger=ledger), chosen, config, shards.stage, progress)
@@ -89,7 +89,7 @@ def run_experiment(
             blank = reinitialise(model, config.seed)
             run_recipe(job(blank, chosen, config, lambda: shards.stage("_reinitialised"), progress))
         write_json(out / "checks.json", checks)
-        write_prepared([p.pair for p in chosen.ready], out / "prepared_pairs.json")
+        write_pairs([p.pair for p in chosen.ready], out / "prepared_pairs.json")
         about |= {
             "data": data_of(config, chosen),
             **about_run.notes,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from codi_tracing.patching.engine.sweep import Keep
-    from codi_tracing.patching.pair_making.matched_pairs import Matched
+    from codi_tracing.patching.pair_making.matched_pairs import MatchedPairs
     from codi_tracing.patching.pairs.selection import Selection
     from codi_tracing.traces.model.codi_model import CodiModel
 
@@ -68,7 +68,7 @@ class Job(NamedTuple):
     progress: bool
     notes: dict[str, Any]  # what an experiment has to tell beside its rows; kept in the manifest
 
-    def sweep(self, cells: Sequence[Cell], found: Matched | None = None, **options: Any) -> pd.DataFrame:
+    def sweep(self, cells: Sequence[Cell], found: MatchedPairs | None = None, **options: Any) -> pd.DataFrame:
         """The rows of some cells on the chosen pairs, or on matched ones."""
         from codi_tracing.patching.engine.sweep import sweep_cells
 
@@ -80,7 +80,7 @@ class Job(NamedTuple):
             max_new_tokens=config.max_new_tokens, progress=self.progress, keep=self.stage(), **options,
         )  # fmt: skip
 
-    def matches(self) -> Matched:
+    def matches(self) -> MatchedPairs:
         """Matched donors among the questions of all usable pairs."""
         from codi_tracing.patching.pair_making.matched_pairs import matched_pairs
 

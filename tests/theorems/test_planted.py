@@ -68,7 +68,7 @@ def loud(folder):
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
     everyone = tokenize_pairs(both, pairs)[0]
-    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
+    drawn = draw_unrelated(everyone, 0)
     chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
     return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
 

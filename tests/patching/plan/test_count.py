@@ -27,7 +27,7 @@ from codi_tracing.configs.model_shapes import SIZES, known_shapes, read_shape
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.model_size import anatomy_of, differences
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.selection import select
+from codi_tracing.patching.pairs.selection import select_pairs
 from codi_tracing.patching.plan import cost as costs
 from codi_tracing.patching.plan.count import plan_run
 from codi_tracing.patching.plan.inputs import at_hand
@@ -127,7 +127,7 @@ def ready_to_run(settings: RunConfig):
     model, read = load_codi(settings.checkpoint, device="cpu"), load_pairs(settings.pairs.file)
     if settings.merge_lora:
         model, _ = merge_lora(model, [pair.clean.question for pair in read[:4]])
-    return model, select(model, read, settings)
+    return model, select_pairs(model, read, settings)
 
 
 def test_a_shape_has_as_many_parameters_as_its_base_is_known_to_have():
@@ -183,7 +183,7 @@ def test_a_plan_says_what_the_manifest_of_the_run_records(experiment, others, tm
 @pytest.mark.parametrize("experiment", sorted(set(RECIPES) - {"attribution", "matched"}))
 def test_every_experiment_is_divided_as_it_is_planned(experiment, shipped):
     settings, dues = config(experiment, limit=20, memory=0.05), []
-    chosen = select(shipped, load_pairs(PAIRS), settings)
+    chosen = select_pairs(shipped, load_pairs(PAIRS), settings)
     run_recipe(job(shipped, chosen, settings, lambda: lambda due, compute: dues.append(due)))
     found = [due for due in dues if due.place == 0]
     assert [(s.pairs, s.cells_per_pair, s.of_batches, s.sizes) for s in planned(settings).sweeps] == [
@@ -193,7 +193,7 @@ def test_every_experiment_is_divided_as_it_is_planned(experiment, shipped):
 
 def test_matched_donors_are_bounded(shipped):
     settings, dues = config("matched", extra_problems=60, matches=4, limit=4), []
-    chosen = select(shipped, load_pairs(PAIRS), settings)
+    chosen = select_pairs(shipped, load_pairs(PAIRS), settings)
     run_recipe(job(shipped, chosen, settings, lambda: lambda due, compute: dues.append(due)))
     corners, matched = planned(settings).sweeps
     assert corners.pairs == dues[0].pairs
@@ -259,7 +259,7 @@ def test_requests_and_results_are_as_large_as_planned(others, monkeypatch):
     monkeypatch.setattr(RequestModel, "serialize", classmethod(measured))
     monkeypatch.setattr(codi_tracing.patching.engine.batch, "start_blocks", begun)
     model = load_codi(SHIPPED, "cpu", "auto", settings.remote)
-    run_recipe(job(model, select(model, load_pairs(PAIRS), settings), settings))
+    run_recipe(job(model, select_pairs(model, load_pairs(PAIRS), settings), settings))
     (plan,) = planned(settings).sweeps
     assert plan.jobs == len(sent)
     for found, told in ((sent, plan.sent), (returned, plan.returned)):
