@@ -5,10 +5,10 @@ an earlier result, a percentage, or a constant that a word implies ("a week" is 
 depends on it is computed again in fractions. The edit is kept only where the dependence is unambiguous and the new
 problem is as well-posed as the old one.
 
->>> problem = Problem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>13\n#### 13", 13.0)
->>> [(question[first.start : first.end], step) for question in [problem.question]
-...     for first, step in editable_numerals(trace_operands(problem))]
-[('16', 0), ('3', 0)]
+>>> traced = trace_operands(Problem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>", 13.0))
+>>> numeral, step = editable_numerals(traced)[0]
+>>> next(number_edits(traced, numeral, step, [20])).question
+'Ann has 20 eggs. She eats 3. How many are left?'
 """
 
 from __future__ import annotations
