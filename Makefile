@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: demo test test-slow test-ndif notebooks setup browser ndif
 
 demo: $(INSTALLED)
-	.venv/bin/codi run configs/tiny.toml
+	.venv/bin/codi run tiny
 
 # The models of the tests are so small that a second thread only gets in the way.
 test: export OMP_NUM_THREADS := 1

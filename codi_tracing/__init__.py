@@ -1,4 +1,4 @@
-"""Causal tracing of latent chain of thought. `__init__.pyi` lists the public names; each is imported when first used."""
+"""Causal tracing of latent chain of thought. `__init__.pyi` lists the public names, each imported at its first use."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The command line's application object, exit codes, error sentences and text output."""
+"""What all commands share: the application, exit codes, error sentences, option types, text output."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-import codi_tracing.patching
-
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
-SHIPPED_PAIRS = Path(str(codi_tracing.patching.__file__)).parent / "data" / "arithmetic_pairs.json"
+SHIPPED_PAIRS = Path("arithmetic")  # by name, as `load_pairs` takes it
+ORDER = (
+    "run", "plan", "merge", "report", "compare", "lens", "score", "check", "ask", "eval", "convert", "train", "card",
+    "pairs", "remote",
+)  # fmt: skip
 
 
-class FrontDoor(TyperGroup):
-    """Turns every bad input into one line on stderr and exit code 2. Anything else that is raised is a bug of ours."""
+class CodiGroup(TyperGroup):
+    """Reports bad input as one line on stderr with exit code 2; any other exception is a bug."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            stop(str(interruption) or "interrupted; what was not finished can be run again", INTERRUPTED)
+            stop(str(interruption) or "interrupted; give the same command again to continue", INTERRUPTED)
         except MemoryError as error:
             stop(str(error) or "memory ran out; use a smaller batch or a larger machine", BAD_INPUT)
         except BrokenPipeError:
@@ -35,24 +40,24 @@ class FrontDoor(TyperGroup):
 
 
 def stop(sentence: str, code: int) -> NoReturn:
-    """Say why on stderr, in one line, and leave with `code`."""
-    said = printable(from_here(sentence))
-    typer.echo(f"codi: {said if len(said) <= 5_000 else f'{said[:5_000]}…'}", err=True)
+    """Print one line on stderr and exit with `code`."""
+    line = printable(from_here(sentence))
+    typer.echo(f"codi: {line if len(line) <= 5_000 else f'{line[:5_000]}…'}", err=True)
     raise typer.Exit(code)
 
 
 def from_here(text: object) -> str:
-    """The same text, paths under the current folder relative to it."""
+    """The text with paths under the current folder made relative."""
     return str(text).replace(f"{Path.cwd()}{os.sep}", "")
 
 
 def printable(text: str) -> str:
-    """The same text in one line, without what would steer a terminal: a file's own words may hold anything."""
+    """The text in one line, without control characters: text from a file must not steer the terminal."""
     return "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))
 
 
 app = typer.Typer(
-    cls=FrontDoor,
+    cls=CodiGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -60,20 +65,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Causal tracing of latent chain of thought.
 
-    A CODI model thinks in latent steps, without text. `codi` runs a clean and a corrupted question, exchanges what
-    happens inside their thoughts, and measures whether the answer follows.""",
+    A CODI model thinks in latent steps, without text. `codi` runs a clean and a corrupted question, exchanges
+    activations of their latent steps, and measures whether the answer follows.""",
     epilog="""\b
 Start here:
-  codi ask traces/embedded/thought "On Sunday Ann had 7 pens. ..."
-  codi check traces/embedded/bypass   what must hold, and what it turns out to be
-  codi run configs/tiny.toml          the layer-wise experiment, a minute
-  codi plan configs/sitewise.toml     what a run will take, before it runs
-  codi run configs/matched.toml       does the thought compute? configs/ has more
-  codi lens traces/embedded/thought   what each latent says, beside what it does
-  codi report runs/tiny               its figures and report again
+  codi ask thought "On Sunday Ann had 7 pens. ..."
+  codi check bypass           invariants, and findings about this model
+  codi run tiny               the layer-wise experiment, a minute
+  codi plan sitewise          the cost of a run, before it runs
+  codi run matched            does the thought compute? configs/ has more
+  codi lens thought           tokens that each latent step decodes to
+  codi report runs/tiny       draw figures and report again
 
-A run that was interrupted, or killed, goes on when the same command is given
-again; codi run --shard 2/8 runs one of eight slices, codi merge joins them.
+A run that was interrupted or killed continues when the same command is given
+again; codi run --shard 2/8 runs one of eight shards, codi merge joins them.
 
 \b
 With your own pairs and model:
@@ -81,21 +86,30 @@ With your own pairs and model:
   codi eval my_model --data gsm8k_test.jsonl
   codi pairs make gsm8k_test.jsonl --out my_pairs.json
   codi pairs check my_pairs.json --checkpoint my_model
-  codi run configs/tiny.toml --checkpoint my_model --pairs my_pairs.json \\
+  codi run tiny --checkpoint my_model --pairs my_pairs.json \\
       --limit 8 --out runs/mine
 
-Paths on the command line are relative to the current folder, those in a config to that file.
+CONFIG is a TOML file or the name of a shipped one; CHECKPOINT is a folder or
+the name of a shipped one (thought, bypass). Paths on the command line are
+relative to the current folder, paths in a config to that file.
 
 Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted.""",
 )
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; configs/README.md lists every key.")]
-Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A CODI checkpoint folder, with codi.json.")]
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A TOML file, or a shipped config's name; see configs/README.md.")
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder (with codi.json), or thought or bypass.")
+]
+OtherCheckpoint = Annotated[Path | None, typer.Option(help="Replaces the config's checkpoint.")]
+Limit = Annotated[int | None, typer.Option(help="Patch only the first LIMIT usable pairs.")]
+Shard = Annotated[str | None, typer.Option(metavar="I/N", help="Only shard I of N, into a folder of its own.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write, instead of the config's `out`.")]
+Out = Annotated[Path | None, typer.Option(help="Output folder, instead of the config's `out`.")]
 OnNdif = Annotated[
-    bool, typer.Option("--remote", help="On a deployment of NDIF: the config's, else NDIF_HOST's, else the public one.")
+    bool, typer.Option("--remote", help="Run on an NDIF deployment: the config's, NDIF_HOST's, or the public one.")
 ]
 
 
@@ -107,20 +121,20 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 
 
-def here(path: Path | None) -> Path | None:
-    """A path of the command line: relative to the current folder."""
+def absolute(path: Path | None) -> Path | None:
+    """A path of the command line, which is relative to the current folder."""
     return None if path is None else path.resolve()
 
 
 def pair_bar(pairs: Iterable[Any]) -> Iterable[Any]:
-    """A progress bar over the pairs' figures; none where nobody watches."""
+    """A progress bar over the figures of single pairs; silent where stderr is no terminal."""
     from tqdm import tqdm
 
     return tqdm(pairs, desc="figures", unit="pair", disable=None)
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as a text table, two blanks between columns, numbers to the right; the first row may be their heads."""
+    """Rows as a text table with two blanks between columns, numbers right-aligned; the first row may be a header."""
     columns = [list(map(printable, column)) for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
     numbers = [all(cell.rstrip("%").lstrip("-").replace(".", "").isdigit() for cell in c[1:]) for c in columns]
@@ -131,14 +145,14 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
 
 
-def shortened(lines: Sequence[str], what: str, heads: int = 0, most: int = 20) -> list[str]:
+def first_lines(lines: Sequence[str], noun: str, header: int = 0, limit: int = 20) -> list[str]:
     """The first lines, and how many more there are."""
-    rest = len(lines) - heads - most
-    return [*lines[: heads + most], *([f"… and {rest} more {what}; --json lists all"] if rest > 0 else [])]
+    rest = len(lines) - header - limit
+    return [*lines[: header + limit], *([f"… and {rest} more {noun}; --json lists all"] if rest > 0 else [])]
 
 
 def print_conclusions(folder: Path, page: Path) -> None:
-    """Where the report is, and what it concludes."""
+    """Print the path of the report and its conclusions."""
     from codi_tracing.analysis.report.conclusions import conclusions
 
     typer.echo(f"\nReport: {from_here(page)}\n")
@@ -146,6 +160,6 @@ def print_conclusions(folder: Path, page: Path) -> None:
 
 
 def print_paragraphs(paragraphs: Iterable[Any]) -> None:
-    """Sentences, and tables as rows of text."""
+    """Print sentences as they are and tables as aligned rows."""
     for paragraph in paragraphs:
         typer.echo(paragraph if isinstance(paragraph, str) else aligned(paragraph))

@@ -1,4 +1,4 @@
-"""codi check, eval, ask, train, convert, card."""
+"""codi check, ask, eval, convert, train, card: one checkpoint."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from codi_tracing.cli.app import (
     Dtype,
     OnNdif,
     Out,
+    absolute,
     aligned,
     app,
     from_here,
-    here,
     stop,
     write_lines,
 )
@@ -30,14 +30,14 @@ from codi_tracing.cli.app import (
 @app.command()
 def check(
     checkpoint: Checkpoint,
-    pairs: Annotated[Path, typer.Option(help="Pairs to check with.", show_default="the shipped ones")] = SHIPPED_PAIRS,
+    pairs: Annotated[Path, typer.Option(help="A file of pairs.", show_default="the shipped pairs")] = SHIPPED_PAIRS,
     device: Device = "auto",
     dtype: Dtype = "auto",
     remote: OnNdif = False,
 ) -> None:
-    """Check a model: what must hold, and what it turns out to be.
+    """Check the invariants that hold in every model, and report findings about this one.
 
-    Invariants hold in every model; where one fails, the exit code is 1. Findings are about this model.
+    Where an invariant fails, the exit code is 1.
     """
     from codi_tracing.patching.pairs.pair import load_pairs
     from codi_tracing.patching.pairs.validity import split_usable
@@ -52,31 +52,31 @@ def check(
         typer.echo(f"excluded: {reason}")
     typer.echo(aligned([mark(item), item["name"], item["sentence"]] for item in checks))
     if failed := [item["name"] for item in checks if mark(item) == "FAILED"]:
-        stop(f"{', '.join(failed)}: must hold in every model, so no number from this one can be trusted", FAILED)
+        stop(f"{', '.join(failed)}: holds in every model, so no number from this one can be trusted", FAILED)
 
 
 @app.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, typer.Option(help="Questions and answers: JSONL in GSM8K's form.")],
-    steps: Annotated[list[int] | None, typer.Option(min=0, help="Only so many steps; may be given repeatedly.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer's longest length.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="Write every answer there, as JSONL.")] = None,
+    data: Annotated[Path, typer.Option(help="Questions and answers in GSM8K's format, JSONL.")],
+    steps: Annotated[list[int] | None, typer.Option(min=0, help="Number of latent steps; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first LIMIT questions.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions per forward.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write every answer to this file, JSONL.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     remote: OnNdif = False,
 ) -> None:
-    """Measure greedy accuracy, with the whole thought and with 0, 1, … of its steps.
+    """Measure greedy accuracy with the whole thought and with 0, 1, … of its latent steps.
 
-    The answer is the last number that the model says; the interval is Wilson's.
+    The answer is the last number in the generated text; the interval is Wilson's.
     """
     from codi_tracing.traces.gsm8k import read_problems
 
     problems = read_problems(data)[:limit]
     if out is not None and (out.suffix != ".jsonl" or out.resolve() == data.resolve()):
-        raise ValueError(f"{out}: wanted another file than the data's, whose name ends in .jsonl")
+        raise ValueError(f"{out}: expected another file than the data's, with a name that ends in .jsonl")
     from codi_tracing.analysis.statistics.inference import share_interval
     from codi_tracing.traces.evaluate import score
     from codi_tracing.traces.model.loading import load_codi
@@ -86,11 +86,11 @@ def evaluate(
     rows: list[list[str]] = []
     scored: list[Any] = []
     if out is not None:
-        write_lines(out, [])  # refused before anything runs where it cannot be written
-    for count in reversed(chosen):  # the whole thought first: it is what one waits for
+        write_lines(out, [])  # a file that cannot be written is refused before anything runs
+    for count in reversed(chosen):  # the whole thought first: its accuracy is the one of interest
         new = score(model, problems, count, batch_size=batch, max_new_tokens=max_new_tokens, progress=True)
         scored += new
-        if out is not None:  # after each count, so that an interruption loses no finished one
+        if out is not None:  # after each count, so that an interruption loses no finished count
             write_lines(out, (item._asdict() for item in scored))
         right = sum(item.correct for item in new)
         low, high = share_interval(right, len(new))
@@ -103,16 +103,16 @@ def evaluate(
 
 @app.command()
 def train(config: Config, out: Out = None) -> None:
-    """Train a base, or a CODI model over one.
+    """Train a base, or a CODI model over a base. The shipped checkpoints were trained with it.
 
-    The shipped checkpoints were made so; what the config's recipe says ends up in the checkpoint's codi.json.
+    The checkpoint's codi.json records the recipe of the config.
     """
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import TrainConfig
 
-    settings = load_config(config, TrainConfig, out=here(out))
+    settings = load_config(config, TrainConfig, out=absolute(out))
     if settings.base is not None and not (settings.base / "config.json").is_file():
-        raise ValueError(f"{settings.base}: no base model there; train it first: codi train configs/train_base.toml")
+        raise ValueError(f"{settings.base}: holds no base model; train it first: codi train train_base")
     from codi_tracing.traces.training.train import train
 
     def say(step: int, figures: dict) -> None:
@@ -125,19 +125,19 @@ def train(config: Config, out: Out = None) -> None:
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Upstream's output: a folder, a file or a Hub id.")],
-    base: Annotated[str, typer.Option(help="The base that it was trained over: a folder or a Hub id.")],
+    base: Annotated[str, typer.Option(help="The base it was trained over: a folder or a Hub id.")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; 32 in the published checkpoints.")] = None,
-    keep_base: Annotated[bool, typer.Option("--keep-base", help="Store its own base where it differs.")] = False,
-    latents: Annotated[int, typer.Option(min=1, help="How many latent steps it was trained with.")] = 6,
+    keep_base: Annotated[bool, typer.Option("--keep-base", help="Store the file's base if it differs.")] = False,
+    latents: Annotated[int, typer.Option(min=1, help="Latent steps it was trained with.")] = 6,
     keep_eos: Annotated[bool, typer.Option("--keep-eos", help="Trained without upstream's remove_eos.")] = False,
 ) -> None:
     """Convert upstream CODI's weights into a checkpoint folder.
 
-    Every tensor is used, found equal to the base's, or refused; rank, targets and projection are read off the tensors.
+    Every tensor is used, equal to the base's, or refused; rank, targets and projection are read off the tensors.
     """
     if alpha is not None and not 0 < alpha < inf:
-        raise ValueError(f"--alpha is {alpha:g}, wanted a number above 0")
+        raise ValueError(f"--alpha is {alpha:g}, expected a number above 0")
     from codi_tracing.traces.convert.convert import convert
     from codi_tracing.traces.convert.weights_file import ConversionError
 
@@ -154,11 +154,11 @@ def convert(
 
 @app.command()
 def card(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds the checkpoints thought and bypass.")],
-    problems: Annotated[int, typer.Option(min=1, help="Fresh problems to measure accuracy on.")] = 1000,
-    pairs: Annotated[int, typer.Option(min=1, help="Fresh pairs to draw.")] = 1000,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with the checkpoints thought and bypass.")],
+    problems: Annotated[int, typer.Option(min=1, help="New problems to measure accuracy on.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="New pairs to draw.")] = 1000,
 ) -> None:
-    """Measure the arithmetic checkpoints afresh and write their model card: how the shipped card was made."""
+    """Measure the arithmetic checkpoints and write their model card; the shipped card was written by it."""
     from codi_tracing.patching.model_card import write_card
 
     typer.echo(f"written to {write_card(folder, problems=problems, pairs=pairs)}")

@@ -11,5 +11,5 @@ app.add_typer(remote.remote_app, name="remote")
 
 
 def main() -> None:
-    """The `codi` command."""
+    """Run the command line."""
     app(prog_name="codi")

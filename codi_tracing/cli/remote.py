@@ -7,20 +7,20 @@ from typing import Any
 
 import typer
 
-from codi_tracing.cli.app import FAILED, Config, Out, from_here, here, pair_bar, print_conclusions, printable, stop
+from codi_tracing.cli.app import FAILED, Config, Out, absolute, from_here, pair_bar, print_conclusions, printable, stop
 
 remote_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="A deployment of NDIF: check it, or submit a run's jobs and collect them later. Its key is NDIF_API_KEY's.",
+    help="An NDIF deployment: check it, or submit a run's jobs and collect them later. NDIF_API_KEY holds the key.",
 )  # fmt: skip
 
 
 @remote_app.command("check")
 def check_remote(config: Config) -> None:
-    """Ask whether the config's deployment would run it as it would run here: a job or two, before the sweep.
+    """Check with a job or two that the config's deployment computes what this machine would.
 
-    The exit code is 1 where something fails that must hold: the adapter is not applied there, weights are others, a
-    run patched with itself changes.
+    The exit code is 1 where an invariant fails: the adapter is not applied, the weights differ, or a self-patch changes
+    a run.
     """
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig
@@ -28,7 +28,7 @@ def check_remote(config: Config) -> None:
     settings = load_config(config, RunConfig, remote=True)
     assert settings.remote is not None
     if settings.remote.host == "local":
-        raise ValueError(f'{config}: remote is "local", which is this machine; name a deployment\'s host')
+        raise ValueError(f'{config}: remote is "local", which is this machine; expected a deployment\'s host')
     from codi_tracing.analysis.report.conclusions import mark
     from codi_tracing.patching.pairs.pair import load_pairs
     from codi_tracing.patching.pairs.validity import split_usable
@@ -41,31 +41,31 @@ def check_remote(config: Config) -> None:
         typer.echo(f"{mark(item):<7} {item['name']:<11} {printable(item['sentence'])}")
         failed += [item["name"]] if mark(item) == "FAILED" else []
     if failed:
-        stop(f"{', '.join(failed)}: so no number from there can be trusted", FAILED)
+        stop(f"{', '.join(failed)}: no number from this deployment can be trusted", FAILED)
 
 
 @remote_app.command("submit")
 def submit_remote(config: Config, out: Out = None) -> None:
-    """Submit a run's jobs and come back; `codi remote collect` fetches what is there.
+    """Submit a run's jobs and return; `codi remote collect` fetches their results.
 
-    The checks before the sweep are waited for. Given again, it submits what failed, and what is not there after
-    remote.timeout seconds.
+    The checks before the sweep are waited for. Given again, it submits the jobs that failed, and those without a result
+    after remote.timeout seconds.
     """
-    later(config, out, "submit")
+    submit_or_collect(config, out, "submit")
 
 
 @remote_app.command("collect")
 def collect_remote(config: Config, out: Out = None) -> None:
-    """Fetch the jobs of a submitted run that are finished; when all are, the run is too, and is reported."""
-    later(config, out, "collect")
+    """Fetch the finished jobs of a submitted run; when all are finished, write the report."""
+    submit_or_collect(config, out, "collect")
 
 
-def later(config: Path, out: Path | None, what: Any) -> None:
-    """Submit or collect a run's jobs, and report on the run once it is finished."""
+def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
+    """Submit or collect a run's jobs; write the report once the run is finished."""
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig
 
-    settings = load_config(config, RunConfig, out=here(out), remote=True)
+    settings = load_config(config, RunConfig, out=absolute(out), remote=True)
     if settings.remote is None or settings.remote.host == "local":
         raise ValueError(f"{config}: remote is not a deployment; set remote = true, or the table [remote]")
     from codi_tracing.analysis.report.write import write_report
@@ -73,10 +73,10 @@ def later(config: Path, out: Path | None, what: Any) -> None:
     from codi_tracing.traces.remote.submitted_jobs import NotYet
 
     folder = settings.out or Path("runs", settings.name)
-    if what == "collect" and not (folder / "jobs.json").is_file():
+    if step == "collect" and not (folder / "jobs.json").is_file():
         raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {from_here(config)}")
     try:
-        run_experiment(settings, folder, later=what)
+        run_experiment(settings, folder, later=step)
     except InvariantError as error:
         stop(str(error), FAILED)
     except NotYet as state:

@@ -1,4 +1,4 @@
-"""codi report, compare, lens, score."""
+"""codi report, compare, lens, score: figures, pages and tables from what was computed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from codi_tracing.cli.app import (
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `codi run` leaves it.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `codi run` wrote.")],
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the figures there, and not those of single pairs.")
+        Path | None, typer.Option(metavar="DIR", help="Write the figures there, without those of single pairs.")
     ] = None,
 ) -> None:
-    """Draw a run's figures (PNG at 300 dpi, SVG, HTML, Vega-Lite) and report again from its table.
+    """Draw the figures of a run (PNG at 300 dpi, SVG, HTML, Vega-Lite) and write its report again, from its table.
 
-    What `codi lens` wrote is drawn again too.
+    A folder that `codi lens` wrote is drawn again too.
     """
     if (run / "lens.json").is_file():
         from codi_tracing.analysis.report.lens_page import write_lens_report
@@ -47,11 +47,11 @@ def report(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
-    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same pairs.")],
-    metric: Annotated[str, typer.Option(help="Whose effects are compared.")] = "logit_difference",
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run folder, on the same pairs.")],
+    metric: Annotated[str, typer.Option(help="The metric whose effects are compared.")] = "logit_difference",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
 ) -> None:
-    """Compare two runs on the same pairs, as of two checkpoints or protocols: paired differences with intervals."""
+    """Compare two runs on the same pairs, e.g. of two checkpoints or protocols: paired differences with intervals."""
     from codi_tracing.analysis.report.conclusions import comparison
     from codi_tracing.analysis.report.write import write_comparison
 
@@ -63,30 +63,30 @@ def compare(
 @app.command()
 def lens(
     checkpoint: Checkpoint,
-    pairs: Annotated[Path, typer.Option(help="Pairs to read.", show_default="the shipped ones")] = SHIPPED_PAIRS,
-    data: Annotated[Path | None, typer.Option(help="Instead of pairs: questions in GSM8K's form, JSONL.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs or questions.")] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the likeliest tokens are kept.")] = 10,
+    pairs: Annotated[Path, typer.Option(help="A file of pairs.", show_default="the shipped pairs")] = SHIPPED_PAIRS,
+    data: Annotated[Path | None, typer.Option(help="Instead of pairs: questions in GSM8K's format, JSONL.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first LIMIT pairs or questions.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Keep the TOP likeliest tokens.")] = 10,
     question: Annotated[
-        str | None, typer.Option(metavar="ID", help='Whose thought is drawn, as "0 clean" or a line of the data.')
+        str | None, typer.Option(metavar="ID", help='Draw this question, e.g. "0 clean", or a line number of the data.')
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Questions read at once.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the questions whose numbers give the chance level.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Questions per forward.")] = 16,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder; runs/lens-<checkpoint> if left out.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="runs/lens-<checkpoint>")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     remote: OnNdif = False,
 ) -> None:
-    """Read what each latent says (logit lens) and what it attends to; find known numbers, beside the chance level.
+    """Decode each latent step (logit lens) and its attention; count the known intermediates among its top tokens.
 
-    Tables, figures and a page; what a state says is not what it does, for which there is `codi run`.
+    Writes tables, figures and a page, with a chance level. Decodability is no causal claim: use `codi run` for that.
     """
     from codi_tracing.patching.lens.questions import questions_from_pairs, questions_from_problems
 
     if data is not None and pairs != SHIPPED_PAIRS:
-        raise ValueError("--pairs and --data are given, wanted one of them")
+        raise ValueError("--pairs and --data are both given, expected one of them")
     if data is None:
         from codi_tracing.patching.pairs.pair import load_pairs
 
@@ -99,25 +99,26 @@ def lens(
         raise ValueError(f"--question is {question!r}; the first of {len(questions)} is {questions[0].question_id!r}")
     from codi_tracing.analysis.report.lens_page import write_lens_report
     from codi_tracing.patching.lens.tables import lens_manifest, lens_tables, open_lens_folder, save_lens
+    from codi_tracing.patching.pairs.json_records import find_pairs_file
     from codi_tracing.traces.model.loading import load_codi
 
     model = load_codi(checkpoint, device, dtype, remote)
     folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
     tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
-    save_lens(tables, folder, lens_manifest(model, data or pairs, len(questions), top, seed))
+    save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), len(questions), top, seed))
     print_lens(folder, write_lens_report(folder, question))
 
 
 @app.command("score")
 def score_dump(
-    dump: Annotated[Path, typer.Argument(metavar="DUMP", help="Upstream's decoded_latent.txt, or one like it.")],
-    top: Annotated[int, typer.Option(min=1, help="So many of the likeliest tokens count.")] = 5,
-    seed: Annotated[int, typer.Option(help="Draws whose numbers are the chance level.")] = 0,
+    dump: Annotated[Path, typer.Argument(metavar="DUMP", help="Upstream's decoded_latent.txt, or a file like it.")],
+    top: Annotated[int, typer.Option(min=1, help="Count the TOP likeliest tokens.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the questions whose numbers give the chance level.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
 ) -> None:
-    """Score a published dump of decoded latents: how many solutions' intermediates it says, beside the chance level.
+    """Score a published dump of decoded latents: the share of solutions whose intermediates appear, and chance level.
 
-    The same matching as `codi lens`: a token counts where it equals the number, whatever its blanks.
+    Tokens are matched as in `codi lens`: a token counts where it equals the number, ignoring blanks.
     """
     from codi_tracing.patching.lens.dump import dump_tables, read_dump
 
@@ -152,7 +153,7 @@ def score_dump(
 
 
 def print_lens(folder: Path, page: Path) -> None:
-    """Where the lens's page is, and what it says."""
+    """Print the path of the lens page and its sentences."""
     from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens
 
     typer.echo(f"\nPage: {from_here(page)}\n")

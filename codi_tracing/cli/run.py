@@ -1,4 +1,4 @@
-"""codi run, plan, merge."""
+"""codi run, plan, merge: an experiment from its config to its report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import typer
 from codi_tracing.cli.app import (
     FAILED,
     Config,
+    Limit,
     OnNdif,
+    OtherCheckpoint,
     Out,
+    Shard,
+    absolute,
     aligned,
     app,
     from_here,
-    here,
     pair_bar,
     print_conclusions,
     printable,
@@ -28,31 +31,29 @@ from codi_tracing.cli.app import (
 def run(
     config: Config,
     out: Out = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Patch only the first so many usable pairs.")] = None,
+    checkpoint: OtherCheckpoint = None,
+    pairs: Annotated[Path | None, typer.Option(help="Replaces the config's file of pairs.")] = None,
+    limit: Limit = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     remote: OnNdif = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on although an invariant failed.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run anew, replacing the run that the folder holds.")] = False,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices, into a folder of its own.")
-    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run although an invariant failed.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in the folder and start again.")] = False,
+    shard: Shard = None,
 ) -> None:
-    """Run an experiment, or go on with it where it was cut short, and report on it.
+    """Run an experiment, or resume it, with its controls, and write the report.
 
-    The config names it: a sweep of patches (by default every layer at all latent steps, in both directions), or one of
-    early_stop, influence, iterative, matched, original, attribution, shapley; the controls run beside it.
+    The config names the experiment: a sweep of patched runs (by default every layer at all latent steps, in both
+    directions), or early_stop, influence, iterative, matched, original, attribution, shapley.
     """
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig
 
-    paths = {"out": here(out), "checkpoint": here(checkpoint), "pairs__file": here(pairs)}
+    paths = {"out": absolute(out), "checkpoint": checkpoint_folder(checkpoint), "pairs__file": absolute(pairs)}
     settings = load_config(
         config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
     )
-    part = None if shard is None else slice_of(shard)
+    part = None if shard is None else parse_shard(shard)
     from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
 
@@ -65,43 +66,43 @@ def run(
     except InvariantError as error:
         stop(str(error), FAILED)
     if before is not None and modified(folder / "manifest.json") == before:
-        typer.echo(f"codi: {from_here(folder)} holds this very run, finished; --fresh runs it again", err=True)
+        typer.echo(f"codi: {from_here(folder)} holds this run, finished; --fresh runs it again", err=True)
     if part is None:
         print_conclusions(folder, write_report(folder, progress=pair_bar))
         if settings.tracking is not None:
-            tell_tracking(folder, **settings.tracking.model_dump())
+            log_to_wandb(folder, **settings.tracking.model_dump())
     else:
-        typer.echo(f"slice {shard} is in {from_here(folder)}; when all are there: codi merge RUN… --out DIR")
+        typer.echo(f"shard {shard} is in {from_here(folder)}; when all are finished: codi merge RUN… --out DIR")
 
 
 @app.command()
 def plan(
     config: Config,
-    checkpoint: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Patch only the first so many usable pairs.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices.")] = None,
-    pairs: Annotated[int | None, typer.Option(help="Count so many pairs, not the file's.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="A question's length, not the file's.")] = None,
-    shape: Annotated[str | None, typer.Option(help="A model's sizes by name, as llama-3.3-70b.")] = None,
-    tflops: Annotated[float | None, typer.Option(help="Your machine's TFLOP/s, for seconds.")] = None,
+    checkpoint: OtherCheckpoint = None,
+    limit: Limit = None,
+    shard: Shard = None,
+    pairs: Annotated[int | None, typer.Option(help="Number of pairs, instead of the file's.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of a question, instead of the file's.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Sizes of a known model, e.g. llama-3.3-70b.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="TFLOP/s of your machine, to estimate seconds.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
-    """Tell what a run will take, before it: cells, forwards, FLOPs, memory, rows, and NDIF's jobs and bytes.
+    """Count the cost of a run before it runs: cells, forwards, FLOPs, memory, rows, NDIF jobs and bytes.
 
-    Nothing runs. What is not at hand, checkpoint or pairs, is stood in for, and every assumption is said.
+    Nothing is run. Typical values replace a missing checkpoint or file of pairs; every assumption is listed.
     """
     import json
 
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig
 
-    settings = load_config(config, RunConfig, checkpoint=here(checkpoint), pairs__limit=limit)
-    part = None if shard is None else slice_of(shard)
+    settings = load_config(config, RunConfig, checkpoint=checkpoint_folder(checkpoint), pairs__limit=limit)
+    part = None if shard is None else parse_shard(shard)
     for option, number in (("--pairs", pairs), ("--tokens", tokens)):
         if number is not None and not 1 <= number <= 1_000_000:
-            raise ValueError(f"{option} is {number}, wanted 1 to 1000000")
+            raise ValueError(f"{option} is {number}, expected 1 to 1000000")
     if tflops is not None and not 0 < tflops < inf:
-        raise ValueError(f"--tflops is {tflops:g}, wanted a number above 0")
+        raise ValueError(f"--tflops is {tflops:g}, expected a number above 0")
     from codi_tracing.patching.plan.count import plan_run
     from codi_tracing.patching.plan.inputs import at_hand
     from codi_tracing.patching.plan.text import (
@@ -121,38 +122,38 @@ def plan(
     typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {found.known.named}\n")
     typer.echo(aligned(sweep_rows(found)) + "\n")
     typer.echo(aligned([*product_rows(found), *memory_rows(found), *remote_rows(found), *time_rows(found, tflops)]))
-    typer.echo("\nAssumed, and left out:")
+    typer.echo("\nAssumptions:")
     for sentence in assumptions(found):
         typer.echo(f"- {printable(sentence[0].upper() + sentence[1:])}.")
 
 
-def tell_tracking(folder: Path, wandb: str, project: str, name: str | None) -> None:
-    """Track a finished run; whatever goes wrong there is said, and the run is as good as before."""
+def log_to_wandb(folder: Path, wandb: str, project: str, name: str | None) -> None:
+    """Send a finished run to Weights & Biases; a failure there is reported and leaves the run as it is."""
     from codi_tracing.analysis.report.wandb_log import track
 
     try:
         typer.echo(f"tracked ({wandb}) as {track(folder, wandb, project, name)}")
-    except Exception as error:  # another's client, network and service
-        said = printable(from_here(error)) or type(error).__name__
-        typer.echo(f"codi: tracking: {said}; the run itself is whole", err=True)
+    except Exception as error:  # the client, the network or the service can raise anything
+        reason = printable(from_here(error)) or type(error).__name__
+        typer.echo(f"codi: tracking: {reason}; the run itself is complete", err=True)
 
 
-def slice_of(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of --shard."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count) <= 100_000):
-        raise ValueError(f"--shard is {text!r}, wanted i/n with i from 1 to n, as 2/8")
+        raise ValueError(f"--shard is {text!r}, expected i/n with i from 1 to n, e.g. 2/8")
     return int(first), int(count)
 
 
 @app.command()
 def merge(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="All slices of one run, in any order.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="All shards of one run, in any order.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
 ) -> None:
-    """Join the slices that `codi run --shard` wrote, and report: the very table of the run in one piece.
+    """Join the shards that `codi run --shard` wrote, and report: the same table as of an undivided run.
 
-    No model is needed. Slices of other runs, slices named twice and missing ones are refused.
+    No model is needed. A shard of another run, a shard given twice and a missing one are refused.
     """
     from codi_tracing.patching.runs.assemble import merge_slices
 
@@ -163,5 +164,14 @@ def merge(
 
 
 def modified(path: Path) -> int | None:
-    """When a file was last written; None where there is none."""
+    """Modification time of a file in nanoseconds; None where there is no file."""
     return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def checkpoint_folder(path: Path | None) -> Path | None:
+    """The absolute path of a checkpoint given as a folder or by a shipped one's name."""
+    if path is None:
+        return None
+    from codi_tracing.traces.model.checkpoint import find_checkpoint
+
+    return find_checkpoint(path).resolve()

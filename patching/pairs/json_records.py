@@ -43,6 +43,11 @@ class Record(NamedTuple):
         return f"{self.position} (pair {self.value['pair_id']})" if is_id(self.value.get("pair_id")) else self.position
 
 
+def find_pairs_file(path: str | Path) -> Path:
+    """The path itself, or that of the shipped file of this name where there is no such file."""
+    return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
+
+
 def read_records(path: Path) -> tuple[list[Record], list[str]]:
     """A file's records, and one sentence for each line that is not JSON; `PairsError` where there are no records."""
     text = _read_text(path)

@@ -24,10 +24,10 @@ from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.patching.pairs.json_records import (
-    SHIPPED_FILES,
     PairsError,
     Record,
     are_questions,
+    find_pairs_file,
     is_count,
     is_id,
     is_number,
@@ -90,9 +90,7 @@ class Pair:
 
 def load_pairs(path: str | Path) -> list[Pair]:
     """Read a pairs file, or a shipped one by name (`arithmetic`), in file order; `PairsError` has all of its faults."""
-    path = Path(path)
-    if not path.exists():
-        path = SHIPPED_FILES.get(str(path), path)
+    path = find_pairs_file(path)
     try:
         return _parse(*read_records(path))
     except PairsError as error:

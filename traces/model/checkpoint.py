@@ -26,6 +26,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 CARD, ADAPTER, THOUGHT = "codi.json", "adapter", "thought.safetensors"
 
 
+SHIPPED = Path(__file__).parents[1] / "embedded"  # thought and bypass, over one base
+
+
 class CheckpointError(ValueError):
     """The folder is not a CODI checkpoint that can be loaded exactly."""
 
@@ -186,3 +189,9 @@ def fingerprint(folder: Path) -> str:
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint: `name` itself, or the shipped checkpoint of that name where no such folder exists."""
+    shipped = SHIPPED / name
+    return shipped if not Path(name).exists() and (shipped / CARD).is_file() else Path(name)

@@ -19,6 +19,7 @@ from codi_tracing.traces.model.checkpoint import (
     Card,
     CheckpointError,
     base_location,
+    find_checkpoint,
     read_card,
     read_tensors,
     read_thought,
@@ -53,7 +54,7 @@ def load_codi(
     `adapted`, a deployment leaves the adapter off, as a control.
     """
     place = as_remote(remote)
-    folder = Path(folder)
+    folder = find_checkpoint(folder)
     card = read_card(folder)
     base = base_location(folder, card)
     if not (folder / ADAPTER / "adapter_config.json").is_file():

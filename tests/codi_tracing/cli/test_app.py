@@ -1,0 +1,61 @@
+"""The command line as a whole: help teaches, errors are one sentence with an exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from codi_tracing.cli.app import aligned
+from tests.support.command_line import refused
+
+
+def test_help_shows_what_to_type():
+    printed = subprocess.run(
+        [sys.executable, "-m", "codi_tracing", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for command in ("codi run tiny", "codi pairs check", "codi ask", "codi check", "codi report"):
+        assert command in printed
+    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted." in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["run", "plan", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"],
+)
+def test_every_command_says_what_it_is_for(codi, words):
+    printed = codi(*words.split(), "--help")
+    assert printed.exit_code == 0
+    assert len(printed.stdout.splitlines()[2].split()) > 3
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(codi):
+    assert "wanted the folder of a finished run" in refused(codi("report", "."))
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(codi, monkeypatch):
+    def forbidden(path, kind, **instead):
+        raise PermissionError(13, "Permission denied", "config.toml")
+
+    monkeypatch.setattr("codi_tracing.configs.load.load_config", forbidden)
+    assert refused(codi("run", "config.toml")) == "codi: config.toml: Permission denied"
+
+
+def test_a_bug_keeps_its_traceback(codi, monkeypatch):
+    def broken(path, kind, **instead):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("codi_tracing.configs.load.load_config", broken)
+    assert isinstance(codi("run", "config.toml").exception, ZeroDivisionError)
+
+
+def test_an_interruption_is_printed_and_has_its_exit_code(codi, monkeypatch):
+    def interrupted(path, kind, **instead):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codi_tracing.configs.load.load_config", interrupted)
+    result = codi("run", "config.toml")
+    assert (result.exit_code, result.stderr[:17]) == (130, "codi: interrupted")
+
+
+def test_columns_are_aligned_and_numbers_stand_to_the_right():
+    assert aligned([["layer", "what"], ["0", "a"], ["11", "bc"]]) == "layer  what\n    0  a\n   11  bc"

@@ -1,0 +1,25 @@
+"""codi check, ask, train: what is refused."""
+
+import json
+
+from tests.support.command_line import PAIR, refused
+
+
+def test_a_config_for_another_command_is_one_sentence(codi, config):
+    wanted = "config.toml: is a config for `codi run`, wanted one for `codi train`"
+    assert refused(codi("train", config())) == f"codi: {wanted}"
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_sentence(codi, tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps(PAIR))
+    assert "no codi.json in it" in refused(codi("check", ".", "--pairs", "pairs.json"))
+    assert "model: no such folder" in refused(codi("ask", "model", "How many?"))
+
+
+def test_an_empty_question_is_one_sentence(codi):
+    assert refused(codi("ask", "model", " ")) == "codi: the question is empty; put one in quotes"
+
+
+def test_training_without_its_base_is_one_sentence(codi, config):
+    text = 'out = "a"\nbase = "b"\n[codi]\n[optimiser]\nsteps = 1\nbatch = 1\nlr = 1e-3\n'
+    assert refused(codi("train", config(text))).startswith("codi: b: holds no base model; train it first")
