@@ -134,5 +134,5 @@ def matched_donors(pool: MatchPool, pairs: Sequence[TokenizedPair], seed: int) -
 
 
 def corner_name(j: int, same_intermediate: bool, same_answer: bool) -> str:
-    """A matched pair's edit, as `0:different:same`: the intermediate's index, whether its value and the answer agree."""
+    """A matched pair's edit, as `0:different:same`: the intermediate's index, if its value and the answer agree."""
     return f"{j}:{SAME[same_intermediate]}:{SAME[same_answer]}"

@@ -31,7 +31,7 @@ CORNERS: tuple[Corner, ...] = ((True, True), (True, False), (False, True), (Fals
 
 
 class Match(NamedTuple):
-    """A host and a donor of equal token count and number of steps, and the host's answer from the donor's j-th value."""
+    """A host and a donor of equal token count and step count, and the host's answer from the donor's j-th value."""
 
     host: Side
     donor: Side
@@ -46,7 +46,7 @@ class Match(NamedTuple):
 class Candidate(NamedTuple):
     """A question whose chain is usable as a host's and a donor's."""
 
-    index: int  # among the given questions
+    ordinal: int  # among the given questions, from 0
     cluster: str
     side: Side
     tokens: int
@@ -183,6 +183,6 @@ def draw_matches(
         hybrid = answer if same_intermediate else index.hybrid(host, j, value)
         if hybrid is None or (not same_intermediate and hybrid in (answer, donor_answer)):
             continue
-        name = f"{host.index}-{j}-{donor.index}"
+        name = f"{host.ordinal}-{j}-{donor.ordinal}"
         yield Match(host.side, donor.side, host.cluster, name, j, *corner, float(hybrid))
         missing -= 1

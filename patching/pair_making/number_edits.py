@@ -51,9 +51,9 @@ COMMON_CONSTANTS = {Fraction(1), Fraction(100)}  # a solution may use them witho
 
 
 class Numeral(NamedTuple):
-    """A number of the question: its index among the numbers, its span, and its value."""
+    """A number of the question: its ordinal among the numbers from 0, its span, and its value."""
 
-    index: int
+    ordinal: int
     start: int
     end: int
     value: Fraction
@@ -251,5 +251,5 @@ def number_edits(traced: TracedQuestion, numeral: Numeral, step: int, values: It
             written = f"{new:,}" if "," in text else str(new)
             question = traced.question[: numeral.start] + written + traced.question[numeral.end :]
             yield QuestionEdit(
-                EDITS[min(step, 1)], numeral.index, numeral.start, numeral.end, text, written, step, question, chain
+                EDITS[min(step, 1)], numeral.ordinal, numeral.start, numeral.end, text, written, step, question, chain
             )

@@ -213,8 +213,9 @@ def _repeated(what: str, members: Sequence[Record]) -> str:
 
 def _pair(members: Sequence[Record]) -> Pair:
     extra: dict[str, Any] = {}
+    side_fields: tuple[str, ...] = SIDE_FIELDS
     if _is_pair(members[0]):
-        about, side_fields = members[0].value, SIDE_FIELDS
+        about = members[0].value
         sides = about
         extra = {name: value for name, value in about.items() if name not in (*PAIR_FIELDS, *VARIANTS)}
     else:

@@ -181,7 +181,8 @@ def test_both_forms_give_the_same_pairs_and_may_stand_in_one_file():
         ({"variant": "clean"}, "it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), "
                                "expected one form"),
         ({"edit": 3}, "'edit' is 3, expected a name or nothing"),
-        ({"clean": {"question": "?", "answer": "7"}}, "clean side: 'answer' is \"7\", expected a number, without quotes"),
+        ({"clean": {"question": "?", "answer": "7"}},
+         "clean side: 'answer' is \"7\", expected a number, without quotes"),
         ({"clean": {"answer": 7}}, "clean side: 'question' is missing"),
         ({"score": float("nan")}, "\"score\" holds NaN or broken text, which JSON cannot; write null"),
         ({"clean": {"question": "\ud800", "answer": 7}}, "clean side: 'question' is \"?\", expected text"),
