@@ -35,7 +35,7 @@ from codi_tracing.traces.model.checkpoint import (
 from tests.analysis.report.test_write import make_run
 from tests.analysis.statistics.test_verdict import experiment
 from tests.analysis.test_table import one_row
-from tests.patching.pairs.test_pair import both, whole
+from tests.patching.pairs.test_pair import both, pair_record
 from tests.support.mutations import (
     NASTY_TEXT,
     fuzz,
@@ -49,7 +49,7 @@ from tests.support.mutations import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
+PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [pair_record(), pair_record(3, edit="k", seen=[1])]]
 PROBLEMS = [
     {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
     {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},
