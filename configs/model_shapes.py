@@ -1,7 +1,4 @@
-"""Sizes of known bases, so that a run can be planned where no weights are: `configs/shapes/<name>.json`.
-
-The fields are those of the base's Hugging Face config that decide sizes; `codi` is the published checkpoint over it,
-or, where none is published (`checkpoint` is null), what one of the same recipe would have.
+"""Sizes of known bases (`model_shapes.toml`), so that a run can be planned without weights.
 
 >>> read_shape("gpt2").num_hidden_layers
 12
@@ -10,25 +7,26 @@ or, where none is published (`checkpoint` is null), what one of the same recipe 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from codi_tracing.configs.schema import Count, Record
 
-FOLDER = Path(__file__).parent / "shapes"
+FILE = Path(__file__).with_name("model_shapes.toml")
 
 
-class Thinking(Record):
-    """What a CODI checkpoint adds to its base."""
+class CodiShape(Record):
+    """The sizes that a CODI checkpoint adds to its base."""
 
-    checkpoint: str | None  # published, as a Hugging Face id
+    checkpoint: str | None = None  # published, as a Hugging Face id
     prj_dim: Count
     n_latents: Count
     lora_rank: Count
 
 
-class Shape(Record):
-    """A base's sizes, under Hugging Face's names; `size` is what names of its checkpoints have in them."""
+class ModelShape(Record):
+    """A base's sizes, under Hugging Face's names; `size` is the part of its checkpoints' names that tells the size."""
 
     bases: tuple[str, ...]
     size: str
@@ -43,37 +41,37 @@ class Shape(Record):
     max_position_embeddings: Count
     tie_word_embeddings: bool
     torch_dtype: Literal["float32", "bfloat16", "float16"]
-    codi: Thinking
+    codi: CodiShape
 
 
-SIZES = (
-    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "vocab_size", "max_position_embeddings", "tie_word_embeddings",
-)  # fmt: skip
+# The fields that a base's own config has too.
+SIZES = tuple(name for name in ModelShape.model_fields if name not in ("bases", "size", "torch_dtype", "codi"))
+
+
+def _shapes() -> dict[str, Any]:
+    return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
 def known_shapes() -> list[str]:
     """The names of all shapes."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+    return sorted(_shapes())
 
 
-def read_shape(name: str) -> Shape:
+def read_shape(name: str) -> ModelShape:
     """A shape by its name. Raises ValueError, naming the known ones."""
-    if name not in known_shapes():
-        raise ValueError(f"shape {name!r} is unknown; use {', '.join(known_shapes())}")
-    return Shape.model_validate_json((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    shapes = _shapes()
+    if name not in shapes:
+        raise ValueError(f"shape {name!r} is unknown; use {', '.join(sorted(shapes))}")
+    return ModelShape.model_validate(shapes[name])
 
 
 def shape_of_base(base: str) -> str | None:
     """The name of the shape of a base, by its Hugging Face id."""
-    return next((name for name in known_shapes() if base in read_shape(name).bases), None)
+    return next((name for name, shape in _shapes().items() if base in shape["bases"]), None)
 
 
 def guessed_shape(checkpoint: str) -> str | None:
-    """The only shape whose size a checkpoint's name has in it, as `1b` in `codi-llama1b`."""
-    found = [
-        name
-        for name in known_shapes()
-        if re.search(rf"(?<![0-9.]){read_shape(name).size}(?![0-9])", checkpoint.lower())
-    ]
-    return found[0] if len(found) == 1 else None
+    """The only shape whose size is in a checkpoint's name, as `1b` in `codi-llama1b`."""
+    sizes = {name: shape["size"] for name, shape in _shapes().items()}
+    fitting = [name for name, size in sizes.items() if re.search(rf"(?<![0-9.]){size}(?![0-9])", checkpoint.lower())]
+    return fitting[0] if len(fitting) == 1 else None

@@ -1,6 +1,8 @@
-"""The two kinds of config, their keys and rules. `configs/README.md` lists every key.
+"""The config of a run: its keys and rules. `configs/README.md` lists every key.
 
->>> load_config("configs/tiny.toml", RunConfig).directions
+The keys of every run are those of `RunConfig`; each experiment has a record that adds its own.
+
+>>> load_config("tiny", RunConfig).directions
 ('denoising', 'noising')
 """
 
@@ -10,68 +12,32 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from codi_tracing.configs.vocabulary import (
-    CONFIG_METRICS,
-    CONFIG_SOURCES,
-    DEFAULT_METRICS,
-    DEFAULT_SOURCES,
-    DIRECTIONS,
-    EXPERIMENTS,
-    GRID_KINDS,
-    GRIDS,
-    PROTOCOLS,
-    ROUTES,
-)
+from codi_tracing.configs import vocabulary
 
-ONE_KIND = ("influence", "iterative", "matched")
-# What a sweep may say of its grid, and which of it a ready-made experiment leaves open; the rest is its own.
-OF_A_SWEEP = (
-    "grid", "kinds", "sources", "freeze", "also_unfrozen", "metrics", "draws", "knockouts", "protocol", "beyond", "top", "matches",
-    "extra_problems", "directions", "reinitialised",
-)  # fmt: skip
-OPEN: dict[str, tuple[str, ...]] = {
-    "sweep": (
-        "grid",
-        "kinds",
-        "sources",
-        "freeze",
-        "also_unfrozen",
-        "metrics",
-        "draws",
-        "knockouts",
-        "protocol",
-        "directions",
-        "reinitialised",
-    ),
-    "early_stop": ("draws", "beyond", "directions", "reinitialised"),
-    "influence": ("kinds", "directions", "reinitialised"),
-    "iterative": ("kinds", "directions", "reinitialised"),
-    "matched": ("kinds", "matches", "extra_problems"),
-    "original": ("reinitialised",),
-    "attribution": ("kinds", "top", "directions", "reinitialised"),
-    "shapley": ("directions", "reinitialised"),
-}
+
+def rule(text: str, **values: Any) -> PydanticCustomError:
+    """An error that is a whole sentence."""
+    return PydanticCustomError("rule", text, values)  # type: ignore[arg-type]
 
 
 def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
-    """A path in a config is relative to that file; one given in Python stays as it is."""
+    """A path in a config is relative to that file; a path given in Python stays as it is.
+
+    The paths of a shipped config found by its name are those of shipped files, or else as if the config stood in
+    `configs/` under the current folder: nothing is written into the installation.
+    """
     if not info.context:
         return path
     try:
-        return (info.context["folder"] / path.expanduser()).resolve()
-    except (RuntimeError, ValueError):  # ~somebody, or a character that no path has
+        absolute = (info.context["folder"] / path.expanduser()).resolve()
+        if info.context["by_name"] and not absolute.exists():
+            return ("configs" / path).resolve()
+    except (RuntimeError, ValueError):  # an unknown ~user, or a character that no path has
         raise PydanticCustomError("no_path", "a path that can exist") from None
+    return absolute
 
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -86,32 +52,47 @@ def _one_of(names: Iterable[str]) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in known:
-            expected = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
-            raise PydanticCustomError("name", "{expected}", {"expected": expected})
+            raise PydanticCustomError("unknown_name", "one of {known}", {"known": known})
         return name
 
     return AfterValidator(check)
 
 
-# Numbers are strict, so that a quoted number or `true` is refused rather than guessed at.
+def _one_kind(kinds: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if len(kinds) > 1 or "head" in kinds:
+        text = "'kinds' is {kinds} in the experiment '{name}', expected one of {known}: it writes whole steps"
+        known = ", ".join(kind for kind in vocabulary.GRID_KINDS if kind != "head")
+        raise rule(text, kinds=", ".join(kinds), name=info.data.get("experiment"), known=known)
+    return kinds
+
+
+def _trained_weights_alone(reinitialised: bool, info: ValidationInfo) -> bool:
+    remote = info.data.get("remote")
+    if reinitialised and remote is not None and remote.host != "local":
+        raise rule("'reinitialised' is true and 'remote' is set: a deployment has trained weights alone; remove one")
+    return reinitialised
+
+
+def _something_frozen(also_unfrozen: bool, info: ValidationInfo) -> bool:
+    if also_unfrozen and not info.data.get("freeze"):
+        raise rule(
+            "'also_unfrozen' is true and 'freeze' names no route: no run is frozen; remove also_unfrozen or give freeze"
+        )
+    return also_unfrozen
+
+
+# Numbers are strict, so that a quoted number or `true` is refused and not converted.
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 CountFromZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+SOME, ONCE = Field(min_length=1), AfterValidator(_each_once)
+Kinds = Annotated[tuple[Annotated[str, _one_of(vocabulary.GRID_KINDS)], ...], SOME, ONCE]
+OneKind = Annotated[Kinds, AfterValidator(_one_kind)]
+Reinitialised = Annotated[bool, AfterValidator(_trained_weights_alone)]
 Knockout = Annotated[str, Field(pattern=r"^(answer|[0-9]+)-(question|bot|[0-9]+)(@[0-9]+)?$")]
-
-Experiment = Annotated[str, _one_of(EXPERIMENTS)]
-Grid = Annotated[str, _one_of(GRIDS)]
-Kind = Annotated[str, _one_of(GRID_KINDS)]
-Source = Annotated[str, _one_of(CONFIG_SOURCES)]
-Route = Annotated[str, _one_of(ROUTES)]
-Protocol = Annotated[str, _one_of(PROTOCOLS)]
-Direction = Annotated[str, _one_of(DIRECTIONS)]
-Metric = Annotated[str, _one_of(CONFIG_METRICS)]
 
 
 class Record(BaseModel):
@@ -120,8 +101,8 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Pairs(Record):
-    """Which pairs: a file, a filter, and how many. `both_correct` is measured under the checkpoint, never read."""
+class PairsTable(Record):
+    """Which pairs: a file, a filter, and how many. `both_correct` is measured under the checkpoint."""
 
     file: ConfigPath
     filter: Literal["usable", "both_correct"] = "usable"
@@ -130,7 +111,7 @@ class Pairs(Record):
 
 
 class Tracking(Record):
-    """Weights & Biases: offline writes into the run folder, online sends. It bears on nothing but who is told."""
+    """Weights & Biases: offline writes into the run folder, online sends. It does not change results."""
 
     wandb: Literal["offline", "online"]
     project: Annotated[str, Field(min_length=1, max_length=128)] = "cot-exploration"
@@ -140,8 +121,8 @@ class Tracking(Record):
 class Remote(Record):
     """A deployment of NDIF that runs the model instead of this machine: `true`, or a table.
 
-    Without a host it is nnsight's own, the public one; `"local"` sends nothing and runs here what would be sent. The
-    key is that of the environment variable NDIF_API_KEY, never a config's.
+    Without a host it is nnsight's own, the public one; `"local"` sends nothing and runs the same requests here. The key
+    comes from the environment variable NDIF_API_KEY, never from a config.
     """
 
     host: Annotated[str, Field(pattern=r"^(local|https?://[^\s/]+/?)$")] | None = None
@@ -154,179 +135,135 @@ class Remote(Record):
 
 
 class RunConfig(Record):
-    """A patching experiment: which checkpoint, which pairs, what is written where, what to measure."""
+    """A patching experiment: the keys of every experiment.
+
+    `RunConfig(…)` makes the record of the experiment that it names, as `pathlib.Path(…)` makes a `PosixPath`.
+    """
 
     command: ClassVar = "codi run"
 
-    name: Name
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     checkpoint: ConfigPath
-    pairs: Pairs
+    pairs: PairsTable
     out: ConfigPath | None = None
     seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    experiment: Experiment = "sweep"
-    grid: Annotated[tuple[Grid, ...], Field(min_length=1), AfterValidator(_each_once)] = ("layerwise",)
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), AfterValidator(_each_once)] = ("resid",)
-    sources: Annotated[tuple[Source, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_SOURCES
-    draws: Count = 1
-    freeze: Annotated[tuple[Route, ...], AfterValidator(_each_once)] = ()
-    also_unfrozen: bool = False
-    knockouts: Annotated[tuple[Knockout, ...], AfterValidator(_each_once)] = ()
-    protocol: Protocol = "latent_loop"
-    beyond: CountFromZero = 2
-    top: Count = 20
-    matches: Count = 60
-    extra_problems: CountFromZero = 0
-    directions: Annotated[tuple[Direction, ...], Field(min_length=1), AfterValidator(_each_once)] = tuple(DIRECTIONS)
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_each_once)] = DEFAULT_METRICS
+    experiment: Annotated[str, _one_of(vocabulary.EXPERIMENTS)] = "sweep"
     max_new_tokens: Count = 12
     cells_per_forward: Count | None = None
     pairs_per_batch: Count | None = None
     memory: Positive = 8.0
     merge_lora: bool = True
     low_ceiling: Share = 0.5
-    reinitialised: bool = False
     max_failed: Share = 0.5
     deterministic: bool = False
     remote: Remote | None = None
     tracking: Tracking | None = None
 
-    @field_validator("pairs", mode="before")
+    def __new__(cls, /, **values: Any) -> Self:
+        return super().__new__(record_of(values) if cls is RunConfig else cls)  # type: ignore[type-var, return-value]
+
+    @model_validator(mode="wrap")
     @classmethod
-    def pairs_are_a_table(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            raise PydanticCustomError("rule", "'pairs' is a text, wanted a table: [pairs] and in it file = …")
-        return value
+    def is_the_record_of_its_experiment(cls, values: Any, handler: Any, info: ValidationInfo) -> Any:
+        if cls is RunConfig and isinstance(values, dict):
+            return record_of(values).model_validate(values, context=info.context)
+        return handler(values)
 
     @field_validator("remote", mode="before")
     @classmethod
     def remote_is_a_switch_or_a_table(cls, value: Any) -> Any:
         switches = {True: {}, False: None, "local": {"host": "local"}}
-        if isinstance(value, bool | str):
-            if value not in switches:
-                raise PydanticCustomError(
-                    "rule", "'remote' is a text, wanted true, false, \"local\" or a table: [remote]"
-                )
-            return switches[value]
-        return value
+        return switches.get(value, value) if isinstance(value, bool | str) else value
 
-    @model_validator(mode="before")
-    @classmethod
-    def what_is_left_out_fits_the_rest(cls, values: Any) -> Any:
-        """Attribution estimates every kind unless told otherwise; noise has no meaning in a cache entry."""
-        if not isinstance(values, dict):
-            return values
-        kinds = values.get("kinds", GRID_KINDS if values.get("experiment") == "attribution" else ("resid",))
-        sources = ("other", "unrelated") if isinstance(kinds, list | tuple) and "kv" in kinds else DEFAULT_SOURCES
-        return {"kinds": kinds, "sources": sources, **values}
+    def __getattr__(self, key: str) -> Any:
+        """The default of a key that this experiment lacks and another has: `draws` is then 1."""
+        for record in RECORDS.values():
+            if key in record.model_fields:
+                return record.model_fields[key].get_default(call_default_factory=True, validated_data={})
+        raise AttributeError(f"a run's config has no key {key!r}")
 
     def settings(self) -> dict[str, Any]:
-        """The keys that bear on the results, as JSON: neither where things are, nor what the experiment settles."""
-        closed = {key for key in OF_A_SWEEP if key not in OPEN[self.experiment]}
-        elsewhere = dict.fromkeys(("out", "checkpoint", "max_failed", "remote", "tracking", *closed), True)
-        excluded: dict[str, Any] = {**elsewhere, "pairs": {"file"}}
+        """The keys that can change results, as JSON: without locations, tracking and the limit of failed pairs."""
+        excluded: dict[str, Any] = dict.fromkeys(("out", "checkpoint", "max_failed", "remote", "tracking"), True)
         where = {} if self.remote is None else {"remote": self.remote.host or "nnsight's"}
-        return self.model_dump(mode="json", exclude=excluded) | where
+        return self.model_dump(mode="json", exclude=excluded | {"pairs": {"file"}}) | where
 
-    @model_validator(mode="after")
-    def an_experiment_brings_its_own_grid(self) -> Self:
-        usual = {key: RunConfig.model_fields[key].default for key in OF_A_SWEEP} | {"sources": DEFAULT_SOURCES}
-        given = [key for key in OF_A_SWEEP if getattr(self, key) != usual[key]]
-        taken = [key for key in given if key not in OPEN[self.experiment]]
-        taken = [key for key in taken if key != "sources" or self.sources != ("other", "unrelated")]
-        if taken:
-            text = "'{key}' has no meaning in the experiment '{name}'; remove it{offer}"
-            offer = f", it can be given {', '.join(OPEN[self.experiment])}" if OPEN[self.experiment] else ""
-            raise PydanticCustomError("rule", text, {"key": taken[0], "name": self.experiment, "offer": offer})
-        if self.remote is not None and self.experiment == "attribution":
-            text = "'remote' has no meaning in the experiment 'attribution': it computes gradients, here; remove it"
-            raise PydanticCustomError("rule", text)
-        if self.remote is not None and self.remote.host != "local" and self.reinitialised:
-            text = "'reinitialised' is true and 'remote' is set: a deployment has trained weights alone; remove one"
-            raise PydanticCustomError("rule", text)
-        if self.also_unfrozen and not self.freeze:
-            raise PydanticCustomError(
-                "rule",
-                "'also_unfrozen' is true and 'freeze' names no route: no run is frozen; remove also_unfrozen or give freeze",
+
+class BothWays(RunConfig):
+    """An experiment in either direction, on request once more on the model before training."""
+
+    directions: Annotated[tuple[Annotated[str, _one_of(vocabulary.DIRECTIONS)], ...], SOME, ONCE] = tuple(
+        vocabulary.DIRECTIONS
+    )
+    reinitialised: Reinitialised = False
+
+
+class SweepConfig(BothWays):
+    grid: Annotated[tuple[Annotated[str, _one_of(vocabulary.GRIDS)], ...], SOME, ONCE] = ("layerwise",)
+    kinds: Kinds = ("resid",)
+    # Noise has no meaning in a cache entry.
+    sources: Annotated[tuple[Annotated[str, _one_of(vocabulary.CONFIG_SOURCES)], ...], SOME, ONCE] = Field(
+        default_factory=lambda keys: (
+            ("other", "unrelated") if "kv" in keys.get("kinds", ()) else vocabulary.DEFAULT_SOURCES
+        )
+    )
+    draws: Count = 1
+    freeze: Annotated[tuple[Annotated[str, _one_of(vocabulary.ROUTES)], ...], ONCE] = ()
+    also_unfrozen: Annotated[bool, AfterValidator(_something_frozen)] = False
+    knockouts: Annotated[tuple[Knockout, ...], ONCE] = ()
+    protocol: Annotated[str, _one_of(vocabulary.PROTOCOLS)] = "latent_loop"
+    metrics: Annotated[tuple[Annotated[str, _one_of(vocabulary.CONFIG_METRICS)], ...], SOME, ONCE] = (
+        vocabulary.DEFAULT_METRICS
+    )
+
+
+class EarlyStopConfig(BothWays):
+    draws: Count = 1
+    beyond: CountFromZero = 2
+
+
+class WholeStepsConfig(BothWays):
+    kinds: OneKind = ("resid",)
+
+
+class MatchedConfig(RunConfig):
+    kinds: OneKind = ("resid",)
+    matches: Count = 60
+    extra_problems: CountFromZero = 0
+
+
+class OriginalConfig(RunConfig):
+    reinitialised: Reinitialised = False
+
+
+class AttributionConfig(BothWays):
+    kinds: Kinds = vocabulary.GRID_KINDS
+    top: Count = 20
+
+    @field_validator("remote")
+    @classmethod
+    def gradients_are_computed_here(cls, remote: Remote | None) -> None:
+        if remote is not None:
+            raise rule(
+                "'remote' has no meaning in the experiment 'attribution': it computes gradients, here; remove it"
             )
-        if self.experiment in ONE_KIND and (len(self.kinds) > 1 or "head" in self.kinds):
-            text = "'kinds' is {kinds} in the experiment '{name}', wanted one of {known}: it writes whole steps"
-            known = ", ".join(kind for kind in GRID_KINDS if kind != "head")
-            values = {"kinds": ", ".join(self.kinds), "name": self.experiment, "known": known}
-            raise PydanticCustomError("rule", text, values)
-        return self
 
 
-class Architecture(Record):
-    """A small Llama, and how much of its chain of thought is written out."""
-
-    d_model: Count = 64
-    d_mlp: Count = 192
-    layers: Count = 4
-    heads: Count = 4
-    kv_heads: Count = 2
-    terse: Share = 0.0
-
-    @model_validator(mode="after")
-    def heads_divide_evenly(self) -> Self:
-        if self.d_model % (2 * self.heads):
-            text = "d_model is {d_model} with {heads} heads, wanted a multiple of {unit}, as rotary positions need"
-            values = {"d_model": self.d_model, "heads": self.heads, "unit": 2 * self.heads}
-            raise PydanticCustomError("rule", text, values)
-        if self.heads % self.kv_heads:
-            text = "heads is {heads}, wanted a multiple of kv_heads, which is {kv_heads}"
-            raise PydanticCustomError("rule", text, {"heads": self.heads, "kv_heads": self.kv_heads})
-        return self
+RECORDS: dict[str, type[RunConfig]] = {
+    "sweep": SweepConfig,
+    "early_stop": EarlyStopConfig,
+    "influence": WholeStepsConfig,
+    "iterative": WholeStepsConfig,
+    "matched": MatchedConfig,
+    "original": OriginalConfig,
+    "attribution": AttributionConfig,
+    "shapley": BothWays,
+}
 
 
-class Optimiser(Record):
-    """AdamW with warm-up and cosine decay."""
-
-    steps: Count
-    batch: Count
-    lr: Positive
-
-
-class Codi(Record):
-    """CODI's self-distillation over a frozen base; what departs from the plain recipe is 0 by default."""
-
-    n_latents: Count = 6
-    rank: Count = 32
-    alpha: Count = 32
-    prj_dim: Count = 128
-    distill_weight: Weight = 3.0
-    hide_question: Share = 0.0
-    decode_weight: Weight = 0.0
-    decode_until: Share = 0.6
-    curriculum: Share = 0.0
-    start: ConfigPath | None = None
-
-
-class TrainConfig(Record):
-    """A training: of a base ([architecture]), or of a CODI model over one (`base` and [codi])."""
-
-    command: ClassVar = "codi train"
-
-    out: ConfigPath
-    base: ConfigPath | None = None
-    seed: Seed = 0
-    threads: Count | None = None
-    notes: str = ""
-    optimiser: Optimiser
-    architecture: Architecture | None = None
-    codi: Codi | None = None
-
-    @model_validator(mode="after")
-    def one_kind_of_training(self) -> Self:
-        if (self.architecture is None) == (self.codi is None):
-            found = "neither" if self.codi is None else "both"
-            text = (
-                "found {found} of [architecture] and [codi], wanted [architecture] to train a base or [codi] over one"
-            )
-            raise PydanticCustomError("rule", text, {"found": found})
-        if self.codi is not None and self.base is None:
-            raise PydanticCustomError("rule", "[codi] needs a base to train over; set base to its folder")
-        if self.architecture is not None and self.base is not None:
-            raise PydanticCustomError("rule", "[architecture] trains a new base, so base has no meaning; remove one")
-        return self
+def record_of(values: dict[str, Any]) -> type[RunConfig]:
+    """The record of the experiment that a config's values name; a sweep's where they name none, or an unknown one."""
+    name = values.get("experiment", "sweep")
+    return RECORDS.get(name, SweepConfig) if isinstance(name, str) else SweepConfig

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.verdict import corners, verdict
 from codi_tracing.patching.engine.sweep import sweep_cells
@@ -30,7 +30,7 @@ from codi_tracing.traces.model.checkpoint import read_card
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import Problem, fresh
+from codi_tracing.traces.training.word_problems import WordProblem, draw_problems
 
 DIRECTIONS = ("denoising", "noising")
 CARD_METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
@@ -38,7 +38,7 @@ CARD_METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corr
 
 def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
     """All figures of the card. `seed` must differ from those of the checkpoint's training and of its shipped pairs."""
-    asked = fresh(seed, problems)
+    asked = draw_problems(seed, problems)
     by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
     ready = new_pairs(model, pairs, seed + 1)
     donors = draw_unrelated(ready, seed)
@@ -60,7 +60,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[Problem], n_latents: int) -> float:
+def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` latent steps."""
     questions = [problem.question for problem in problems]
     texts = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
@@ -109,9 +109,7 @@ def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **o
     figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
     write_json(folder / "card.json", figures)
     recipes = {name: read_card(folder / name).provenance for name in names}
-    page = folder / "README.md"
-    page.write_text(card_text(figures, recipes), encoding="utf-8")
-    return page
+    return write_whole(folder / "README.md", card_text(figures, recipes).encode())
 
 
 def card_text(figures: dict[str, dict[str, Any]], recipes: dict[str, dict[str, Any]]) -> str:

@@ -1,44 +1,31 @@
-"""Fixtures: small random CODI checkpoints, written and loaded exactly as real ones are."""
+"""Fixtures made once a session: small random CODI checkpoints, pairs, a finished run and its report."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# For test modules that do not yet import from tests.support (begin)
 ROOT = Path(__file__).parents[1]
 
 
-def write_random_checkpoint(
-    folder: Path, layers: int = 3, seed: int = 0, n_latents: int = 6, family: str = "llama"
-) -> Path:
-    """A CODI checkpoint with random base, LoRA (B not zero) and projection; Llama's with grouped-query attention."""
-    import torch
-    from peft import LoraConfig, get_peft_model
+def write_random_checkpoint(*arguments, **options) -> Path:
+    from tests.support import checkpoints
 
-    from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
-    from codi_tracing.traces.model.families import FAMILIES
-    from codi_tracing.traces.training.word_problems import build_tokenizer
-    from tests.support.upstream import random_base
+    return checkpoints.write_random_checkpoint(*arguments, **options)
 
-    tokenizer = build_tokenizer()
-    base = random_base(family, len(tokenizer), layers=layers, tied=family == "gpt2", seed=seed)
-    base.config.bos_token_id, base.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    base.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    targets = list(FAMILIES[family].adapted)
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2")
-    adapted = get_peft_model(base, lora)
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    card = Card(base="base", n_latents=n_latents)
-    write_checkpoint(folder, adapted, projection(32, 48), torch.randn(32), torch.randn(32), card)
-    return folder
+
+# (end)
 
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint folder of a random model of three layers."""
+    from tests.support.checkpoints import write_random_checkpoint
+
     return write_random_checkpoint(tmp_path_factory.mktemp("random_codi"))
 
 
@@ -54,6 +41,7 @@ def model(random_checkpoint):
 def both(request, tmp_path_factory):
     """A random model of each family."""
     from codi_tracing.traces.model.loading import load_codi
+    from tests.support.checkpoints import write_random_checkpoint
 
     folder = write_random_checkpoint(tmp_path_factory.mktemp("both"), family=request.param)
     return load_codi(folder, device="cpu")
@@ -62,9 +50,9 @@ def both(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def problems():
     """Word problems of different lengths."""
-    from codi_tracing.traces.training.word_problems import fresh
+    from codi_tracing.traces.training.word_problems import draw_problems
 
-    return fresh(seed=5, count=6)
+    return draw_problems(seed=5, count=6)
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +76,29 @@ def pairs(pairs_file):
     from codi_tracing.patching.pairs.pair import load_pairs
 
     return load_pairs(pairs_file)
+
+
+@pytest.fixture(scope="session")
+def run_config(random_checkpoint, pairs_file):
+    """The layer-wise experiment on six pairs of the random model."""
+    from codi_tracing.configs.schema import RunConfig
+
+    return RunConfig(name="test", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 6}, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def finished_run(run_config, tmp_path_factory) -> Path:
+    """The folder of that experiment's run, without a report; a test that changes it copies it first."""
+    from codi_tracing.patching.runs.experiment import run_experiment
+
+    return run_experiment(run_config, tmp_path_factory.mktemp("finished") / "test", progress=False)
+
+
+@pytest.fixture(scope="session")
+def finished_report(finished_run, tmp_path_factory) -> Path:
+    """The folder of the same run with its report and all figures; likewise."""
+    from codi_tracing.analysis.report.write import write_report
+
+    folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("reported") / "test")
+    write_report(folder)
+    return folder

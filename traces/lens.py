@@ -1,8 +1,7 @@
-"""The lens: what each latent state says in words and numbers, and what the thought and the answer attend to.
+"""The lens: the tokens that each latent state decodes to, and what the thought and the answer attend to.
 
-A state is read as the logit lens reads it (nostalgebraist, 2020): through the final norm and the LM head. After the
-last layer that is no approximation, and is what CODI's authors decode, before the projection. What a state *says* is
-not what it *does*: patch it to learn that.
+A state is read by the logit lens (nostalgebraist, 2020): through the final norm and the LM head. After the last layer
+this is exact, and is what CODI's authors decode, before the projection. It shows no causal effect: for that, patch.
 """
 
 from __future__ import annotations
@@ -22,34 +21,31 @@ from codi_tracing.traces.loop.tokens import answer_ids, encode, opening_ids, que
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import clean_text, last_number
 
-NUMBER = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
+NUMBER_TOKEN = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
 
 
 class Lens(NamedTuple):
-    """What the states of some questions say.
-
-    Position 0 is BoT and 1 the first latent step; layer 0 is what was fed, and 1 the first block's output.
-    """
+    """The lens of some questions: position 0 is BoT, 1 the first latent step; layer 0 is the input."""
 
     tokens: Int[Tensor, "question position layer top"]
     probabilities: Float[Tensor, "question position layer top"]
     entropy: Float[Tensor, "question position layer"]  # nats
-    ranks: Int[Tensor, "question value position layer"]  # 1 is the likeliest token; 0 where no token is that number
+    ranks: Int[Tensor, "question value position layer"]  # 1 is the likeliest token; 0: no token is that number
     value_probabilities: Float[Tensor, "question value position layer"]
     answers: list[str]
 
 
 class Attention(NamedTuple):
-    """How much attention goes where: means over heads, summed over the tokens of each group; a query's sum to 1."""
+    """Attention weights by group of keys: mean over heads, sum over the group's tokens; a query's sum to 1."""
 
     queries: tuple[str, ...]
     groups: tuple[str, ...]
     weights: Float[Tensor, "question query layer group"]
-    counts: Int[Tensor, "question query group"]  # how many tokens of the group the query sees
+    counts: Int[Tensor, "question query group"]  # tokens of the group that the query sees
 
 
 class Asked(NamedTuple):
-    """The answer to one question, and the tokens nearest to what each latent step computed."""
+    """The answer to one question, and the likeliest tokens of each latent step's final state."""
 
     answer_text: str
     answer: float
@@ -57,19 +53,19 @@ class Asked(NamedTuple):
 
 
 def number_of(text: str) -> float | None:
-    """The number that a decoded token is, blanks aside; None for anything else, words like `six` among it."""
-    match = NUMBER.fullmatch(text)
+    """The number of a decoded token, ignoring blanks; None for other text, also for words like `six`."""
+    match = NUMBER_TOKEN.fullmatch(text)
     return None if match is None else float(match[1])
 
 
 def number_tokens(model: CodiModel) -> dict[float, list[int]]:
-    """Every number that is one token, and its tokens: ` 12` and `12` are both 12."""
+    """Every number that is one token, with its tokens: ` 12` and `12` are both 12."""
     words = model.tokenizer.batch_decode([[token] for token in range(len(model.tokenizer))])
-    found: dict[float, list[int]] = {}
+    tokens: dict[float, list[int]] = {}
     for token, word in enumerate(words):
         if (number := number_of(word)) is not None:
-            found.setdefault(number, []).append(token)
-    return found
+            tokens.setdefault(number, []).append(token)
+    return tokens
 
 
 @torch.no_grad()
@@ -83,93 +79,91 @@ def logit_lens(
     max_new_tokens: int = 12,
     remote: bool | str | None = None,
 ) -> Lens:
-    """Read BoT's and every latent step's states at every layer, and find `values[question]`, as many numbers for each.
+    """Read BoT and every latent step at every layer; rank the numbers `values[question]`, equally many per question.
 
-    A number's rank is that of its likeliest token, its probability that of all its tokens. All questions share one
+    A number's rank is that of its likeliest token, its probability the sum over its tokens. All questions share one
     forward. `numbers`, from `number_tokens`, saves reading the vocabulary again.
     """
     values = values or [()] * len(questions)
     check_questions(questions)
     if len(values) != len(questions) or len(set(map(len, values))) > 1:
         counts = ", ".join(map(str, map(len, values)))
-        raise ValueError(
-            f"values has {counts} numbers for {len(questions)} questions, wanted as many for each question"
-        )
+        raise ValueError(f"values has {counts} numbers for {len(questions)} questions, expected equal counts")
     if not 1 <= top <= len(model.tokenizer):
-        raise ValueError(f"top is {top}, wanted 1 to {len(model.tokenizer)}, the size of the vocabulary")
+        raise ValueError(f"top is {top}, expected 1 to {len(model.tokenizer)}, the size of the vocabulary")
     ids = value_ids(number_tokens(model) if numbers is None and any(values) else numbers or {}, values)
     rows, prefix = encode(model, [[question] for question in questions]), torch.tensor([answer_ids(model)])
-    reader = Reader(model, ids.to(model.device), top, rows.bot_column)
+    reader = LensReader(model, ids.to(model.device), top, rows.bot_column)
     edits = Edits(blocks=(reader.step,), question=reader.question)
     done = run(model, rows, prefix.repeat(len(questions), 1), edits=edits, max_new_tokens=max_new_tokens, remote=remote)
-    found = [torch.cat(parts, 1) for parts in zip(*done.kept.question, *done.kept.steps, strict=True)]
+    states = [torch.cat(parts, 1) for parts in zip(*done.saved.question, *done.saved.steps, strict=True)]
     tokens, probabilities, entropy, ranks, shares = (
-        part.unflatten(1, (1 + model.n_latents, 1 + model.n_layers)) for part in found
+        part.unflatten(1, (1 + model.n_latents, 1 + model.n_layers)) for part in states
     )
-    said = [""] * len(questions) if done.tokens is None else texts(model, done.tokens)[0]
-    return Lens(tokens, probabilities, entropy, ranks.movedim(-1, 1), shares.movedim(-1, 1), said)
+    answers = [""] * len(questions) if done.tokens is None else texts(model, done.tokens)[0]
+    return Lens(tokens, probabilities, entropy, ranks.movedim(-1, 1), shares.movedim(-1, 1), answers)
 
 
 def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
-    """Answer one question, and say the tokens that are likeliest after each latent step."""
+    """Answer one question, with the likeliest tokens after each latent step."""
     ids = question_ids(model, question)
     unknown = model.tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         words = [w for w in model.tokenizer.tokenize(clean_text(question)) if w == model.tokenizer.unk_token]
-        known = "use the words and the numbers that its tokenizer knows"
-        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {known}")
-    found = logit_lens(model, [question], top=top)
-    steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in found.tokens[0, 1:, -1].tolist()]
-    return Asked(found.answers[0], last_number(found.answers[0]), steps)
+        fix = "use words and numbers of its tokenizer"
+        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {fix}")
+    lens = logit_lens(model, [question], top=top)
+    steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in lens.tokens[0, 1:, -1].tolist()]
+    return Asked(lens.answers[0], last_number(lens.answers[0]), steps)
 
 
 def check_questions(questions: Sequence[str]) -> None:
-    """Refuse what is no list of questions."""
+    """Refuse a text, and an empty list."""
     if isinstance(questions, str) or not questions:
-        found = "a text" if isinstance(questions, str) else "no question"
-        raise ValueError(f"questions is {found}, wanted a list of questions")
+        actual = "a text" if isinstance(questions, str) else "no question"
+        raise ValueError(f"questions is {actual}, expected a list of questions")
 
 
 def value_ids(
     numbers: Mapping[float, Sequence[int]], values: Sequence[Sequence[float]]
 ) -> Int[Tensor, "question value token"]:
-    """The tokens of each question's values, filled up with -1; for a number that is no token, nothing but -1."""
-    known = [[numbers.get(value, ()) for value in each] for each in values]
-    width = max((len(tokens) for each in known for tokens in each), default=0) or 1
-    filled = [[[*tokens, *[-1] * (width - len(tokens))] for tokens in each] for each in known]
+    """The tokens of each question's values, padded with -1; a number that is no token has only -1."""
+    tokens_of = [[numbers.get(value, ()) for value in each] for each in values]
+    width = max((len(tokens) for each in tokens_of for tokens in each), default=0) or 1
+    filled = [[[*tokens, *[-1] * (width - len(tokens))] for tokens in each] for each in tokens_of]
     return torch.tensor(filled, dtype=torch.long).view(len(values), len(values[0]) if values else 0, width)
 
 
-class Reader:
-    """Reads states inside the traces: functions of a block and its layer, as `Edits` wants them."""
+class LensReader:
+    """The functions of `Edits` that read states inside the traces."""
 
     def __init__(self, model: CodiModel, ids: Tensor, top: int, bot: Tensor) -> None:
         self.model, self.ids, self.top, self.bot = model, ids, top, int(bot[0])
 
     def question(self, block: Any, layer: int) -> tuple[Tensor, ...]:
-        """BoT's states; what is fed there is the vector itself, the same for every question."""
+        """BoT's states; the input is the vector BoT, the same for every question."""
         fed = [self.model.bot.expand(len(self.ids), -1)] if layer == 0 else []
-        return self.read(torch.stack([*fed, block.output[:, self.bot]], 1))
+        return self.read(torch.stack([*fed, self.model.activation(block, "resid")[:, self.bot]], 1))
 
     def step(self, block: Any, layer: int, step: int) -> tuple[Tensor, ...]:
-        """A latent step's states; what is fed is read before GPT-2 adds its positions."""
+        """A latent step's states; the input is read before GPT-2 adds its positions."""
         fed = [self.model.decoder.inputs[1]["inputs_embeds"][:, 0]] if layer == 0 else []
-        return self.read(torch.stack([*fed, block.output[:, 0]], 1))
+        return self.read(torch.stack([*fed, self.model.activation(block, "resid")[:, 0]], 1))
 
     def read(self, states: Float[Tensor, "question layer d_model"]) -> tuple[Tensor, ...]:
-        """Likeliest tokens, their probabilities, the entropy, and each value's rank and probability."""
+        """Likeliest tokens, their probabilities, entropy, and each value's rank and probability."""
         logits = self.model.lm.lm_head(self.model.norm(states)).float()
         log_probs = logits.log_softmax(-1)
         best = log_probs.topk(self.top)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         ranks, shares = [], []
-        for ids in self.ids.unbind(1):  # one value after the other: the vocabulary is large
-            known = ids >= 0
+        for ids in self.ids.unbind(1):  # one value at a time, since the vocabulary is large
+            exists = ids >= 0
             of_tokens = log_probs.gather(-1, ids.clamp(min=0)[:, None].expand(-1, states.shape[1], -1))
-            of_tokens = of_tokens.masked_fill(~known[:, None], float("-inf"))
+            of_tokens = of_tokens.masked_fill(~exists[:, None], float("-inf"))
             likeliest = of_tokens.amax(-1, keepdim=True)
             rank = (log_probs > likeliest).sum(-1) + 1
-            ranks.append(rank.where(known.any(-1, keepdim=True), 0))
+            ranks.append(rank.where(exists.any(-1, keepdim=True), 0))
             shares.append(of_tokens.exp().sum(-1))
         none = entropy.new_zeros(*entropy.shape, 0)
         ranked = torch.stack(ranks, -1) if ranks else none.long()
@@ -178,11 +172,10 @@ class Reader:
 
 @torch.no_grad()
 def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
-    """What every latent step, EoT and the last token before the answer attend to, in one forward of all questions.
+    """Attention of every latent step, EoT and the last token before the answer, in one forward of all questions.
 
-    The groups are the question's numbers (tokens of digits), its special tokens (where attention that is not needed
-    goes), its words, BoT, each latent step, what opens the answer (EoT) and what is forced of it. The model attends in
-    eager mode meanwhile: others give no weights.
+    The groups are the question's numbers (tokens of digits), its special tokens (attention sinks), its words, BoT, each
+    latent step, EoT, and the forced beginning of the answer. The model runs in eager mode, the only one with weights.
     """
     check_questions(questions)
     rows = encode(model, [[question] for question in questions])
@@ -198,8 +191,8 @@ def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
 
     with eager(model):
         done = run(model, rows, torch.tensor([forced] * len(questions)), edits=Edits((step,), answer=answer))
-    of_steps = torch.cat(done.kept.steps, 1).unflatten(1, (model.n_latents, model.n_layers))
-    of_answer = torch.stack(done.kept.answer, 2)
+    of_steps = torch.cat(done.saved.steps, 1).unflatten(1, (model.n_latents, model.n_layers))
+    of_answer = torch.stack(done.saved.answer, 2)
     queries = (*(f"step {step}" for step in range(model.n_latents)), "EoT", "answer")
     groups = ("special", "numbers", "words", "BoT", *queries[:-1], "answer")
     seen = members.cumsum(1)[
@@ -209,20 +202,20 @@ def attention_of(model: CodiModel, questions: Sequence[str]) -> Attention:
 
 
 def answer_beginning(model: CodiModel) -> list[int]:
-    """The tokens that every answer begins with: the prefix, and the blank where that is a token of its own."""
+    """The tokens that begin every answer: the prefix, and the blank if it is a token of its own."""
     one, two = (answer_ids(model, f" {digit}") for digit in (1, 2))
-    return one[: next(place for place, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)]
+    return one[: next(i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)]
 
 
 def grouped(
     weights: Float[Tensor, "question head query key"], members: Float[Tensor, "question key group"]
 ) -> Float[Tensor, "question query group"]:
-    """Attention by group of keys, mean over heads."""
+    """Attention weights by group of keys, mean over heads."""
     return weights.float().mean(1) @ members[:, : weights.shape[-1]]
 
 
 def key_groups(model: CodiModel, rows: Rows, opening: int, forced: int) -> Float[Tensor, "question key group"]:
-    """To which group each entry of the cache belongs, one-hot; padding to none."""
+    """The group of each entry of the cache, one-hot; padding has none."""
     ids, special = rows.ids[:, 0], torch.tensor(model.tokenizer.all_special_ids, device=rows.ids.device)
     digits = torch.tensor(sorted(token for each in number_tokens(model).values() for token in each)).to(ids)
     of_question = torch.full_like(ids, 2)
@@ -237,7 +230,7 @@ def key_groups(model: CodiModel, rows: Rows, opening: int, forced: int) -> Float
 
 @contextmanager
 def eager(model: CodiModel) -> Iterator[None]:
-    """Meanwhile the model computes its attention weights, and gives them."""
+    """Run the model's attention in eager mode, which returns its weights."""
     before = model.lm.config._attn_implementation
     model.lm._module.set_attn_implementation("eager")
     try:

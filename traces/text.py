@@ -1,4 +1,4 @@
-"""Text on its way into a model and a number on its way out, both as upstream's evaluation has them. No torch."""
+"""Clean a question and read the number of an answer, as upstream's evaluation does. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def clean_text(text: str) -> str:
-    """Text as upstream's evaluation feeds it: stripped, double spaces collapsed."""
+    """Text as upstream's evaluation feeds it: stripped, double spaces replaced by single ones."""
     return text.strip().replace("  ", " ")
 
 

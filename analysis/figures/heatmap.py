@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -20,12 +21,16 @@ MARK = "×"
 MOST_HEIGHT, WORDS = 1000, 12  # pixels: of a panel, and of a row that has room for numbers
 
 
-def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
+def site_effects(
+    table: pd.DataFrame,
+    metric: str = "logit_difference",
+    tested: Callable[[str], pd.DataFrame] | None = None,
+) -> pd.DataFrame:
     """What `heatmap` draws: every site in every direction, tested, and the whole thought's plain effect, the ceiling.
 
     Effects are specific, with `p_fwer` over one direction's sites, where an unrelated donor was swept; else plain, p
     NaN. `inert`: no run of any pair changed there by more than rounding, or, in half precision, than twice what a run's
-    own thought does that is written into it.
+    own thought does that is written into it. `tested` gives a direction's `site_statistics`, if they are known already.
     """
     rows = main_protocol(table)
     rows = rows[
@@ -34,7 +39,8 @@ def site_effects(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Da
     if rows.empty:
         raise ValueError(f"the table has no rows of metric {metric!r}; sweep it too")
     own = effect(rows[rows["source"] == "self"])["numerator"].abs().max()
-    parts = [site_statistics(rows, metric, direction) for direction in rows["direction"].unique()]
+    test = tested or (lambda direction: site_statistics(rows, metric, direction))
+    parts = [test(direction) for direction in rows["direction"].unique()]
     whole = plain(rows[(rows["kind"] == "thought") & from_other_run(rows)])
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)

@@ -1,6 +1,6 @@
-"""PNG files drawn by several processes: a Vega runtime uses one core, and a run has a figure for every pair.
+"""Draw PNG files in several processes: a Vega runtime uses one core, and a run has a figure for every pair.
 
-Each process runs this file alone, apart from the package, so that it starts in a moment.
+Each process runs this file alone, without importing the package, so that it starts in a moment.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 NOT_XML = re.compile("[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\ud800-\\udfff\\ufffe\\uffff]")
-# 330 pixels (style.WIDTH) are 8 cm in print, at 300 dots an inch; the file says so itself. vl-convert draws 72 an inch.
+# 330 pixels (style.WIDTH) are 8 cm in print at 300 dots an inch, as the file records; vl-convert draws 72 an inch.
 PPI, SCALE = 300, (8 / 2.54 * 72) / 330
-FEW = 8  # figures that are drawn sooner than another process has started
+FIGURES_PER_WORKER = 8  # at least: fewer are drawn before another process has started
 
 
 class Drawing:
-    """PNG files beside Vega-Lite specifications (`.json`); iterating draws them, and gives each file's path."""
+    """PNG files beside Vega-Lite specifications (`.json`): iteration draws them and yields each file's path."""
 
     def __init__(self, specs: Sequence[Path]) -> None:
         self.specs = specs
@@ -30,7 +30,7 @@ class Drawing:
         return len(self.specs)
 
     def __iter__(self) -> Iterator[Path]:
-        count = min(os.cpu_count() or 1, 8, len(self.specs) // FEW)
+        count = min(os.cpu_count() or 1, 8, len(self.specs) // FIGURES_PER_WORKER)
         if count < 2:
             for spec in self.specs:
                 yield draw(spec)
@@ -42,7 +42,7 @@ class Drawing:
                 assert worker.stdout is not None
                 for spec in share:
                     if not worker.stdout.readline():
-                        raise RuntimeError(f"{spec}: could not be drawn; what its process says stands above")
+                        raise RuntimeError(f"{spec}: could not be drawn; see its process's error above")
                     yield spec.with_suffix(".png")
         finally:
             for worker in workers:
@@ -51,7 +51,7 @@ class Drawing:
 
 
 def start_worker(specs: Sequence[Path]) -> subprocess.Popen:
-    """A process that draws these, one after the other, and says so after each."""
+    """A process that draws these one after the other, and prints a line after each."""
     command = [sys.executable, "-I", __file__]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None
@@ -66,13 +66,13 @@ def draw(spec: Path) -> Path:
     import vl_convert
 
     path = spec.with_suffix(".png")
-    drawn = drawable(json.loads(spec.read_text(encoding="utf-8")))
-    path.write_bytes(vl_convert.vegalite_to_png(drawn, ppi=PPI, scale=SCALE))
+    picture = drawable(json.loads(spec.read_text(encoding="utf-8")))
+    path.write_bytes(vl_convert.vegalite_to_png(picture, ppi=PPI, scale=SCALE))
     return path
 
 
 def drawable(spec: Any) -> Any:
-    """The same specification without the characters that no picture can hold: a question may have them."""
+    """The specification without the characters that SVG forbids, which a question may contain."""
     if isinstance(spec, dict):
         return {name: drawable(part) for name, part in spec.items()}
     if isinstance(spec, list):

@@ -1,4 +1,4 @@
-"""The small files of a run folder: read, and refused in one sentence where a report cannot be made of them."""
+"""The small JSON files of a run folder: read, checked, and refused in one sentence if no report can be made of them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from codi_tracing.analysis.io.text import short_json
+
 MANIFEST, CHECKS, PREPARED = "manifest.json", "checks.json", "prepared_pairs.json"
-OF_A_MANIFEST = {  # where it has them; each may also be null
-    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "slice": str,
+MANIFEST_TYPES = {  # every key is optional and may be null
+    "name": str, "created": str, "experiment": str, "protocol": str, "finished": bool, "shard": str,
     "config": dict, "model": dict, "data": dict,
 }  # fmt: skip
-OF_A_CHECK = {"name": str, "grade": str, "sentence": str}
-WORDS = {str: "text", bool: "true or false", dict: "an object", list: "a list"}
+CHECK_TYPES = {"name": str, "grade": str, "sentence": str}
+TYPE_NAMES = {str: "text", bool: "true or false", dict: "an object", list: "a list"}
+DEEPEST = 50  # levels of lists and objects
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """What was run, on what and when; every value of its form."""
+    """The run's config, model, data and versions, each value of its type."""
     path = run / MANIFEST
     manifest = _read(path, dict)
-    _expect(path, manifest, OF_A_MANIFEST)
-    _expect(
-        path, manifest.get("data") or {}, {"excluded": list, "failed": list, "without_unrelated_donor": list}, "data."
-    )
+    _check_types(path, manifest, MANIFEST_TYPES)
+    data = manifest.get("data") or {}
+    _check_types(path, data, {"excluded": list, "failed": list, "without_unrelated_donor": list}, "data.")
     low = (manifest.get("config") or {}).get("low_ceiling", 0)
     if isinstance(low, bool) or not isinstance(low, int | float) or not 0 <= low <= 1:
-        raise ValueError(f"{path}: 'config.low_ceiling' is {_short(low)}, wanted 0 to 1; run it again to write it")
+        raise ValueError(f"{path}: 'config.low_ceiling' is {short_json(low)}, expected 0 to 1; run it again")
     for key in ("excluded", "failed"):
-        for entry in (manifest.get("data") or {}).get(key) or ():
+        for entry in data.get(key) or ():
             if not isinstance(entry, dict) or not {"pair_id", "reason"} <= set(entry):
-                wanted = "{pair_id, reason}"
-                raise ValueError(
-                    f"{path}: 'data.{key}' holds {_short(entry)}, wanted {wanted}; run it again to write it"
-                )
+                form = "{pair_id, reason}"
+                raise ValueError(f"{path}: 'data.{key}' holds {short_json(entry)}, expected {form}; run it again")
     return manifest
 
 
 def read_checks(run: Path) -> list[dict[str, Any]]:
-    """What was checked: each with its name, grade, sentence, and whether it passed (null where that is no question)."""
+    """The run's checks: name, grade, sentence, and whether each passed (null if it cannot pass or fail)."""
     path = run / CHECKS
     checks = _read(path, list)
     for check in checks:
-        named = isinstance(check, dict) and all(isinstance(check.get(key), kind) for key, kind in OF_A_CHECK.items())
+        named = isinstance(check, dict) and all(isinstance(check.get(key), kind) for key, kind in CHECK_TYPES.items())
         if not named or not isinstance(check.get("passed", 0), bool | None):
-            wanted = "{name, grade, passed, sentence}"
-            raise ValueError(f"{path}: an entry is {_short(check)}, wanted {wanted}; run it again to write it")
+            form = "{name, grade, passed, sentence}"
+            raise ValueError(f"{path}: an entry is {short_json(check)}, expected {form}; run it again")
     return checks
 
 
@@ -54,8 +54,8 @@ def read_prepared(run: Path) -> list[dict[str, Any]]:
     path = run / PREPARED
     pairs = _read(path, list)
     if not all(map(_is_pair, pairs)):
-        wanted = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
-        raise ValueError(f"{path}: an entry is not of the form {wanted}; run it again")
+        form = "{pair_id, clean: {question, answer}, corrupted: {question, answer}}"
+        raise ValueError(f"{path}: an entry is not of the form {form}; run it again")
     return pairs
 
 
@@ -66,38 +66,33 @@ def _is_pair(entry: Any) -> bool:
     )
 
 
-def _expect(path: Path, values: Mapping[str, Any], kinds: Mapping[str, type], prefix: str = "") -> None:
-    for key, kind in kinds.items():
+def _check_types(path: Path, values: Mapping[str, Any], types: Mapping[str, type], prefix: str = "") -> None:
+    for key, kind in types.items():
         if not isinstance(values.get(key), kind | None):
-            found = _short(values[key])
-            raise ValueError(f"{path}: '{prefix}{key}' is {found}, wanted {WORDS[kind]}; run it again to write it")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+            found, expected = short_json(values[key]), TYPE_NAMES[kind]
+            raise ValueError(f"{path}: '{prefix}{key}' is {found}, expected {expected}; run it again")
 
 
 def _read(path: Path, kind: type) -> Any:
-    """A JSON file of the run folder, which can be written again: no NaN, no half characters, no bottomless lists."""
+    """A JSON file that can be written again: no NaN, no lone surrogates, not nested too deep."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         depth = _depth(value)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no such file; wanted the folder of a finished run") from None
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: is not whole JSON; run it again to write it") from None
     if type(value) is not kind:
         found = type(value).__name__
-        raise ValueError(f"{path}: holds a JSON {found}, wanted a {kind.__name__}; run it again to write it")
-    if depth > 50:
-        raise ValueError(f"{path}: is nested {depth} deep, and no run writes that; run it again to write it")
+        raise ValueError(f"{path}: holds a JSON {found}, expected a {kind.__name__}; run it again")
+    if depth > DEEPEST:
+        raise ValueError(f"{path}: is nested {depth} deep, expected at most {DEEPEST}; run it again")
     return value
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects stand inside each other."""
+    """The largest number of lists and objects inside each other."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1

@@ -1,6 +1,7 @@
-"""What latents say: how often known numbers are among a state's likeliest tokens, and how much attention goes where.
+"""Statistics of the lens: how often known numbers are among a state's likeliest tokens; mean entropy and attention.
 
-The tables are those of `codi lens`; patching/lens/tables.py lists their columns. Step -1 is BoT, layer -1 what a step was fed.
+The tables are those of `codi lens`; patching/lens/tables.py lists their columns. Step -1 is BoT, layer -1 a step's
+input.
 """
 
 from __future__ import annotations
@@ -12,36 +13,40 @@ import pandas as pd
 
 from codi_tracing.analysis.statistics.effects import pooled
 
-TOP = 5  # tokens that count as said, as in the CODI paper
+TOP = 5  # a number among so many likeliest tokens counts as decoded, as in the CODI paper
 NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
-PLACE = ["step", "layer"]
+STATE = ["step", "layer"]
 
 
 def match_tokens(says: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
-    """Find numbers among decoded tokens: `values`, at every place of `says`, with the `rank` of the first equal token.
+    """Find numbers among decoded tokens: `values`, at every state of `says`, with the `rank` of the first equal token.
 
-    Equal is numeric equality of the whole token, blanks aside: ` 12`, `12` and `12.0` are all 12, `twelve` is not. No
-    rank where none of the tokens at hand is that number. For tokens that others decoded; what `codi lens` writes has
-    the rank of every number among all tokens already.
+    Tokens are compared as numbers, without blanks: ` 12`, `12` and `12.0` are all 12, `twelve` is not. The rank is
+    missing if no decoded token equals the number. For tokens from other programs; the tables of `codi lens` have every
+    number's rank already.
     """
-    check_columns(says, ["question_id", *PLACE, "rank", "token"])
+    check_columns(says, ["question_id", *STATE, "rank", "token"])
     check_columns(values, ["question_id", "value"])
     numbers = pd.to_numeric(says["token"].str.extract(f"^{NUMBER}$", expand=False))
-    found = says.assign(value=numbers).dropna(subset="value")
-    first = found.groupby(["question_id", *PLACE, "value"], as_index=False)["rank"].min()
-    places = says[["question_id", *PLACE]].drop_duplicates()
-    everywhere = values.drop(columns=[*PLACE, "rank"], errors="ignore").merge(places, on="question_id")
-    matched = everywhere.merge(first, on=["question_id", *PLACE, "value"], how="left")
+    first = (
+        says.assign(value=numbers)
+        .dropna(subset="value")
+        .groupby(["question_id", *STATE, "value"], as_index=False)["rank"]
+        .min()
+    )
+    states = says[["question_id", *STATE]].drop_duplicates()
+    at_states = values.drop(columns=[*STATE, "rank"], errors="ignore").merge(states, on="question_id")
+    matched = at_states.merge(first, on=["question_id", *STATE, "value"], how="left")
     return matched.astype({"rank": "Int64"})
 
 
 def decodable(values: pd.DataFrame, top: int = TOP, layer: int | None = None) -> pd.DataFrame:
     """Share of questions whose intermediates are among the `top` likeliest tokens of some latent, by number of steps.
 
-    `measure` is `all of them` (a question counts where each of its intermediates is found) or `each of them` (the
-    share that is found, mean over questions); `owner` `another` is the chance level, another question's intermediates.
-    After the last layer unless `layer` says otherwise. Shares with 95 % intervals over resampled clusters. Questions
-    whose solution has one step have no intermediates, and are left out.
+    `measure` is `all of them` (a question counts if all its intermediates are decodable) or `each of them` (the share
+    of its intermediates, mean over questions); `owner` `another` is the chance level, another question's intermediates.
+    `layer` is the last by default. Shares with 95 % intervals over resampled clusters. Questions whose solution has one
+    step have no intermediates and are left out.
     """
     check_columns(values, ["question_id", "cluster_id", "steps", "owner", "role", "ordinal", "value", "layer", "rank"])
     rows = values[(values["role"] == "intermediate") & (values["layer"] == last_layer(values, layer))]
@@ -59,18 +64,18 @@ def decodable(values: pd.DataFrame, top: int = TOP, layer: int | None = None) ->
     return share_of(cases, ["measure", "owner", "steps"]).assign(top=top)
 
 
-def overall(values: pd.DataFrame, top: int = TOP, layer: int | None = None) -> pd.DataFrame:
+def decodable_overall(values: pd.DataFrame, top: int = TOP, layer: int | None = None) -> pd.DataFrame:
     """`decodable` over solutions of any length at once."""
     return decodable(values.assign(steps=0), top, layer).drop(columns="steps")
 
 
-def said_where(values: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
+def number_shares(values: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """Share of questions in which a number is among the `top` likeliest tokens, by layer and step, with median rank.
 
     `number` is `intermediate 1`, `intermediate 2`, …, `answer`, and `another's` for all intermediates of another
-    question, the chance level. Numbers that are no single token are left out, and `n` counts what is left.
+    question, the chance level. Numbers that are no single token are left out; `n` counts the others.
     """
-    check_columns(values, ["question_id", "cluster_id", "owner", "role", "ordinal", *PLACE, "rank"])
+    check_columns(values, ["question_id", "cluster_id", "owner", "role", "ordinal", *STATE, "rank"])
     refuse_empty(values)
     known = values.dropna(subset="rank")
     if known.empty:
@@ -80,23 +85,23 @@ def said_where(values: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     cases = known.assign(
         number=number, numerator=(known["rank"] <= top).astype(float), denominator=1.0, pair_id=known["question_id"]
     )
-    shares = share_of(cases, ["number", *PLACE]).assign(top=top)
-    medians = cases.astype({"rank": float}).groupby(["number", *PLACE])["rank"].median().rename("median_rank")
-    return shares.merge(medians.reset_index(), on=["number", *PLACE])
+    shares = share_of(cases, ["number", *STATE]).assign(top=top)
+    medians = cases.astype({"rank": float}).groupby(["number", *STATE])["rank"].median().rename("median_rank")
+    return shares.merge(medians.reset_index(), on=["number", *STATE])
 
 
-def uncertainty(says: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
+def mean_entropy(says: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     """Mean entropy (nats) of the next token by layer and step, with its interval; `clusters` are the questions."""
-    check_columns(says, ["question_id", *PLACE, "rank", "entropy"])
+    check_columns(says, ["question_id", *STATE, "rank", "entropy"])
     first = says[says["rank"] == 1].merge(clusters[["question_id", "cluster_id"]], on="question_id")
     cases = first.assign(numerator=first["entropy"], denominator=1.0, pair_id=first["question_id"])
-    return share_of(cases, PLACE).rename(columns={"share": "entropy"})
+    return share_of(cases, STATE).rename(columns={"share": "entropy"})
 
 
-def attended(attention: pd.DataFrame, by_layer: bool = False) -> pd.DataFrame:
+def mean_attention(attention: pd.DataFrame, by_layer: bool = False) -> pd.DataFrame:
     """Mean attention from each query to each group of tokens, over questions, heads and layers, or layer by layer.
 
-    `even` is what the group would get if every token that the query sees got the same.
+    `even` is the group's attention if every token that the query sees got the same.
     """
     check_columns(attention, ["question_id", "cluster_id", "query", "layer", "key", "weight", "tokens"])
     keys = ["query", "key", *(["layer"] if by_layer else [])]
@@ -113,8 +118,8 @@ def attended(attention: pd.DataFrame, by_layer: bool = False) -> pd.DataFrame:
 
 def share_of(cases: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Means over questions, with intervals from resampling their clusters."""
-    found = pooled(cases, list(keys))
-    return found[[*keys, "effect", "low", "high", "n", "clusters"]].rename(columns={"effect": "share"})
+    means = pooled(cases, list(keys))
+    return means[[*keys, "effect", "low", "high", "n", "clusters"]].rename(columns={"effect": "share"})
 
 
 def refuse_empty(values: pd.DataFrame) -> None:
@@ -124,7 +129,7 @@ def refuse_empty(values: pd.DataFrame) -> None:
 
 
 def last_layer(values: pd.DataFrame, layer: int | None) -> int:
-    """The layer asked for, which must be there; without one, the last."""
+    """`layer`, which the table must have, or the last layer."""
     refuse_empty(values)
     layers = np.sort(values["layer"].unique())
     if layer is not None and layer not in layers:
@@ -136,5 +141,5 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """ValueError where a column is missing."""
     if missing := [name for name in columns if name not in frame]:
         raise ValueError(
-            f"the table lacks the column {missing[0]!r}; wanted {', '.join(columns)}, as `codi lens` writes"
+            f"the table lacks the column {missing[0]!r}; expected {', '.join(columns)}, as `codi lens` writes"
         )

@@ -38,7 +38,7 @@ from codi_tracing.patching.interventions.sites import sitewise
 from codi_tracing.patching.interventions.sources import other
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.lens import ask
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids, question_ids
 from codi_tracing.traces.model.loading import load_codi
 

@@ -41,7 +41,7 @@ from codi_tracing.patching.interventions.sites import Site, sitewise
 from codi_tracing.patching.interventions.sources import Value, other, unrelated, zero
 from codi_tracing.patching.metrics import logit_difference
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
 
@@ -60,9 +60,8 @@ keys = [pair.clean.answer for pair in pairs]
 #
 # `record(model, questions, edits=[...])` calls your function at every block of every latent step, in forward order, in
 # the nnsight trace of that step. There, `block` is an envoy: its `.output`, and the inputs and outputs of its modules,
-# can be read, saved and written. Questions are rows: `block.output[:, 0]` is `[question, d_model]`. `model.attention`,
-# `model.heads` and `model.mlp` find a block's parts by the family's names, so that the same function runs on Llama and
-# GPT-2.
+# can be read, saved and written. Questions are rows: `block.output[:, 0]` is `[question, d_model]`. For the other
+# kinds of site, `model.activation(block, kind)` is a block's `head`, `attn`, `mlp` or `resid`, in Llama and in GPT-2.
 #
 # **Reading.** What is saved inside a trace is there after it:
 
@@ -72,7 +71,7 @@ norms = {}
 
 def size_of_mlp(block, layer, step):
     """How much the MLP adds to the residual stream, of all questions."""
-    norms[layer, step] = model.mlp(block).output[:, 0].norm(dim=-1).save()
+    norms[layer, step] = model.activation(block, "mlp")[:, 0].norm(dim=-1).save()
 
 
 record(model, questions, edits=[size_of_mlp])
@@ -89,7 +88,7 @@ def silence_mlp(at):
 
     def edit(block, layer, step):
         if (layer, step) == at:
-            model.mlp(block).output[:, 0] = 0.0
+            model.activation(block, "mlp")[:, 0] = 0.0
 
     return edit
 

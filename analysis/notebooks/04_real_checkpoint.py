@@ -61,10 +61,10 @@ from codi_tracing.patching.pairs.validity import split_usable
 from codi_tracing.patching.pairs.verdicts import judge
 from codi_tracing.traces.convert.convert import convert
 from codi_tracing.traces.evaluate import score
-from codi_tracing.traces.gsm8k import Problem, read_problems
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.gsm8k import GsmProblem, read_problems
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi, reinitialise
-from codi_tracing.traces.training.word_problems import fresh
+from codi_tracing.traces.training.word_problems import draw_problems
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
 os.chdir(
@@ -189,7 +189,9 @@ else:
 # The shipped model on its own kind of problem, by the same call:
 
 # %%
-problems = [Problem(line, p.question, "", p.answer) for line, p in enumerate(fresh(seed=7, count=200), start=1)]
+problems = [
+    GsmProblem(line, p.question, "", p.answer) for line, p in enumerate(draw_problems(seed=7, count=200), start=1)
+]
 by_steps = accuracy_by_steps(shipped, problems, range(shipped.n_latents + 1), max_new_tokens=8)
 accuracy_chart(by_steps, "Accuracy of the shipped model, stopped early", len(problems))
 

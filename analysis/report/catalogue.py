@@ -1,4 +1,4 @@
-"""Every figure of a report: in which section it stands, for which runs it is drawn, and how."""
+"""Every figure of a report: its section, the runs that have it, its data and its chart."""
 
 from __future__ import annotations
 
@@ -23,153 +23,158 @@ from codi_tracing.analysis.figures.layers import layer_curve, layer_effects
 from codi_tracing.analysis.figures.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
 from codi_tracing.analysis.figures.pairs import pair_strip, site_pairs
 from codi_tracing.analysis.figures.steps import step_curve, step_effects
-from codi_tracing.analysis.rows import layerwise, main_protocol
-from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.statistics.verdict import corners
-from codi_tracing.analysis.table import SEGMENTS
-
-Table = pd.DataFrame
+from codi_tracing.analysis.rows import layerwise
+from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.configs.vocabulary import EXPERIMENTS, SEGMENTS, SWEEPS
 
 
 class Figure(NamedTuple):
-    """One figure: `fits` says whether a run's experiment and table are of the kind that it shows."""
+    """One figure of a report. `fits` takes the run's experiment and table; `data` may be any value for `chart`."""
 
     section: str
-    draw: Callable[[Table, float], Any]  # with the ceiling under which nothing is critical
-    fits: Callable[[str, Table], bool]
-    says: Callable[[Table], str] | None = None  # what it shows, in a sentence
-    beside: bool = False  # whether it shows the controls of other protocols too, and not the run's own alone
+    fits: Callable[[str, pd.DataFrame], bool]
+    data: Callable[[Results], Any]
+    chart: Callable[[Any], Any]
+    sentence: Callable[[Results, Any], str] | None = None  # of the results and the data
 
-    def rows(self, table: Table) -> Table:
-        """The rows that it shows."""
-        return table if self.beside else main_protocol(table)
-
-
-def of(experiment: str) -> Callable[[str, Table], bool]:
-    """Fits the runs of one experiment."""
-    return lambda name, table: name == experiment
+    def text(self, results: Results) -> str:
+        """The figure's sentence, or none."""
+        return self.sentence(results, results.once(self.data)) if self.sentence else ""
 
 
-def has_layers(name: str, table: Table) -> bool:
-    """Whether single layers were written at all steps, as the original experiment did."""
+def of_experiment(
+    name: str,
+    data: Callable[[Results], Any],
+    chart: Callable[[Any], Any],
+    sentence: Callable[[Results, Any], str] | None = None,
+) -> Figure:
+    """The figure of the runs of one experiment."""
+    return Figure(EXPERIMENTS[name].section, lambda run, table: run == name, data, chart, sentence)
+
+
+def has_layers(name: str, table: pd.DataFrame) -> bool:
+    """Whether single layers were written at all steps."""
     return name == "sweep" and not layerwise(table).empty
 
 
-def has_kinds(name: str, table: Table) -> bool:
+def has_original_cells(name: str, table: pd.DataFrame) -> bool:
+    """Whether the run has what the original experiment's figures show."""
+    return name in ("sweep", "original") and not layerwise(table).empty
+
+
+def has_edits(name: str, table: pd.DataFrame) -> bool:
     return has_layers(name, table) and table["edit"].nunique() > 1
 
 
-def has_steps(name: str, table: Table) -> bool:
+def has_steps(name: str, table: pd.DataFrame) -> bool:
     """Whether layers were written at single steps, or some of them."""
     return name == "sweep" and bool((table["layer"].notna() & table["step"].notna()).any())
 
 
-def has_places(name: str, table: Table) -> bool:
-    """Whether a sweep wrote anything but whole segments."""
+def has_sites(name: str, table: pd.DataFrame) -> bool:
+    """Whether a sweep wrote more than whole segments."""
     return name == "sweep" and bool((~table["kind"].isin(SEGMENTS)).any())
 
 
-def has_whole_steps(name: str, table: Table) -> bool:
+def has_whole_steps(name: str, table: pd.DataFrame) -> bool:
     """Whether steps were written with all their layers."""
     return name == "sweep" and bool((table["step"].notna() & table["layer"].isna()).any())
 
 
-def has_both(name: str, table: Table) -> bool:
+def has_both_directions(name: str, table: pd.DataFrame) -> bool:
     """Whether several layers or steps were written in both directions."""
-    places = table[table["layer"].notna() | table["step"].notna()]
-    several = len(places[["kind", "layer", "step", "head"]].drop_duplicates()) > 2
-    return name == "sweep" and several and places["direction"].nunique() > 1
+    sites = table[table["layer"].notna() | table["step"].notna()]
+    several = len(sites[["kind", "layer", "step", "head"]].drop_duplicates()) > 2
+    return name == "sweep" and several and sites["direction"].nunique() > 1
 
 
-def has_replaced(name: str, table: Table) -> bool:
-    """Whether something was replaced by a computed value; noise alone is a control, and drawn beside the layers."""
+def has_replaced(name: str, table: pd.DataFrame) -> bool:
+    """Whether values were replaced by zeros, means or moments; noise alone is a control in the layers' figure."""
     return name == "sweep" and bool(table["source"].isin(["zero", "mean", "step_mean", "moments"]).any())
 
 
-def has_knockouts(name: str, table: Table) -> bool:
+def has_knockouts(name: str, table: pd.DataFrame) -> bool:
     """Whether attention edges were knocked out."""
     return name == "sweep" and bool(table["knockout"].notna().any())
 
 
-def first_direction(table: Table) -> str:
+def first_direction(results: Results) -> str:
     """Denoising, where it was swept."""
-    return min(table["direction"])
+    return min(results.main_table["direction"])
 
 
-LAYERS, ORIGINAL = "How far one layer moves the answer", "The original experiment's figures"
+def largest_site(results: Results) -> pd.DataFrame:
+    """The pairs of the site with the largest effect."""
+    direction = first_direction(results)
+    largest = results.site_statistics(direction).sort_values("effect").iloc[-1]
+    site = {str(key): value for key, value in largest.items()}
+    return site_pairs(results.main_table, site, direction=direction)
+
+
+def shapley_data(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    table, direction = results.main_table, first_direction(results)
+    return shapley_values(table, direction=direction), shapley_interactions(table, direction=direction)
+
+
+LAYERS, ORIGINAL = SWEEPS["layerwise"].section, "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
-    "corners": Figure("Verdict", lambda table, _: corner_bars(corners(table)), lambda name, table: True),
-    "early_stop": Figure("Stopping early", lambda table, _: early_stop_curve(early_stops(table)), of("early_stop")),
-    "influence": Figure(
-        "Which step moves which", lambda table, _: influence_matrix(influences(table)), of("influence")
+    "corners": Figure("Verdict", lambda name, table: True, lambda run: run.corners, corner_bars),
+    "early_stop": of_experiment("early_stop", lambda run: early_stops(run.main_table), early_stop_curve),
+    "influence": of_experiment("influence", lambda run: influences(run.main_table), influence_matrix),
+    "iterative": of_experiment("iterative", lambda run: iterations(run.main_table), iteration_curve),
+    "matched": of_experiment(
+        "matched", lambda run: matched_shares(run.main_table), matched_chart, lambda _, data: matched_sentence(data)
     ),
-    "iterative": Figure(
-        "Steps written one after the other", lambda table, _: iteration_curve(iterations(table)), of("iterative")
+    "original": of_experiment(
+        "original", lambda run: protocols(run.table), protocol_curve, lambda _, data: protocol_sentence(data)
     ),
-    "matched": Figure(
-        "Matched donors: intermediate against answer",
-        lambda table, _: matched_chart(matched_shares(table)),
-        of("matched"),
-        lambda table: matched_sentence(matched_shares(table)),
+    "attribution": of_experiment(
+        "attribution",
+        lambda run: attributions(run.main_table),
+        attribution_scatter,
+        lambda _, data: f"{agreement(data)}.",
     ),
-    "original": Figure(
-        "The single pass beside the loop",
-        lambda table, _: protocol_curve(protocols(table)),
-        of("original"),
-        lambda table: protocol_sentence(protocols(table)),
-        beside=True,
-    ),
-    "attribution": Figure(
-        "Estimated and exact",
-        lambda table, _: attribution_scatter(attributions(table)),
-        of("attribution"),
-        lambda table: f"{agreement(attributions(table))}.",
-    ),
-    "shapley": Figure(
-        "What each step contributes",
-        lambda table, _: shapley_bars(
-            shapley_values(table, direction=first_direction(table)),
-            shapley_interactions(table, direction=first_direction(table)),
-        ),
-        of("shapley"),
-    ),
-    "layer_curve": Figure(LAYERS, lambda table, _: layer_curve(layer_effects(table)), has_layers, beside=True),
+    "shapley": of_experiment("shapley", shapley_data, lambda data: shapley_bars(*data)),
+    "layer_curve": Figure(LAYERS, has_layers, lambda run: layer_effects(run.table), layer_curve),
     "critical_layers": Figure(
-        LAYERS, lambda table, low: critical_layers(critical(table, low_ceiling=low), low_ceiling=low), has_layers
+        LAYERS,
+        has_original_cells,
+        lambda run: (run.sites(), run.low_ceiling),
+        lambda data: critical_layers(data[0], low_ceiling=data[1]),
     ),
     "layer_curve_by_kind": Figure(
-        "By kind of edit",
-        lambda table, _: layer_curve(layer_effects(table, split="edit")),
-        has_kinds,
-        beside=True,
+        "By kind of edit", has_edits, lambda run: layer_effects(run.table, split="edit"), layer_curve
     ),
-    "heatmap": Figure("Layer by step", lambda table, _: heatmap(site_effects(table)), has_steps),
-    "step_curve": Figure(
-        "Step by step", lambda table, _: step_curve(step_effects(table)), has_whole_steps, beside=True
+    "heatmap": Figure(
+        SWEEPS["sitewise"].section,
+        has_steps,
+        lambda run: site_effects(run.main_table, tested=run.site_statistics),
+        heatmap,
     ),
-    "pair_strip": Figure(
-        "Pair by pair, at the site of the largest pooled effect",
-        lambda table, _: pair_strip(site_pairs(table, direction=first_direction(table))),
-        has_places,
-    ),
+    "step_curve": Figure(SWEEPS["stepwise"].section, has_whole_steps, lambda run: step_effects(run.table), step_curve),
+    "pair_strip": Figure(EXPERIMENTS["sweep"].section, has_sites, largest_site, pair_strip),
     "directions": Figure(
         "Denoising against noising",
-        lambda table, _: directions_chart(both_directions(table)),
-        has_both,
-        lambda table: f"Over all pairs, {direction_agreement(table)}.",
+        has_both_directions,
+        lambda run: both_directions(run.main_table),
+        directions_chart,
+        lambda run, _: f"Over all pairs, {direction_agreement(run.main_table)}.",
     ),
     "ablation": Figure(
-        "Replaced by zero, means and noise",
-        lambda table, _: ablation_curve(ablations(table), flips(table)),
+        SWEEPS["ablation"].section,
         has_replaced,
+        lambda run: (ablations(run.main_table), flips(run.main_table)),
+        lambda data: ablation_curve(*data),
     ),
-    "knockout": Figure("Edges cut", lambda table, _: knockout_bars(knockout_data(table)), has_knockouts),
-    "kl_by_layer": Figure(ORIGINAL, lambda table, _: kl_by_layer(table), has_layers),
-    "layer_similarity": Figure(ORIGINAL, lambda table, _: layer_similarity(table), has_layers),
-    "all_pairs_by_layer": Figure(ORIGINAL, lambda table, _: pairs_by_layer(table), has_layers),
+    "knockout": Figure(
+        SWEEPS["knockout"].section, has_knockouts, lambda run: knockout_data(run.main_table), knockout_bars
+    ),
+    "kl_by_layer": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, kl_by_layer),
+    "layer_similarity": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, layer_similarity),
+    "all_pairs_by_layer": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, pairs_by_layer),
 }
 
 
-def fitting(experiment: str, table: Table) -> Iterator[tuple[str, Figure]]:
-    """The figures that a run's report has, in order."""
+def figures_of_run(experiment: str, table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """The figures of a run's report, in order."""
     return ((name, figure) for name, figure in FIGURES.items() if figure.fits(experiment, table))

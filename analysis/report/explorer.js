@@ -1,6 +1,6 @@
-// The linked view of a report. What is chosen: a direction, a kind of site, a place (layer and step), and a pair.
-// `data` is what analysis/explorer.py wrote, `specs` its three charts, `figures` the page's other ones. Every control is a native one, so that all of it
-// can be reached by keyboard; clicking in a chart does the same.
+// The explorer of a report. Chosen are a place (direction, kind of site, layer, step) and a pair.
+// `data` comes from explorer.py, `specs` are its three charts, `figures` the page's other ones. Every control is a native
+// one, so that all of them can be reached by keyboard; a click in a chart does the same.
 "use strict";
 
 async function explore(data, specs, figures) {
@@ -16,18 +16,17 @@ async function explore(data, specs, figures) {
   const at = (place, pair) => place * count + pair;
   const unsigned = text => Number(text) === 0 ? text.replace("-", "") : text;  // no minus before a zero
   const round = (value, digits = 2) => value === null || Number.isNaN(value) ? "–" : unsigned(value.toFixed(digits));
-  const said = answer => answer === null ? "no number" : String(answer);
+  const answerText = answer => answer === null ? "no number" : String(answer);
 
   // The effect that a source has on a pair at a place: 0 is the run written into, 1 the pair's other run.
   function effect(source, place, pair) {
-    const {clean, corrupted} = pairs[pair];
-    const [host, donor] = places[place].direction === "denoising"
-      ? [corrupted.read, clean.read] : [clean.read, corrupted.read];
+    const {clean, corrupted} = pairs[pair], denoising = places[place].direction === "denoising";
+    const [host, donor] = (denoising ? [corrupted, clean] : [clean, corrupted]).map(run => run.logit_difference);
     if (host === null || donor === null || donor === host) return NaN;
     return (values[source][at(place, pair)] - host) / (donor - host);
   }
   const hasAnswers = data.answers.length > 1;
-  const answer = (place, pair) => hasAnswers ? said(data.answers[values.decoded[at(place, pair)]]) : "not decoded";
+  const answer = (place, pair) => hasAnswers ? answerText(data.answers[values.decoded[at(place, pair)]]) : "not decoded";
 
   const views = {};
   for (const [name, spec] of Object.entries(specs))
@@ -97,7 +96,7 @@ async function explore(data, specs, figures) {
   const cells = {
     order: pair => pair,
     pair: pair => pairs[pair].id,
-    kind: pair => (pairs[pair].kind ?? "").replaceAll("_", " "),
+    edit: pair => (pairs[pair].edit ?? "").replaceAll("_", " "),
     question: pair => pairs[pair].clean.question,
     clean: pair => pairs[pair].clean.key,
     corrupted: pair => pairs[pair].corrupted.key,
@@ -131,7 +130,7 @@ async function explore(data, specs, figures) {
     const wanted = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = pairs.map((_, pair) => pair).filter(pair => {
       const {id, clean, corrupted} = pairs[pair];
-      const all = [id, cells.kind(pair), clean.question, corrupted.question, clean.key, corrupted.key,
+      const all = [id, cells.edit(pair), clean.question, corrupted.question, clean.key, corrupted.key,
         answer(chosen.place, pair)].join(" ").toLowerCase();
       return wanted.every(word => all.includes(word));
     }).sort(compare);
@@ -155,18 +154,18 @@ async function explore(data, specs, figures) {
 
   function showPair() {
     const pair = pairs[chosen.pair];
-    byId("pair-name").textContent = `Pair ${pair.id}` + (pair.kind ? ` (${pair.kind.replaceAll("_", " ")})` : "");
+    byId("pair-name").textContent = `Pair ${pair.id}` + (pair.edit ? ` (${pair.edit.replaceAll("_", " ")})` : "");
     for (const [side, other] of [["clean", "corrupted"], ["corrupted", "clean"]]) {
       byId(`${side}-question`).replaceChildren(...marked(pair[side].question, pair[other].question));
-      byId(`${side}-answer`).textContent = `key ${pair[side].key}; the unpatched run answers ${said(pair[side].said)}` +
-        `, logit difference ${round(pair[side].read)}`;
+      byId(`${side}-answer`).textContent = `key ${pair[side].key}; the unpatched run answers ${answerText(pair[side].answer)}` +
+        `, logit difference ${round(pair[side].logit_difference)}`;
     }
     byId("patched-answer").textContent = `${answer(chosen.place, chosen.pair)}; effect ` +
       `${round(effect("other", chosen.place, chosen.pair))}, of an unrelated donor ` +
       round(effect("unrelated", chosen.place, chosen.pair));
   }
 
-  function sayPlace() {
+  function describePlace() {
     const place = places[chosen.place], where = [place.panel];
     const named = (noun, label) => `${noun}${/[–,]/.test(label) ? "s" : ""} ${label.replace(".", ", head ")}`;
     if (place.layer !== "all") where.push(named("layer", place.layer));
@@ -181,7 +180,7 @@ async function explore(data, specs, figures) {
   let drawing = Promise.resolve();
   function show() {
     fillControls();
-    sayPlace();
+    describePlace();
     showPair();
     fillTable();
     history.replaceState(null, "", `#place=${chosen.place}&pair=${encodeURIComponent(pairs[chosen.pair].id)}`);
@@ -211,7 +210,7 @@ async function explore(data, specs, figures) {
     "save-values": () => {
       const head = ["pair_id", ...fields, "clean", "corrupted", "patched", "patched_unrelated", "answer"];
       const rows = places.flatMap((place, i) => pairs.map((pair, j) => [
-        pair.id, ...fields.map(field => place[field]), pair.clean.read, pair.corrupted.read,
+        pair.id, ...fields.map(field => place[field]), pair.clean.logit_difference, pair.corrupted.logit_difference,
         finite(values.other[at(i, j)]), finite(values.unrelated[at(i, j)]), data.answers[values.decoded[at(i, j)]]]));
       download("pairs.csv", "text/csv", csv([head, ...rows]));
     },

@@ -1,4 +1,4 @@
-"""The lens's page: what the thoughts of a model say, in sentences, figures and one offline file."""
+"""The lens's page: decoded thoughts of a model in sentences, figures and one offline file."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from codi_tracing.analysis.io.atomic import write_whole
-from codi_tracing.analysis.io.html import (
-    facts,
-    figure,
-    figure_row,
-    folded,
-    html_table,
-    page,
-    paragraph,
-    section,
-    title_line,
-)
+from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
-from codi_tracing.analysis.lens.attention import attention_by_layer, attention_map
-from codi_tracing.analysis.lens.charts import decodable_bars, entropy_heatmap, lens_grid, said_heatmaps
+from codi_tracing.analysis.lens.charts import (
+    attention_by_layer,
+    attention_map,
+    decodable_bars,
+    entropy_heatmap,
+    lens_grid,
+    number_heatmaps,
+)
 from codi_tracing.analysis.lens.statistics import (
     TOP,
-    attended,
     check_columns,
     decodable,
-    overall,
-    said_where,
-    uncertainty,
+    decodable_overall,
+    mean_attention,
+    mean_entropy,
+    number_shares,
 )
+from codi_tracing.analysis.report.sections import Shown, flat_rows
 
 ABOUT = "lens.json"
 TABLES = {
@@ -58,7 +55,7 @@ DEFINITIONS = (
 
 
 class LensFolder(NamedTuple):
-    """What `codi lens` wrote."""
+    """The tables that `codi lens` wrote, and `lens.json`."""
 
     about: dict[str, Any]
     says: pd.DataFrame
@@ -68,10 +65,10 @@ class LensFolder(NamedTuple):
 
 
 def read_lens(folder: Path | str) -> LensFolder:
-    """Read the tables of a lens folder; ValueError, in one sentence, where one is not whole."""
+    """Read the tables of a lens folder; ValueError, in one sentence, where one is damaged."""
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
-        raise FileNotFoundError(f"{folder / ABOUT}: no such file; wanted a folder as `codi lens` leaves it")
+        raise FileNotFoundError(f"{folder / ABOUT}: no such file; expected a folder that `codi lens` wrote")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -79,7 +76,7 @@ def read_lens(folder: Path | str) -> LensFolder:
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict | None):
         raise ValueError(f"{folder / ABOUT}: is not whole JSON; run codi lens again to write it")
     if about.get("finished") is False:
-        raise ValueError(f"{folder}: this lens was cut short; run codi lens again")
+        raise ValueError(f"{folder}: this lens was interrupted; run codi lens again")
     tables = []
     for name, columns in TABLES.items():
         path = folder / f"{name}.parquet"
@@ -104,83 +101,85 @@ def read_lens(folder: Path | str) -> LensFolder:
     return LensFolder(about, *tables)
 
 
-def lens_sentences(found: LensFolder, top: int = TOP) -> list[str]:
-    """What the tables show, in words."""
-    right = correct_only(found)
-    said = [f"The model answers {int(found.questions['correct'].sum())} of {len(found.questions)} questions correctly."]
+def lens_sentences(lens: LensFolder, top: int = TOP) -> list[str]:
+    """The tables' main numbers in sentences."""
+    right = correct_only(lens)
+    sentences = [
+        f"The model answers {int(lens.questions['correct'].sum())} of {len(lens.questions)} questions correctly."
+    ]
     alone = right.drop_duplicates(["question_id", "owner", "role", "ordinal"])
     if split := int(alone[alone["owner"] == "own"]["rank"].isna().sum()):
-        said.append(f"{split} numbers of those are no single token, and count as not said.")
+        sentences.append(f"{split} numbers of those are no single token, and count as not said.")
     try:
         shares = {
-            row["owner"]: row for row in overall(right, top).to_dict("records") if row["measure"] == "all of them"
+            row["owner"]: row
+            for row in decodable_overall(right, top).to_dict("records")
+            if row["measure"] == "all of them"
         }
     except ValueError as error:
-        return [*said, f"Intermediates are not looked for: {error}."]
+        return [*sentences, f"Intermediates are not looked for: {error}."]
     own = shares["own"]
-    said.append(
+    sentences.append(
         f"Of those {own['n']} whose solution has intermediates, {_share(own)} have all of them among the {top} "
         "likeliest tokens of some latent after the last layer"
     )
     if "another" in shares:
-        said[-1] += f"; another question's intermediates are found in {_share(shares['another'])}"
-    said[-1] += "."
+        sentences[-1] += f"; another question's intermediates are found in {_share(shares['another'])}"
+    sentences[-1] += "."
     return [
-        *said,
+        *sentences,
         "What a state says is not what it does: whether the answer depends on it, patching tells (codi run).",
     ]
 
 
-def correct_only(found: LensFolder) -> pd.DataFrame:
+def correct_only(lens: LensFolder) -> pd.DataFrame:
     """The numbers of the questions that the model answers correctly."""
-    right = found.questions.loc[found.questions["correct"].astype(bool), "question_id"]
-    return found.values[found.values["question_id"].isin(right)]
+    right = lens.questions.loc[lens.questions["correct"].astype(bool), "question_id"]
+    return lens.values[lens.values["question_id"].isin(right)]
 
 
 def write_lens_report(folder: Path | str, question_id: str | None = None, figures: Path | None = None) -> Path:
     """Draw a lens folder's figures and its page, `lens.html`, from its tables alone.
 
-    `question_id` is whose thought is shown in words, the first question's where it is left out; `figures` is another
+    `question_id` names the question whose thought is shown token by token, by default the first; `figures` is another
     folder for the charts.
     """
     folder = Path(folder)
-    found = read_lens(folder)
-    shown = str(found.questions["question_id"].iloc[0]) if question_id is None else question_id
-    right = correct_only(found)
-    drawers = {
-        "thought": lambda: lens_grid(found.says, found.values, found.questions, shown),
+    lens = read_lens(folder)
+    chosen = str(lens.questions["question_id"].iloc[0]) if question_id is None else question_id
+    right = correct_only(lens)
+    charts = {
+        "thought": lambda: lens_grid(lens.says, lens.values, lens.questions, chosen),
         "decodable": lambda: decodable_bars(decodable(right)),
-        "said_where": lambda: said_heatmaps(said_where(right)),
-        "entropy": lambda: entropy_heatmap(uncertainty(found.says, found.questions)),
-        "attention": lambda: attention_map(attended(found.attention)),
-        "attention_by_layer": lambda: attention_by_layer(attended(found.attention, by_layer=True)),
+        "number_shares": lambda: number_heatmaps(number_shares(right)),
+        "entropy": lambda: entropy_heatmap(mean_entropy(lens.says, lens.questions)),
+        "attention": lambda: attention_map(mean_attention(lens.attention)),
+        "attention_by_layer": lambda: attention_by_layer(mean_attention(lens.attention, by_layer=True)),
     }
-    specs, quiet = {}, {}
-    for name, draw in drawers.items():
+    specs, shown = {}, {}
+    for name, chart in charts.items():
         try:
-            specs[name] = draw().to_dict()
+            specs[name] = chart().to_dict()
+            shown[name] = Shown(name, "", True, "")
         except ValueError as error:
             if name == "thought":  # the question that was asked for is not there
                 raise
-            quiet[name] = f"Not shown: {error}."
-
-    def place(name: str) -> str:
-        return figure(name) if name in specs else paragraph(quiet[name], "quiet")
-
+            shown[name] = Shown(name, "", False, f"Not shown: {error}.")
     bundle = vega_bundle()
     save_figures(specs, figures or folder / "charts", bundle)
-    model = found.about.get("model") or {}
-    line = f"{found.about.get('created', '')}; checkpoint {model.get('checkpoint', 'unknown')}"
-    body = [
-        title_line(f"{folder.name}: what a latent thought says", line),
-        section("In words", *(paragraph(sentence) for sentence in lens_sentences(found))),
-        section("One thought", place("thought")),
-        section("Known numbers in all thoughts", figure_row(place("decodable"), place("said_where"), place("entropy"))),
-        section("Attention", figure_row(place("attention"), place("attention_by_layer"))),
-        section("Definitions", html_table(("", ""), DEFINITIONS)),
-        folded("The run", facts(found.about)),
-    ]
-    return write_whole(folder / "lens.html", page(folder.name, body, specs, bundle).encode())
+    model = lens.about.get("model") or {}
+    page = render(
+        "lens.html",
+        title=folder.name,
+        about=f"{lens.about.get('created', '')}; checkpoint {model.get('checkpoint', 'unknown')}",
+        sentences=lens_sentences(lens),
+        shown=shown,
+        definitions=DEFINITIONS,
+        run=list(flat_rows(lens.about)),
+        specs=specs,
+        bundle=bundle,
+    )
+    return write_whole(folder / "lens.html", page.encode())
 
 
 def _share(row: dict[Hashable, Any]) -> str:

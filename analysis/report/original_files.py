@@ -1,8 +1,7 @@
-"""The original experiment's result files, filled from its own cells: denoising, one layer's residual, all steps."""
+"""The original experiment's files and pictures, from its cells: denoising, one layer's residual stream, all steps."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,24 +9,30 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.io.atomic import write_whole
+from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.rows import layerwise, main_protocol
 
-METRICS = {  # the table's metric: the original file's key
+METRIC_KEYS = {  # the table's metric: the original file's key
     "kl_from_corrupted": "kl_divergence",
     "rms_logit_difference": "l2_difference",
     "prediction_change": "prediction_change_rate",
+}
+PICTURES = {  # a figure of the report: the original's picture
+    "kl_by_layer": "aggregate_kl_by_layer",
+    "all_pairs_by_layer": "heatmap_all_pairs_layers",
+    "critical_layers": "critical_layers_bar_chart",
+    "layer_similarity": "layer_similarity_analysis",
 }
 
 
 def patching_results(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`patching_results.json`: an object per pair, its questions and answers, and three metrics of each layer."""
     pairs = {str(pair["pair_id"]): pair for pair in prepared}
-    cells = _cells(table).pivot(index=["pair_id", "layer"], columns="metric", values="patched")
-    rows = cells.reindex(columns=list(METRICS)).rename(columns=METRICS).reset_index()
+    cells = original_rows(table).pivot(index=["pair_id", "layer"], columns="metric", values="patched")
+    rows = cells.reindex(columns=list(METRIC_KEYS)).rename(columns=METRIC_KEYS).reset_index()
     layers: dict[str, list[dict[str, Any]]] = {}
     for row in rows.sort_values("layer").to_dict("records"):
-        numbers = {key: _number(row[key]) for key in METRICS.values()}
+        numbers = {key: _number(row[key]) for key in METRIC_KEYS.values()}
         layers.setdefault(row["pair_id"], []).append({"layer": int(row["layer"]), **numbers})
     if unknown := sorted(set(layers) - set(pairs)):
         raise ValueError(
@@ -50,9 +55,9 @@ def patching_results(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]])
 def aggregate_statistics(table: pd.DataFrame) -> dict[str, Any]:
     """`aggregate_statistics.json`: mean and standard deviation of KL over pairs by layer, and the five largest means.
 
-    The file calls those five critical, as it always did; what may be called so is decided by `summary.critical`.
+    The file calls those five critical, as the original did; `statistics.sites.critical` tests which layers are.
     """
-    rows = _cells(table)
+    rows = original_rows(table)
     by_layer = rows[rows["metric"] == "kl_from_corrupted"].groupby("layer")["patched"]
     means, deviations = by_layer.mean(), by_layer.std(ddof=0)  # the original divided by n
     top = means.dropna().sort_values(ascending=False, kind="stable").head(5)
@@ -63,19 +68,28 @@ def aggregate_statistics(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_legacy(run: Path, table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]]) -> None:
-    """Write both files into a run folder; NaN becomes null."""
+def write_original_files(run: Path, table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]]) -> None:
+    """Write both JSON files into a run folder; NaN becomes null."""
     write_json(run / "patching_results.json", patching_results(table, prepared))
     write_json(run / "aggregate_statistics.json", aggregate_statistics(table))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON that any parser reads."""
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+def write_original_pictures(run: Path) -> None:
+    """Copy the report's pictures to the original's names: `individual_heatmaps/`, and four in `aggregate_analysis/`."""
+    charts = run / "charts"
+    pairs = [(path, run / "individual_heatmaps" / path.name) for path in (charts / "individual").glob("*.png")]
+    aggregate = [
+        (charts / "aggregate" / f"{name}.png", run / "aggregate_analysis" / f"{original}.png")
+        for name, original in PICTURES.items()
+    ]
+    for picture, copy in [*pairs, *aggregate]:
+        if picture.is_file():  # a figure that the table does not allow is not drawn
+            copy.parent.mkdir(exist_ok=True)
+            write_whole(copy, picture.read_bytes())
 
 
-def _cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The original experiment's cells, of all metrics; none where another experiment was run."""
+def original_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The original experiment's cells of all metrics, clean into corrupted; empty if there are none."""
     rows = layerwise(main_protocol(table))
     return rows[(rows["direction"] == "denoising") & (rows["source"] == "clean")]
 

@@ -1,23 +1,21 @@
-"""What the report says, from the verdict down to the definitions: each section is a function of the run's data."""
+"""The contents of a report, from the verdict down to the definitions, as values for `templates/report.html`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from codi_tracing.analysis.io.html import facts, figure, figure_row, folded, html_table, paragraph, section, title_line
 from codi_tracing.analysis.labels import place_name
-from codi_tracing.analysis.report.methods import citations, definitions, excluded, listed, methods
-from codi_tracing.analysis.statistics.sites import critical, rank_differences, winner
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, decomposition, verdict
+from codi_tracing.analysis.report.finished_run import FinishedRun
+from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
+from codi_tracing.analysis.statistics.results import Results
 
-WORDS = {True: "passed", False: "failed", None: "noted"}
+CHECK_RESULTS = {True: "passed", False: "failed", None: "noted"}
+LARGEST = 5
 
 
 class Shown(NamedTuple):
-    """A figure of the page: its name and section, whether it could be drawn, and what it says (or why it could not)."""
+    """A figure of a page: name, section, whether it is drawn, and its sentence (or why it is not drawn)."""
 
     name: str
     section: str
@@ -25,19 +23,12 @@ class Shown(NamedTuple):
     text: str
 
 
-def sections(
-    name: str,
-    manifest: Mapping[str, Any],
-    table: pd.DataFrame,
-    checks: list,
-    shown: Sequence[Shown],
-    low_ceiling: float = LOW_CEILING,
-    linked: str = "",
-) -> list[str]:
-    """The body of the page: the verdict, the checks, the linked view, then the figures' sections in their order."""
-    by_section: dict[str, list[Shown]] = {}
+def report_values(run: FinishedRun, shown: Sequence[Shown]) -> dict[str, Any]:
+    """The values of a report's page, but for its scripts."""
+    manifest, results, table = run.manifest, run.results, run.results.table
+    sections: dict[str, list[Shown]] = {}
     for one in shown:
-        by_section.setdefault(one.section, []).append(one)
+        sections.setdefault(one.section, []).append(one)
     data, model = manifest.get("data") or {}, manifest.get("model") or {}
     about = [
         manifest.get("created"),
@@ -45,61 +36,56 @@ def sections(
         f"protocol {manifest.get('protocol', 'unknown')}",
         f"{data.get('used', table['pair_id'].nunique())} of {data.get('read', 'unknown')} pairs used",
     ]
-    verdict_ = verdict(table, low_ceiling).sentence
-    corners = figures_of(by_section.pop("Verdict", []))
-    ranked = ranking(table, low_ceiling) if (manifest.get("experiment") or "sweep") == "sweep" else ""
+    checks = sorted(run.checks, key=lambda check: check.get("grade") != "invariant")
+    return {
+        "title": f"{manifest.get('name') or run.folder.name}: patching of a latent thought",
+        "about": "; ".join(str(part) for part in about if part),
+        "verdict": results.verdict.sentence,
+        "corners": sections.pop("Verdict", []),
+        "routes": routes(results),
+        "checks": check_rows(checks),
+        "check_results": [CHECK_RESULTS[check.get("passed")] for check in checks],
+        "sections": sections,
+        "largest": largest_sites(results) if run.experiment == "sweep" else None,
+        "excluded": excluded(data),
+        "methods": methods(manifest, table),
+        "definitions": definitions(table, results.low_ceiling),
+        "citations": citations(manifest, table),
+        "manifest": list(flat_rows(without_pair_lists(manifest))),
+    }
+
+
+def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Each check's grade, name, result and sentence."""
     return [
-        title_line(name, "; ".join(str(part) for part in about if part)),
-        section("Verdict", paragraph(verdict_, "verdict"), *corners, routes_table(table)),
-        section("Checks", checks_table(checks)),
-        *([linked] if linked else []),
-        *(section(title, *figures_of(figures)) for title, figures in by_section.items()),
-        *([section("The largest sites", ranked)] if ranked else []),
-        section("Pairs left out", *excluded(data)),
-        section("Methods", *map(paragraph, methods(manifest, table))),
-        section("Definitions", html_table(("", ""), definitions(table, low_ceiling))),
-        section("References", html_table(("for", "cite"), citations(manifest, table))),
-        folded("The run, as its manifest has it", facts(listed(manifest))),
+        (
+            check.get("grade", ""),
+            str(check.get("name", "")).replace("_", " "),
+            CHECK_RESULTS[check.get("passed")],
+            check.get("sentence", ""),
+        )
+        for check in checks
     ]
 
 
-def figures_of(shown: Sequence[Shown]) -> list[str]:
-    """What the figures of a section say, then the figures beside each other."""
-    said = [paragraph(one.text) for one in shown if one.drawn and one.text]
-    return [*said, figure_row(*(figure(o.name) if o.drawn else paragraph(o.text, "quiet") for o in shown))]
-
-
-def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
-    """Invariants first, then findings, each with whether it passed and its sentence."""
-    ordered = sorted(checks, key=lambda check: check.get("grade") != "invariant")
-    words = [WORDS[check.get("passed")] for check in ordered]
-    rows = [
-        (check.get("grade", ""), str(check.get("name", "")).replace("_", " "), word, check.get("sentence", ""))
-        for check, word in zip(ordered, words, strict=True)
-    ]
-    return html_table(("grade", "check", "result", "what was found"), rows, words)
-
-
-def routes_table(table: pd.DataFrame) -> str:
-    """How much of the difference between the two runs goes through the thought, and how much past it."""
+def routes(results: Results) -> list[tuple[str, ...]] | str:
+    """The parts of the runs' difference that go through the thought and past it, or why they are unknown."""
     try:
-        parts = decomposition(table)
+        parts = results.decomposition
     except ValueError as error:
-        return paragraph(f"Not shown: {error}.", "quiet")
-    rows = [
-        (row.part, row.contrast, f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
+        return f"Not shown: {error}."
+    return [
+        (str(row.part), str(row.contrast), f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
         for row in parts.itertuples()
     ]
-    return html_table(("route", "corners (question, thought)", "share of cc − xx", "95% interval"), rows)
 
 
-def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
-    """The largest specific effects, each with the uncertainty of its size and of its rank."""
+def largest_sites(results: Results) -> dict[str, Any] | None:
+    """The largest effects, each with its interval and its rank's; None where no site is ranked."""
     try:
-        sites = critical(table, low_ceiling=low_ceiling)
-        said = winner(rank_differences(table))
-    except ValueError:  # the figure beside it says why
-        return ""
+        sites, sentence = results.sites(), results.leader
+    except ValueError:  # the figure of the same sites gives the reason
+        return None
     rows = [
         (
             place_name(row, with_kind=True),
@@ -110,10 +96,22 @@ def ranking(table: pd.DataFrame, low_ceiling: float, top: int = 5) -> str:
             *(f"{row[name]:.2g}" if row["specific"] else "none" for name in ("p_fwer", "q")),
             "critical" if row["critical"] else "exploratory" if row["exploratory"] else "",
         )
-        for row in sites.head(top).to_dict("records")
+        for row in sites.head(LARGEST).to_dict("records")
     ]
     tested = bool(sites["specific"].all())
     noun = "specific effect" if tested else "effect"
     heads = ("site", noun, "95% interval", "rank, 95%", "is first", "p, family-wise", "q (FDR)", "")
-    said += "" if tested else " No unrelated donor was swept, so no p-values."
-    return paragraph(said) + html_table(heads, rows)
+    sentence += "" if tested else " No unrelated donor was swept, so no p-values."
+    return {"sentence": sentence, "heads": heads, "rows": rows}
+
+
+def flat_rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of a nested mapping, the names dotted: `data.used`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value, 1):
+                yield f"{prefix}{name} {number}", ", ".join(f"{key} {part}" for key, part in item.items())
+        else:
+            yield f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else value

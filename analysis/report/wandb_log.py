@@ -1,61 +1,58 @@
-"""A finished run folder to Weights & Biases: its config, one table, a few numbers, and its figures. Optional.
+"""Log a finished run folder to Weights & Biases (optional): its config, one table, a few numbers, and its figures.
 
-What is sent is what the folder holds; nothing is measured here, and nothing of this machine is added.
+Everything logged is in the folder; nothing is measured here, and nothing about this machine is added.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.io.run_folder import read_checks, read_manifest
-from codi_tracing.analysis.rows import SERIES, main_protocol, plain
+from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
+from codi_tracing.analysis.rows import SERIES, plain
 from codi_tracing.analysis.statistics.effects import by_site, specific_or_plain
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, verdict
-from codi_tracing.analysis.table import SITE_KEYS, read_table
+from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.analysis.table import SITE_KEYS
 
 PROJECT = "cot-exploration"  # the original experiment's
 METRIC = "logit_difference"
 
 
-def track(run: Path | str, mode: str, project: str = PROJECT, name: str | None = None) -> str:
-    """Send a run folder, or with mode "offline" write into its `wandb` folder what `wandb sync` sends; the run's name.
+def track(folder: Path | str | FinishedRun, mode: str, project: str = PROJECT, name: str | None = None) -> str:
+    """Log a run and return its name there; with mode "offline", write files for `wandb sync` into its `wandb` folder.
 
-    Needs the extra `tracking`, and for "online" a key that `wandb login` has stored or WANDB_API_KEY holds. Never asks
-    at the keyboard. Raises whatever the client raises: tracking is the caller's to lose.
+    Needs the extra `tracking`, and for "online" a key stored by `wandb login` or in WANDB_API_KEY. Never asks at the
+    keyboard. The client's errors are raised unchanged.
     """
     try:
         import wandb
     except ImportError:
         raise ValueError('is not installed; pip install "codi-tracing[tracking]"') from None
-    run = Path(run)
-    manifest, checks = read_manifest(run), read_checks(run)
-    table = read_table(run / "cells.parquet")
+    run = read_run(folder)
     if mode == "online" and not wandb.api.api_key:
         raise ValueError('found no key; `wandb login`, set WANDB_API_KEY, or wandb = "offline"')
-    name = name or default_name(manifest)
+    name = name or default_name(run.manifest)
     settings = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, save_code=False, init_timeout=60.0,
         x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
         host="unnamed",
     )  # fmt: skip
     client = wandb.init(
-        mode="online" if mode == "online" else "offline", project=project, name=name, dir=str(run), settings=settings,
-        config=manifest, reinit="create_new",
+        mode="online" if mode == "online" else "offline", project=project, name=name, dir=str(run.folder),
+        settings=settings, config=run.manifest, reinit="create_new",
     )  # fmt: skip
     try:
-        sites = site_effects(table)
+        sites = run.results.once(site_effects)
+        values = sites.astype(object).where(sites.notna(), None)
         client.log(
             {
-                "sites": wandb.Table(columns=[str(name) for name in sites], data=list(plain_values(sites))),
-                **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures(run)},
+                "sites": wandb.Table(columns=[str(name) for name in sites], data=[*values.to_numpy().tolist()]),
+                **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures(run.folder)},
             }
         )
-        for key, value in summary(table, checks, manifest).items():
+        for key, value in summary(run).items():
             client.summary[key] = value
     finally:
         client.finish()
@@ -74,39 +71,29 @@ def figures(run: Path) -> list[Path]:
     return sorted((run / "charts" / "aggregate").glob("*.png"))
 
 
-def site_effects(table: pd.DataFrame) -> pd.DataFrame:
-    """Every site's pooled effect on the logit difference, with interval and counts; empty where none was measured."""
-    rows = plain(main_protocol(table))
+def site_effects(results: Results) -> pd.DataFrame:
+    """Every site's pooled effect on the logit difference, with interval and counts; empty if none was measured."""
+    rows = plain(results.main_table)
     try:
         return by_site(specific_or_plain(rows[rows["metric"] == METRIC])).drop(columns=["metric"])
     except ValueError:
         return pd.DataFrame(columns=[*SERIES, *SITE_KEYS, "effect", "low", "high", "n", "clusters"])
 
 
-def summary(table: pd.DataFrame, checks: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, Any]:
-    """The verdict, both ceilings, how the checks went, and one mean effect per direction and layer."""
-    low = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
-    found = verdict(table, low)
-    ceilings = {"denoising": found.denoising, "noising": found.noising}
-    invariants = [check["passed"] for check in checks if check["grade"] == "invariant"]
-    sites = site_effects(table)
+def summary(run: FinishedRun) -> dict[str, Any]:
+    """The verdict, both ceilings, whether the invariants hold, and the mean effect per direction and layer."""
+    table, verdict = run.results.table, run.results.verdict
+    ceilings = {"denoising": verdict.denoising, "noising": verdict.noising}
+    invariants = [check["passed"] for check in run.checks if check["grade"] == "invariant"]
+    sites = run.results.once(site_effects)
     layers = sites[sites["layer"].notna() & (sites["layer"] == sites["layer_last"])]
     by_layer = layers.groupby(["direction", "layer"])["effect"].mean().reset_index()
     return {
-        "verdict": found.label,
-        "verdict_sentence": found.sentence,
+        "verdict": verdict.label,
+        "verdict_sentence": verdict.sentence,
         "invariants_hold": all(invariants),
         "pairs": int(table["pair_id"].nunique()),
         "clusters": int(table["cluster_id"].nunique()),
         **{f"ceiling/{name}": top.effect for name, top in ceilings.items() if top is not None},
         **{f"effect/{row['direction']}/layer_{row['layer']}": row["effect"] for row in by_layer.to_dict("records")},
     }
-
-
-def plain_values(frame: pd.DataFrame) -> list[Iterable[Any]]:
-    """Rows of Python's own values; what is missing is None, which the client can write."""
-    return [[None if missing(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()]
-
-
-def missing(value: Any) -> bool:
-    return value is pd.NA or value is None or (isinstance(value, float) and math.isnan(value))

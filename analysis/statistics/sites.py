@@ -16,7 +16,7 @@ from codi_tracing.analysis.statistics.inference import (
     sign_flips,
     step_down,
 )
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, ceiling
+from codi_tracing.analysis.statistics.verdict import LOW_CEILING, Estimate, ceiling
 from codi_tracing.analysis.table import SEGMENTS, SITE_KEYS
 
 GROUPS = {"site": SITE_KEYS, "layer": ("layer",), "step": ("step",)}
@@ -172,7 +172,11 @@ def critical(
     effects are then plain ones (`specific` is False), all p are NaN, and nothing is critical.
     """
     top = ceiling(table, direction, metric)
-    sites = site_statistics(table, metric, direction, draws=draws, seed=seed)
+    return rank_sites(site_statistics(table, metric, direction, draws=draws, seed=seed), top, low_ceiling)
+
+
+def rank_sites(sites: pd.DataFrame, top: Estimate, low_ceiling: float = LOW_CEILING) -> pd.DataFrame:
+    """Sort `site_statistics` by effect, and mark the critical sites under the ceiling `top`."""
     large = (sites["p_fwer"] <= ALPHA) & (sites["low"] > WORTH * top.effect)
     ranked = sites.assign(ceiling=top.effect, critical=large & (top.effect >= low_ceiling))
     ranked = ranked.sort_values("effect", ascending=False, ignore_index=True)

@@ -151,12 +151,16 @@ def first_lines(lines: Sequence[str], noun: str, header: int = 0, limit: int = 2
     return [*lines[: header + limit], *([f"… and {rest} more {noun}; --json lists all"] if rest > 0 else [])]
 
 
-def print_conclusions(folder: Path, page: Path) -> None:
-    """Print the path of the report and its conclusions."""
+def report_and_print(folder: Path, figures: Path | None = None) -> None:
+    """Write a run's report, then print its path and its conclusions."""
     from codi_tracing.analysis.report.conclusions import conclusions
+    from codi_tracing.analysis.report.finished_run import read_run
+    from codi_tracing.analysis.report.write import write_report
 
+    run = read_run(folder)
+    page = write_report(run, figures or True, progress=pair_bar)
     typer.echo(f"\nReport: {from_here(page)}\n")
-    print_paragraphs(conclusions(folder))
+    print_paragraphs(conclusions(run))
 
 
 def print_paragraphs(paragraphs: Iterable[Any]) -> None:

@@ -108,7 +108,7 @@ def train(config: Config, out: Out = None) -> None:
     The checkpoint's codi.json records the recipe of the config.
     """
     from codi_tracing.configs.load import load_config
-    from codi_tracing.configs.schema import TrainConfig
+    from codi_tracing.configs.train_schema import TrainConfig
 
     settings = load_config(config, TrainConfig, out=absolute(out))
     if settings.base is not None and not (settings.base / "config.json").is_file():

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from codi_tracing.cli.app import FAILED, Config, Out, absolute, from_here, pair_bar, print_conclusions, printable, stop
+from codi_tracing.cli.app import FAILED, Config, Out, absolute, from_here, printable, report_and_print, stop
 
 remote_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -68,9 +68,8 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
     settings = load_config(config, RunConfig, out=absolute(out), remote=True)
     if settings.remote is None or settings.remote.host == "local":
         raise ValueError(f"{config}: remote is not a deployment; set remote = true, or the table [remote]")
-    from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
-    from codi_tracing.traces.remote.submitted_jobs import NotYet
+    from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
     folder = settings.out or Path("runs", settings.name)
     if step == "collect" and not (folder / "jobs.json").is_file():
@@ -79,7 +78,7 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
         run_experiment(settings, folder, later=step)
     except InvariantError as error:
         stop(str(error), FAILED)
-    except NotYet as state:
+    except JobsPending as state:
         typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
         return
-    print_conclusions(folder, write_report(folder, progress=pair_bar))
+    report_and_print(folder)

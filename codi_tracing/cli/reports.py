@@ -17,9 +17,8 @@ from codi_tracing.cli.app import (
     aligned,
     app,
     from_here,
-    pair_bar,
-    print_conclusions,
     print_paragraphs,
+    report_and_print,
 )
 
 
@@ -39,9 +38,7 @@ def report(
 
         print_lens(run, write_lens_report(run, figures=figures))
         return
-    from codi_tracing.analysis.report.write import write_report
-
-    print_conclusions(run, write_report(run, figures or True, progress=pair_bar))
+    report_and_print(run, figures)
 
 
 @app.command()

@@ -20,9 +20,8 @@ from codi_tracing.cli.app import (
     aligned,
     app,
     from_here,
-    pair_bar,
-    print_conclusions,
     printable,
+    report_and_print,
     stop,
 )
 
@@ -54,7 +53,6 @@ def run(
         config, RunConfig, **paths, pairs__limit=limit, device=device, dtype=dtype, remote=remote or None
     )
     part = None if shard is None else parse_shard(shard)
-    from codi_tracing.analysis.report.write import write_report
     from codi_tracing.patching.runs.experiment import InvariantError, run_experiment
 
     folder = settings.out or Path("runs", settings.name)
@@ -62,13 +60,13 @@ def run(
         folder = folder.with_name(f"{folder.name}.{part[0]}-of-{part[1]}")
     before = modified(folder / "manifest.json")
     try:
-        run_experiment(settings, folder, force=force, fresh=fresh, part=part)
+        run_experiment(settings, folder, force=force, fresh=fresh, shard=part)
     except InvariantError as error:
         stop(str(error), FAILED)
     if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this run, finished; --fresh runs it again", err=True)
     if part is None:
-        print_conclusions(folder, write_report(folder, progress=pair_bar))
+        report_and_print(folder)
         if settings.tracking is not None:
             log_to_wandb(folder, **settings.tracking.model_dump())
     else:
@@ -104,26 +102,19 @@ def plan(
     if tflops is not None and not 0 < tflops < inf:
         raise ValueError(f"--tflops is {tflops:g}, expected a number above 0")
     from codi_tracing.patching.plan.count import plan_run
-    from codi_tracing.patching.plan.inputs import at_hand
-    from codi_tracing.patching.plan.text import (
-        as_record,
-        assumptions,
-        memory_rows,
-        product_rows,
-        remote_rows,
-        sweep_rows,
-        time_rows,
-    )
+    from codi_tracing.patching.plan.inputs import load_inputs
+    from codi_tracing.patching.plan.text import as_record, assumption_sentences, sweep_rows, total_rows
 
-    found = plan_run(settings, at_hand(settings, pairs, tokens, shape), part)
+    counted = plan_run(settings, load_inputs(settings, pairs, tokens, shape), part)
     if as_json:
-        typer.echo(json.dumps(as_record(found, tflops), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(as_record(counted, tflops), indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {found.known.named}\n")
-    typer.echo(aligned(sweep_rows(found)) + "\n")
-    typer.echo(aligned([*product_rows(found), *memory_rows(found), *remote_rows(found), *time_rows(found, tflops)]))
+    source = counted.inputs.size_source
+    typer.echo(f"{settings.name}: the experiment {settings.experiment}, with the sizes of {source}\n")
+    typer.echo(aligned(sweep_rows(counted)) + "\n")
+    typer.echo(aligned(total_rows(counted, tflops)))
     typer.echo("\nAssumptions:")
-    for sentence in assumptions(found):
+    for sentence in assumption_sentences(counted):
         typer.echo(f"- {printable(sentence[0].upper() + sentence[1:])}.")
 
 
@@ -155,12 +146,9 @@ def merge(
 
     No model is needed. A shard of another run, a shard given twice and a missing one are refused.
     """
-    from codi_tracing.patching.runs.assemble import merge_slices
+    from codi_tracing.patching.runs.assemble import merge_shards
 
-    folder = merge_slices(runs, out)
-    from codi_tracing.analysis.report.write import write_report
-
-    print_conclusions(folder, write_report(folder, progress=pair_bar))
+    report_and_print(merge_shards(runs, out))
 
 
 def modified(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""One batch of pairs: its questions read once, its cells run block after block, and what they gave as rows."""
+"""One batch of pairs: encode its questions once, run its cells block by block, and return rows."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ import torch
 from torch import Tensor
 
 from codi_tracing.patching.answer_metrics import ANSWER_METRICS, EDIT_METRICS, WHOLE_ANSWER
+from codi_tracing.patching.engine.batch_store import BatchResult
 from codi_tracing.patching.engine.means import Means
 from codi_tracing.patching.engine.partition import blocks_of, jobs_of, steps_of
 from codi_tracing.patching.engine.readout import FINITE, Readout, read_answer, read_step
-from codi_tracing.patching.engine.table_rows import placed, read_answers, rows_of
-from codi_tracing.patching.engine.visibility import beginning, with_sight
-from codi_tracing.patching.engine.writes import Given, edits_of, no_sizes, single_pass_edits
-from codi_tracing.patching.interventions.cells import Cell, Write, readable
+from codi_tracing.patching.engine.table_rows import read_answers, rows_of, with_order
+from codi_tracing.patching.engine.visibility import with_first_steps, with_sight
+from codi_tracing.patching.engine.writes import EditNorms, ValueInputs, edits_of, single_pass_edits
+from codi_tracing.patching.interventions.cells import Cell, CellWrite, readable
 from codi_tracing.patching.interventions.edges import Edge
-from codi_tracing.patching.interventions.sources import RUNS, Value
+from codi_tracing.patching.interventions.sources import RUNS
 from codi_tracing.patching.metrics import EOT_METRICS, LOGIT_METRICS
 from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.loop.answer import Forced, Script
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.single_pass import single_pass_length, start_single_passes
-from codi_tracing.traces.loop.thought import Block, Run, runs_of, start_blocks
+from codi_tracing.traces.loop.thought import CellBlock, Run, runs_of, start_blocks
 from codi_tracing.traces.loop.tokens import encode, texts
 from codi_tracing.traces.model.codi_model import CodiModel
-from codi_tracing.traces.remote.session import Started, place_of
+from codi_tracing.traces.remote.session import PendingResult, deployment_of
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What every block of a sweep has in common; `sweep_cells` says what the options mean."""
+class SweepSettings:
+    """What all blocks of a sweep share; `sweep_cells` documents the options."""
 
-    metrics: dict[str, Any]  # by name; a function of `Reading`, or the name itself for those that we have
+    metrics: dict[str, Any]  # name -> a function of `Reading`, or the name itself for built-in metrics
     step_metrics: dict[str, Callable]
-    draws: int  # of unrelated donors; 0 where no cell has one
+    draws: int  # of unrelated donors; 0 without such cells
     means: Means
     seed: int
     max_new_tokens: int
@@ -55,58 +56,47 @@ class Plan:
 
     @property
     def unpatched(self) -> int:
-        """How many unpatched runs each block begins with: clean, corrupted, and the draws of unrelated donors."""
+        """Number of unpatched runs at the start of each block: clean, corrupted, and the draws of unrelated donors."""
         return len(RUNS) - 1 + self.draws
 
 
 @dataclass
-class Pace:
-    """How many cells run at once, from here on, and how often memory ran out and halved it."""
+class ForwardSize:
+    """How many cells run in one forward, and how often memory ran out and halved that."""
 
     cells: int
     halvings: int = 0
 
 
-class Running(NamedTuple):
-    """A batch that was begun: which cells each of its blocks has, and the sessions that run them."""
+class StartedBatch(NamedTuple):
+    """A batch whose sessions were started: the cells of each block, and the sessions."""
 
-    parts: list[list[int]]
-    started: list[Started]
-
-
-Tell = Callable[[str], None]  # hears how many jobs are in which state
+    blocks: list[list[int]]
+    sessions: list[PendingResult]
 
 
-def nobody(states: str) -> None:
-    """Tell nobody."""
-
-
-class Batch(NamedTuple):
-    """What one batch of pairs gave: rows with the columns of `tabulate.ORDER`, and what befell on the way."""
-
-    rows: pd.DataFrame
-    failed: tuple[tuple[str, str], ...] = ()  # pair_id and reason of pairs without rows
-    halvings: int = 0  # how often memory ran out, and fewer cells were run at once
+def no_progress(states: str) -> None:
+    """Show no job states."""
 
 
 def questions_of(
-    model: CodiModel, batch: Sequence[TokenizedPair], donors: Sequence[Sequence[Donor]], plan: Plan
+    model: CodiModel, batch: Sequence[TokenizedPair], donors: Sequence[Sequence[Donor]], settings: SweepSettings
 ) -> Rows:
-    """The questions of a row, the pair's two and its donors', each read by an unpatched run."""
+    """Each pair's two questions and its donors', each encoded for one unpatched run."""
     questions = [
         [p.pair.clean.question, p.pair.corrupted.question]
-        + [drawn[i].question if i < len(drawn) else p.pair.clean.question for i in range(plan.draws)]
+        + [drawn[i].question if i < len(drawn) else p.pair.clean.question for i in range(settings.draws)]
         for p, drawn in zip(batch, donors, strict=True)
     ]
-    return encode(model, questions, range(plan.unpatched))
+    return encode(model, questions, range(settings.unpatched))
 
 
-def script_of(batch: Sequence[TokenizedPair], plan: Plan) -> Script:
-    """What is forced: what both answers share, and on branches the rest of each where it is scored."""
-    trunk, start = torch.tensor([p.forced for p in batch]), bool(set(EOT_METRICS) & set(plan.metrics))
-    if plan.protocol == "single_pass":
+def script_of(batch: Sequence[TokenizedPair], settings: SweepSettings) -> Script:
+    """The forced tokens: what both answers share, and one branch per answer if whole answers are scored."""
+    trunk, start = torch.tensor([p.forced for p in batch]), bool(set(EOT_METRICS) & set(settings.metrics))
+    if settings.protocol == "single_pass":
         return Script(trunk)
-    if not set(WHOLE_ANSWER) & set(plan.metrics):
+    if not set(WHOLE_ANSWER) & set(settings.metrics):
         return Script(trunk, start=start)
     branches = []
     for side in range(2):
@@ -121,40 +111,40 @@ def run_batch(
     batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
-    plan: Plan,
-    pace: Pace,
-    begun: Running | None = None,
-    tell: Tell = nobody,
-) -> Batch:
-    """All cells of a batch of pairs. Where memory runs out, half as many cells run at once, then half as many pairs.
+    settings: SweepSettings,
+    forward: ForwardSize,
+    started: StartedBatch | None = None,
+    progress: Callable[[str], None] = no_progress,
+) -> BatchResult:
+    """All cells of a batch of pairs; if memory runs out, half as many cells run at once, then half as many pairs.
 
-    `begun` is what was sent ahead of this batch; `tell` hears where what is sent stands. Raises MemoryError where one
-    cell of one pair does not fit.
+    `started` is the batch if its sessions already run; `progress` hears the states of remote jobs. Raises MemoryError
+    if one cell of one pair does not fit.
     """
-    before = pace.halvings
+    before = forward.halvings
     while True:
         try:
-            running = start_cells(model, batch, donors, cells, plan, pace.cells) if begun is None else begun
-            found = collect(model, batch, donors, cells, plan, running, tell)
-            return found._replace(halvings=pace.halvings - before)
+            started = started or start_cells(model, batch, donors, cells, settings, forward.cells)
+            result = collect(model, batch, donors, cells, settings, started, progress)
+            return result._replace(halvings=forward.halvings - before)
         except (MemoryError, RuntimeError) as error:
-            begun = None
+            started = None
             if not out_of_memory(error):
                 raise
-        # The failed forward's tensors hang on the error, which is gone by here.
+        # Outside the handler: the error holds the failed forward's tensors.
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
-        pace.halvings += 1
-        if pace.cells > 1:
-            pace.cells = ceil(min(pace.cells, len(cells)) / 2)
+        forward.halvings += 1
+        if forward.cells > 1:
+            forward.cells = ceil(min(forward.cells, len(cells)) / 2)
         elif len(batch) > 1:
             half = ceil(len(batch) / 2)
             parts = [
-                run_batch(model, batch[part], donors[part], cells, plan, pace)
+                run_batch(model, batch[part], donors[part], cells, settings, forward)
                 for part in (slice(half), slice(half, None))
             ]
             rows = pd.concat([part.rows for part in parts], ignore_index=True)
-            return Batch(rows, (*parts[0].failed, *parts[1].failed), pace.halvings - before)
+            return BatchResult(rows, (*parts[0].failed, *parts[1].failed), forward.halvings - before)
         else:
             raise MemoryError(
                 f"pair {batch[0].pair.pair_id}: one cell of one pair does not fit into memory; use a lower precision "
@@ -174,24 +164,22 @@ def start_cells(
     batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
-    plan: Plan,
+    settings: SweepSettings,
     at_once: int,
-) -> Running:
-    """Begin all cells of a batch of pairs, block after block, those that begin at like steps together.
-
-    Here it is one session, which is over then; on a deployment as many jobs as `remote.cells_per_job` makes of it.
-    """
-    parts = blocks_of(model, cells, at_once)
-    read, steps = questions_of(model, batch, donors, plan), steps_of(model, cells)
-    makers = [partial(block_of, model, tuple(batch), [cells[i] for i in part], plan, steps) for part in parts]
-    new = plan.max_new_tokens if plan.on_answers else 0
-    begin: Callable[..., Started] = partial(start_blocks, n_latents=steps)
-    if plan.protocol == "single_pass":
+) -> StartedBatch:
+    """Start all cells of a batch of pairs: one session here, on a deployment jobs of `remote.cells_per_job` cells."""
+    blocks = blocks_of(model, cells, at_once)
+    questions, steps = questions_of(model, batch, donors, settings), steps_of(model, cells)
+    makers = [partial(block_of, model, tuple(batch), [cells[i] for i in block], settings, steps) for block in blocks]
+    new = settings.max_new_tokens if settings.on_answers else 0
+    begin: Callable[..., PendingResult] = partial(start_blocks, n_latents=steps)
+    if settings.protocol == "single_pass":
         begin = start_single_passes
-    place = place_of(model, plan.remote)
+    place = deployment_of(model, settings.remote)
     jobs = jobs_of(makers, at_once, None if place is None else place.cells_per_job)
-    started = [begin(model, read, job, max_new_tokens=new, remote=plan.remote) for job in jobs]
-    return Running(parts, started)
+    return StartedBatch(
+        blocks, [begin(model, questions, job, max_new_tokens=new, remote=settings.remote) for job in jobs]
+    )
 
 
 def collect(
@@ -199,27 +187,27 @@ def collect(
     batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
-    plan: Plan,
-    running: Running,
-    tell: Tell = nobody,
-) -> Batch:
-    """Wait for what was begun, and put its rows together."""
-    while waiting := [one.state for one in running.started if not one.ready()]:
-        tell(", ".join(f"{count} {state.lower()}" for state, count in Counter(waiting).items()))
-    parts, runs = running.parts, [run for one in running.started for run in runs_of(one.result())]
+    settings: SweepSettings,
+    started: StartedBatch,
+    progress: Callable[[str], None],
+) -> BatchResult:
+    """Wait for the sessions of a batch, and build its rows."""
+    while waiting := [session.state for session in started.sessions if not session.ready()]:
+        progress(", ".join(f"{count} {state.lower()}" for state, count in Counter(waiting).items()))
+    runs = [run for session in started.sessions for run in runs_of(session.result())]
     frames = []
-    for part, done in zip(parts, runs, strict=True):
-        for frame in frames_of(model, batch, donors, [cells[i] for i in part], done, plan):
-            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(part)))))
-    rows = placed(pd.concat(frames, ignore_index=True), batch, [*plan.metrics, *plan.step_metrics])
+    for block, done in zip(started.blocks, runs, strict=True):
+        for frame in frames_of(model, batch, donors, [cells[i] for i in block], done, settings):
+            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(block)))))
+    rows = with_order(pd.concat(frames, ignore_index=True), batch, [*settings.metrics, *settings.step_metrics])
     finite = [done.measured[FINITE] for done in runs]
-    each_once = torch.cat([finite[0], *(block[:, plan.unpatched :] for block in finite[1:])], 1)
-    failed = not_finite(batch, each_once, str(model.dtype).removeprefix("torch."))
-    return Batch(rows[~rows["pair_id"].isin([pair for pair, _ in failed])], failed)
+    once = torch.cat([finite[0], *(block[:, settings.unpatched :] for block in finite[1:])], 1)
+    failed = not_finite(batch, once, str(model.dtype).removeprefix("torch."))
+    return BatchResult(rows[~rows["pair_id"].isin([pair for pair, _ in failed])], failed)
 
 
 def not_finite(batch: Sequence[TokenizedPair], finite: Tensor, dtype: str) -> tuple[tuple[str, str], ...]:
-    """The pairs of which some run's logits overflowed or are no numbers (`finite[pair, run]`), each with the reason."""
+    """Pairs with a run whose logits are infinite or NaN (`finite[pair, run]` is false), each with the reason."""
     bad = (~finite).sum(1).tolist()
     return tuple(
         (str(p.pair.pair_id), f"the logits of {count} of its {finite.shape[1]} runs are not finite in {dtype}")
@@ -229,40 +217,39 @@ def not_finite(batch: Sequence[TokenizedPair], finite: Tensor, dtype: str) -> tu
 
 
 def block_of(
-    model: CodiModel, batch: Sequence[TokenizedPair], cells: Sequence[Cell], plan: Plan, steps: int, read: Rows
-) -> Block:
-    """One block of cells: how they stand beside the unpatched runs, what each is written, and what is measured.
+    model: CodiModel,
+    batch: Sequence[TokenizedPair],
+    cells: Sequence[Cell],
+    settings: SweepSettings,
+    steps: int,
+    questions: Rows,
+) -> CellBlock:
+    """One block of cells: its rows, forced tokens, edits and measurements.
 
-    Called inside the session, where the model is: what is sent there is the cells, and not their tensors.
+    Called inside the session, where the model is, so that a remote job receives cells and not tensors.
     """
-    first = plan.unpatched
-    writes = [
-        Write(
-            first + index, RUNS.index(cell.host), cell.donor_cell, cell.site, cell.freeze,
-            cell.source if isinstance(cell.source, Value) else None, cell.draw, cell.knockouts, cell.n_latents,
-        )
-        for index, cell in enumerate(cells)
-    ]  # fmt: skip
+    first = settings.unpatched
+    writes = [CellWrite(first + i, RUNS.index(cell.host), cell.donor_run, cell) for i, cell in enumerate(cells)]
     hosts = torch.tensor([write.host for write in writes], device=model.device)
-    rows = replace(read, reads=torch.cat([read.reads, hosts]))
-    given = Given(plan.means, tuple(f"{plan.seed}:{p.pair.pair_id}" for p in batch))
-    about, script = readout_of(model, batch, hosts, plan), script_of(batch, plan).to(model.device)
-    sizes = no_sizes(rows) if about.of_edits else None
+    rows = replace(questions, reads=torch.cat([questions.reads, hosts]))
+    inputs = ValueInputs(settings.means, tuple(f"{settings.seed}:{p.pair.pair_id}" for p in batch))
+    readout, script = readout_of(model, batch, hosts, settings), script_of(batch, settings).to(model.device)
+    norms = EditNorms.zeros(rows) if readout.of_edits else None
 
     def measure(forced: Forced) -> dict[str, Tensor]:
-        return read_answer(about, forced, sizes)
+        return read_answer(readout, forced, norms)
 
     def measure_step(hidden: Tensor, logits: Tensor, step: int) -> dict[str, Tensor]:
-        return read_step(about, hidden, logits)
+        return read_step(readout, hidden, logits)
 
-    if plan.protocol == "single_pass":
-        edits = single_pass_edits(model, rows, writes, given, sizes, single_pass_length(model, script))
-        return Block(with_sight(model, rows, writes), script, edits, measure)
-    rows = beginning(model, rows, writes)
-    edits = edits_of(model, rows, writes, given, sizes)
-    if plan.step_metrics:
+    if settings.protocol == "single_pass":
+        edits = single_pass_edits(model, rows, writes, inputs, norms, single_pass_length(model, script))
+        return CellBlock(with_sight(model, rows, writes), script, edits, measure)
+    rows = with_first_steps(model, rows, writes)
+    edits = edits_of(model, rows, writes, inputs, norms)
+    if settings.step_metrics:
         edits = replace(edits, read=measure_step)
-    return Block(with_sight(model, rows, writes, steps, plan.always), script, edits, measure)
+    return CellBlock(with_sight(model, rows, writes, steps, settings.always), script, edits, measure)
 
 
 def frames_of(
@@ -271,31 +258,33 @@ def frames_of(
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
     done: Run,
-    plan: Plan,
+    settings: SweepSettings,
 ) -> list[pd.DataFrame]:
-    """What a block measured as rows: the answer's, then each step's."""
+    """A block's measurements as rows: the answer's, then each step's."""
     values = {name: value.double().cpu().numpy() for name, value in done.measured.items() if name != FINITE}
     if done.tokens is not None:
-        values |= read_answers(batch, texts(model, done.tokens), plan.on_answers, plan.unpatched)
-    frames = [rows_of(batch, donors, cells, values, plan.protocol)] if values else []
-    for step, found in enumerate(done.at_steps if plan.step_metrics else ()):
-        if kept := readable(model, cells, step):
-            values = {name: value[:, :, kept].double().cpu().numpy() for name, value in found.items()}
-            frame = rows_of(batch, donors, [cells[i] for i in kept], values, plan.protocol, step)
-            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(kept)))))
+        values |= read_answers(batch, texts(model, done.tokens), settings.on_answers, settings.unpatched)
+    frames = [rows_of(batch, donors, cells, values, settings.protocol)] if values else []
+    for step, measured in enumerate(done.at_steps if settings.step_metrics else ()):
+        if chosen := readable(model, cells, step):
+            values = {name: value[:, :, chosen].double().cpu().numpy() for name, value in measured.items()}
+            frame = rows_of(batch, donors, [cells[i] for i in chosen], values, settings.protocol, step)
+            frames.append(frame.assign(cell=frame["cell"].map(dict(enumerate(chosen)))))
     return frames
 
 
-def readout_of(model: CodiModel, batch: Sequence[TokenizedPair], hosts: Tensor, plan: Plan) -> Readout:
-    """What the block's traces need to know to measure."""
-    named = (*EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
+def readout_of(model: CodiModel, batch: Sequence[TokenizedPair], hosts: Tensor, settings: SweepSettings) -> Readout:
+    """What a block's traces measure."""
+    others = (*EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
     return Readout(
-        unpatched=plan.unpatched,
+        unpatched=settings.unpatched,
         hosts=hosts,
         clean_token=torch.tensor([[[p.clean_token]] for p in batch], device=model.device),
         corrupted_token=torch.tensor([[[p.corrupted_token]] for p in batch], device=model.device),
-        on_logits={name: LOGIT_METRICS.get(name, metric) for name, metric in plan.metrics.items() if name not in named},
-        at_eot={name: EOT_METRICS[name] for name in plan.metrics if name in EOT_METRICS},
-        at_steps=plan.step_metrics,
-        of_edits=tuple(name for name in plan.metrics if name in EDIT_METRICS),
+        on_logits={
+            name: LOGIT_METRICS.get(name, metric) for name, metric in settings.metrics.items() if name not in others
+        },
+        at_eot={name: EOT_METRICS[name] for name in settings.metrics if name in EOT_METRICS},
+        at_steps=settings.step_metrics,
+        of_edits=tuple(name for name in settings.metrics if name in EDIT_METRICS),
     )

@@ -1,4 +1,4 @@
-"""Mean values of every place over all usable pairs, for ablations: one pass, both questions of each pair unpatched."""
+"""Mean activations over the unpatched runs of all usable pairs, for mean ablation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ Means = dict[str, Tensor]  # kind of site -> [layer, step, width]; `latent` has 
 def record_means(
     model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], batch: int = 16, always: Sequence[Edge] = ()
 ) -> Means:
-    """The mean of each kind of place, `[layer, step, width]`, over the clean and the corrupted runs of `pairs`.
-
-    `always` are edges cut in every run.
-    """
+    """The mean of each kind of site, `[layer, step, width]`, over the clean and corrupted runs of `pairs`."""
     sums: dict[str, Tensor] = {}
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
@@ -40,17 +37,12 @@ def _sums(model: CodiModel, pairs: Sequence[Pair], kinds: Sequence[str], always:
 
     def block(block: Any, layer: int, step: int) -> dict[str, Tensor]:
         found = {"latent": model.decoder.inputs[1]["inputs_embeds"]} if layer == 0 and "latent" in kinds else {}
-        if "head" in kinds:
-            found["head"] = model.heads(block).input
-        if "attn" in kinds:
-            found["attn"] = model.attention(block).output[0]
-        if "mlp" in kinds:
-            found["mlp"] = model.mlp(block).output
-        if "resid" in kinds:
-            found["resid"] = block.output
+        for kind in ("head", "attn", "mlp", "resid"):
+            if kind in kinds:
+                found[kind] = model.activation(block, kind)
         return {kind: values.float().sum((0, 1)) for kind, values in found.items()}
 
     done = run(model, rows, torch.zeros(len(pairs), 0, dtype=torch.long), edits=(block,))
-    sums = {kind: [found[kind] for found in done.kept.steps if kind in found] for kind in kinds}
+    sums = {kind: [found[kind] for found in done.saved.steps if kind in found] for kind in kinds}
     by_place = {kind: torch.stack(values) for kind, values in sums.items() if values}  # step after step, layer by layer
     return {kind: values.unflatten(0, (model.n_latents, -1)).transpose(0, 1) for kind, values in by_place.items()}

@@ -1,15 +1,15 @@
-"""What a sweep runs: cells (what is written where, into which run) and pairs prepared for a tokenizer. No torch."""
+"""Cells: one patched run of every pair, by site, source, host, frozen routes and knockouts. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, DIRECTIONS, FREEZABLE, SEGMENTS
 from codi_tracing.patching.answer_metrics import WHOLE_ANSWER
 from codi_tracing.patching.interventions.edges import Edge, check_edge
-from codi_tracing.patching.interventions.sites import FREEZABLE, INSIDE, SEGMENTS, THOUGHT, Site, Sized, check_freeze
+from codi_tracing.patching.interventions.sites import THOUGHT, Site, Sized, check_freeze
 from codi_tracing.patching.interventions.sources import (
-    HOSTS,
     RUNS,
     Value,
     itself,
@@ -21,13 +21,12 @@ from codi_tracing.patching.interventions.sources import (
 )
 
 Source = Callable[[str], str] | Value
-PROTOCOLS = ("latent_loop", "single_pass")
 
 
 class Cell(NamedTuple):
-    """One patched run of every pair: what is written where, into which run, with which routes held and edges cut.
+    """One patched run of every pair.
 
-    `draw` counts from 0 where the source is drawn; `n_latents` is how many steps it thinks, `None` for all.
+    `draw` counts from 0 if the source is random; `n_latents` is its number of latent steps, `None` for the model's own.
     """
 
     direction: str
@@ -40,40 +39,54 @@ class Cell(NamedTuple):
 
     @property
     def host(self) -> str:
-        return HOSTS[self.direction]
+        return DIRECTIONS[self.direction].host
+
+    @property
+    def value(self) -> Value | None:
+        """The source, if it is computed."""
+        return self.source if isinstance(self.source, Value) else None
 
     @property
     def donor(self) -> str:
-        """The run that is copied; with a computed value, the one that it may look at."""
+        """The run that is copied; for a computed value, the pair's other run, which the value may use."""
         return other(self.host) if isinstance(self.source, Value) else self.source(self.host)
 
     @property
-    def donor_cell(self) -> int:
-        """The donor's cell, which is its segment too: the first draw of an unrelated run stands third."""
+    def donor_run(self) -> int:
+        """The donor's index among the runs of a row, and among its questions; further draws stand behind the first."""
         return RUNS.index(self.donor) + (self.draw if self.donor == "unrelated" else 0)
 
     @property
     def drawn(self) -> bool:
-        """Whether the source is a matter of chance."""
+        """Whether the source is random."""
         return self.source.drawn if isinstance(self.source, Value) else self.donor == "unrelated"
+
+
+class CellWrite(NamedTuple):
+    """A cell in a row of runs: the indices of its own run, of its host's and of its donor's."""
+
+    run: int
+    host: int
+    donor: int
+    cell: Cell
 
 
 def make_cells(
     sites: Sequence[Site],
     sources: Sequence[Source] = (other, unrelated),
-    directions: Sequence[str] = tuple(HOSTS),
+    directions: Sequence[str] = tuple(DIRECTIONS),
     freeze: Sequence[str] = (),
     draws: int = 1,
     knockouts: Sequence[Edge] = (),
 ) -> list[Cell]:
-    """Every direction × source × draw × site, the routes in `freeze` held at the host's values, `cuts` cut."""
+    """Every direction × source × draw × site, with the same frozen routes and knockouts."""
     for direction in directions:
-        if direction not in HOSTS:
-            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(HOSTS)}")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction {direction!r} is unknown; use {' or '.join(DIRECTIONS)}")
     check_freeze(freeze)
-    held = tuple(route for route in FREEZABLE if route in freeze)
+    frozen = tuple(route for route in FREEZABLE if route in freeze)
     return [
-        Cell(direction, source, site, held, draw, tuple(knockouts))
+        Cell(direction, source, site, frozen, draw, tuple(knockouts))
         for direction in directions
         for source in sources
         for draw in range(draws if Cell(direction, source, THOUGHT).drawn else 1)
@@ -81,15 +94,15 @@ def make_cells(
     ]
 
 
-def knockout_cells(knockouts: Sequence[Edge], directions: Sequence[str] = tuple(HOSTS)) -> list[Cell]:
-    """Runs of which nothing is patched, and one edge cut."""
+def knockout_cells(knockouts: Sequence[Edge], directions: Sequence[str] = tuple(DIRECTIONS)) -> list[Cell]:
+    """Runs with one edge cut and nothing patched."""
     return [
         Cell(direction, itself, THOUGHT, knockouts=(knockout,)) for direction in directions for knockout in knockouts
     ]
 
 
 def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
-    """Refuse, before anything runs, sites and edges that do not exist, and combinations that mean nothing."""
+    """Refuse, before anything runs, sites and edges that do not exist, and combinations without meaning."""
     seen: set[Cell] = set()
     for cell in cells:
         if cell in seen:
@@ -101,19 +114,19 @@ def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
         if cell.n_latents is not None and cell.n_latents < 0:
             raise ValueError(f"n_latents {cell.n_latents} is no number of steps; use 0 or more")
         kind = cell.site.kind
-        if isinstance(cell.source, Value) and kind not in (*INSIDE, "latent"):
-            kinds = ", ".join(("latent", *INSIDE))
+        if isinstance(cell.source, Value) and kind not in (*BLOCK_KINDS, "latent"):
+            kinds = ", ".join(("latent", *BLOCK_KINDS))
             raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
-        meant = () if kind == "thought" else ("K_T", "K_A") if kind in SEGMENTS else FREEZABLE
-        if lost := [route for route in cell.freeze if route not in meant]:
-            offer = f"it can hold {' and '.join(meant)}" if meant else "nothing can be held there"
+        allowed = () if kind == "thought" else ("K_T", "K_A") if kind in SEGMENTS else FREEZABLE
+        if lost := [route for route in cell.freeze if route not in allowed]:
+            offer = f"it can hold {' and '.join(allowed)}" if allowed else "nothing can be held there"
             raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
 
 
 def check_single_pass(
     cells: Sequence[Cell], metrics: Sequence[Any], step_metrics: Sequence[str], always: Sequence[Edge]
 ) -> None:
-    """Refuse what the single pass over placeholders has not: a loop, whose routes and entries could be held or cut."""
+    """Refuse everything that needs the latent loop, which the single pass does not run."""
     if always or step_metrics:
         raise ValueError("protocol 'single_pass' runs no loop: edges cut always and step metrics have no meaning in it")
     if whole := [name for name in WHOLE_ANSWER if name in metrics]:
@@ -121,9 +134,9 @@ def check_single_pass(
     for cell in cells:
         if cell.source in (mean, step_mean):
             raise ValueError("protocol 'single_pass' has no means, which are those of the loop; use another source")
-        if cell.site.kind not in (*INSIDE, "thought"):
+        if cell.site.kind not in (*BLOCK_KINDS, "thought"):
             raise ValueError(
-                f"protocol 'single_pass' has no site {cell.site.kind!r}; use {', '.join((*INSIDE, 'thought'))}"
+                f"protocol 'single_pass' has no site {cell.site.kind!r}; use {', '.join((*BLOCK_KINDS, 'thought'))}"
             )
         if cell.freeze or cell.knockouts or cell.n_latents is not None:
             raise ValueError(
@@ -132,17 +145,17 @@ def check_single_pass(
 
 
 def readable(model: Sized, cells: Sequence[Cell], step: int) -> list[int]:
-    """Which cells a latent step can tell something of: those that take it, and have written all they write before."""
+    """Indices of the cells that are measured at a latent step: they take it, and all their writes are earlier."""
 
-    def tells(cell: Cell) -> bool:
+    def is_measured(cell: Cell) -> bool:
         last = -1 if cell.site.kind in SEGMENTS else cell.site.steps(model)[-1]
         taken = model.n_latents if cell.n_latents is None else min(cell.n_latents, model.n_latents)
         return last < step < taken and cell.site.kind != "thought"
 
-    return [index for index, cell in enumerate(cells) if tells(cell)]
+    return [index for index, cell in enumerate(cells) if is_measured(cell)]
 
 
-def described(cell: Cell) -> dict[str, object]:
+def columns_of(cell: Cell) -> dict[str, object]:
     """A cell's columns of the table."""
     site = cell.site
     return {
@@ -160,21 +173,3 @@ def described(cell: Cell) -> dict[str, object]:
         "knockout": " ".join(map(str, cell.knockouts)) or None,
         "n_latents": cell.n_latents,
     }
-
-
-class Write(NamedTuple):
-    """One patched cell: its index, its host's and its donor's cell, what is written, and which routes are held.
-
-    With a `value` it is computed, and the donor is the pair's other run, which the value may look at. `cuts` are edges
-    of its own that are knocked out; it thinks `n_latents` steps, `None` for as many as the model was trained with.
-    """
-
-    cell: int
-    host: int
-    donor: int
-    site: Site
-    freeze: tuple[str, ...] = ()
-    value: Value | None = None
-    draw: int = 0
-    knockouts: tuple[Edge, ...] = ()
-    n_latents: int | None = None

@@ -1,9 +1,8 @@
-"""Attention edges that can be knocked out: who reads, and what it no longer sees.
+"""Attention knockout: edges that are removed from the attention mask (Geva et al., arXiv 2304.14767).
 
 `answer-question` hides the question from EoT, prefix and answer; `answer-3` hides step 3 from them; `4-1` hides step 1
-from step 4; `4-1@2` does so in layer 2 alone. What is hidden has no substitute, so a run with a cut edge is off the
-distribution that the model was trained on: say so beside every number. Geva et al. (2304.14767) cut edges so in
-ordinary transformers.
+from step 4; `4-1@2` does so in layer 2 alone. Nothing replaces the hidden entries, so a run with a knockout is off the
+distribution that the model was trained on: say so beside every number.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FORM = re.compile(r"(answer|\d+)-(question|bot|\d+)(?:@(\d+))?")
 
 
 class Edge(NamedTuple):
-    """One edge: `reader` is a latent step, or `None` for the answer; `layer` is `None` for all layers."""
+    """An attention edge: `reader` is a latent step, or `None` for the answer; `layer` is `None` for all layers."""
 
     reader: int | None
     read: int | str
@@ -33,13 +32,13 @@ class Edge(NamedTuple):
 
 
 def edge(text: str) -> Edge:
-    """Read an edge as it is written in a config."""
-    found = FORM.fullmatch(text)
-    if found is None:
+    """Parse an edge as written in a config."""
+    match = FORM.fullmatch(text)
+    if match is None:
         raise ValueError(
             f"edge {text!r} is unknown; write answer-question, answer-bot, answer-3, 4-1, or 4-1@2 (layer)"
         )
-    reader, read, layer = found.groups()
+    reader, read, layer = match.groups()
     return Edge(
         None if reader == "answer" else int(reader),
         int(read) if read.isdigit() else read,
@@ -48,7 +47,7 @@ def edge(text: str) -> Edge:
 
 
 def check_edge(model: Sized, knockout: Edge) -> None:
-    """Refuse what the model has not: steps, layers, and reading what comes later."""
+    """Refuse steps and layers that the model does not have, and a step that would read a later one."""
     for what, index, size in (
         ("step", knockout.reader, model.n_latents),
         ("step", knockout.read if isinstance(knockout.read, int) else None, model.n_latents),
@@ -63,11 +62,11 @@ def check_edge(model: Sized, knockout: Edge) -> None:
 
 
 def knock_out(during: Sequence[Sights], after: Sights, knockouts: Iterable[tuple[int, Edge]]) -> None:
-    """Cut each (cell, edge) out of what the cells see, in place; those of all layers first."""
-    for cell, knockout in sorted(knockouts, key=lambda item: item[1].layer is not None):
+    """Mask each (run, edge) in place, edges of all layers first."""
+    for run, knockout in sorted(knockouts, key=lambda item: item[1].layer is not None):
         sights = after if knockout.reader is None else during[knockout.reader]
         sight = sights.setdefault(knockout.layer, sights[None].copy())
         if isinstance(knockout.read, int):
-            sight.steps[cell, knockout.read] = -1
+            sight.steps[run, knockout.read] = -1
         else:
-            getattr(sight, knockout.read)[cell] = -1
+            getattr(sight, knockout.read)[run] = -1

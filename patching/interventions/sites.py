@@ -1,4 +1,4 @@
-"""Where a run can be written: kinds of site, and the grids of sites that a sweep covers.
+"""Intervention sites: which activations can be patched, and the grids of sites that a sweep covers.
 
 A site names a kind, layers, steps and heads; `None` means all of them. Layers, steps and heads are 0-based and read off
 the model.
@@ -7,18 +7,18 @@ the model.
 |---|---|
 | `latent` | the embedding fed at a step |
 | `resid` | a block's output at a step |
-| `attn`, `mlp` | what a block's attention, or MLP, adds to the residual stream at a step |
-| `head` | one head's part of the input of the attention's output projection |
-| `kv` | a step's cache entry at a layer, after the step's own forward: only later positions see what is written |
+| `attn`, `mlp` | the output of a block's attention, or MLP, added to the residual stream at a step |
+| `head` | one head's slice of the input of the attention's output projection |
+| `kv` | a step's cache entry at a layer, after the step's own forward: only later positions read it |
 | `thought` | the answer reads the donor's entries of all steps and layers |
-| `question`, `bot` | whatever follows reads the donor's entries of the question's tokens, or of BoT alone |
+| `question`, `bot` | later positions read the donor's entries of the question's tokens, or of BoT |
 
-`thought`, `question` and `bot` are cuts: whole segments of the cache, exchanged by what a cell sees. `resid` at every
-layer and step is not the same as `thought`, since layer 0's entry of step 0 comes from the latent that BoT produced.
+`thought`, `question` and `bot` are segments of the cache, exchanged by the attention mask. `resid` at every layer and
+step is not the same as `thought`, since layer 0's entry of step 0 comes from the latent that BoT produced.
 
 An edit leaves its step on three edges, each of which `freeze` can hold at the host's unpatched value: R (projection to
 the next latent), K_T (its cache entry as later steps read it), K_A (the same as EoT, prefix and answer read it).
-`between` holds all other steps instead: each later reader sees the edit directly, through nothing in between.
+`between` freezes all other steps instead, so that each later position reads the edit directly.
 Heimersheim and Nanda (2404.15255) and Zhang and Nanda (2309.16042) describe the method on ordinary transformers.
 """
 
@@ -28,15 +28,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
-INSIDE = ("resid", "attn", "mlp", "head")  # written while a block runs
-SEGMENTS = ("thought", "question", "bot")
-KINDS = ("latent", *INSIDE, "kv", *SEGMENTS)
-ROUTES = ("R", "K_T", "K_A")
-FREEZABLE = (*ROUTES, "between")
+from codi_tracing.configs.vocabulary import FREEZABLE, SEGMENTS, SITE_KINDS
 
 
 class Sized(Protocol):
-    """What a grid needs to know of a model."""
+    """The sizes of a model that define its sites."""
 
     @property
     def n_layers(self) -> int: ...
@@ -47,7 +43,7 @@ class Sized(Protocol):
 
 
 class Site(NamedTuple):
-    """One place of the thought, or a window of layers or steps; the module's docstring lists the kinds."""
+    """One position of the thought, or a window of layers or steps; the module's docstring lists the kinds."""
 
     kind: str
     layer: int | None = None
@@ -55,19 +51,19 @@ class Site(NamedTuple):
     step: int | None = None
     step_last: int | None = None
     head: int | None = None
-    step_set: tuple[int, ...] = ()  # instead of step and step_last, where the steps are no range
+    step_set: tuple[int, ...] = ()  # instead of step and step_last, if the steps are no interval
 
     def places(self, model: Sized) -> set[tuple[int, int]]:
         """Every (layer, step) that the site covers; ValueError for a kind, layer, step or head that does not exist."""
-        if self.kind not in KINDS:
-            raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(KINDS)}")
+        if self.kind not in SITE_KINDS:
+            raise ValueError(f"site {self.kind!r} is unknown; use {', '.join(SITE_KINDS)}")
         if self.kind in SEGMENTS and self != Site(self.kind):
             raise ValueError(f"site {self.kind!r} is a whole segment of the cache; it has no layer, step or head")
         if self.kind == "latent" and (self.layer, self.layer_last) != (None, None):
             raise ValueError("site 'latent' is what is fed before the first layer; it has steps, but no layer")
         if (self.head is None) == (self.kind == "head"):
-            wanted = "names one head" if self.kind == "head" else "has no head"
-            raise ValueError(f"site {self.kind!r} {wanted}; found head {self.head}")
+            rule = "names one head" if self.kind == "head" else "has no head"
+            raise ValueError(f"site {self.kind!r} {rule}; found head {self.head}")
         _span(self.head, self.head, model.n_heads, "head")
         layers = _span(self.layer, self.layer_last, model.n_layers, "layer")
         return {(layer, step) for layer in layers for step in self.steps(model)}
@@ -85,7 +81,7 @@ class Site(NamedTuple):
 
 
 def first_step(model: Sized, site: Site, knockouts: Sequence[object] = ()) -> int:
-    """The first latent step at which a cell can differ from its host: until then it need not think."""
+    """The first latent step at which a cell can differ from its host, and so has to be computed."""
     if knockouts or site.kind in ("question", "bot"):
         return 0
     if site.kind == "thought":
@@ -131,7 +127,7 @@ def stepwise(model: Sized, kind: str = "resid") -> list[Site]:
 
 
 def sitewise(model: Sized, kind: str = "resid") -> list[Site]:
-    """Layer × step: each single place."""
+    """Layer × step: each single site."""
     return [Site(kind, layer, layer, step, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
 
 
@@ -152,7 +148,7 @@ def suffixes(model: Sized, kind: str = "resid") -> list[Site]:
     return [Site(kind, None, None, step, model.n_latents - 1) for step in range(model.n_latents)]
 
 
-GRIDS = {grid.__name__: grid for grid in (layerwise, stepwise, sitewise, prefixes, suffixes)}
+GRID_SITES = {grid.__name__: grid for grid in (layerwise, stepwise, sitewise, prefixes, suffixes)}
 
 
 def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Site]:
@@ -161,28 +157,30 @@ def expand(model: Sized, grids: Sequence[str], kinds: Sequence[str]) -> list[Sit
     for kind in kinds:
         for grid in grids:
             if kind == "latent" and grid in ("layerwise", "sitewise"):
-                raise ValueError(f"grid {grid!r} goes through layers, which kind 'latent' has not; use stepwise for it")
-            found = GRIDS[grid](model, kind)
+                raise ValueError(
+                    f"grid {grid!r} goes through layers, which kind 'latent' does not have; use stepwise for it"
+                )
+            members = GRID_SITES[grid](model, kind)
             heads = range(model.n_heads) if kind == "head" else [None]
-            sites += [site._replace(head=head) for head in heads for site in found]
+            sites += [site._replace(head=head) for head in heads for site in members]
     return list(dict.fromkeys(sites))
 
 
-def single_places(model: Sized, kinds: Sequence[str]) -> list[Site]:
+def single_sites(model: Sized, kinds: Sequence[str]) -> list[Site]:
     """Each latent, and each layer × step of the other kinds, heads one by one."""
     latents = stepwise(model, "latent") if "latent" in kinds else []
     return [*latents, *expand(model, ["sitewise"], [kind for kind in dict.fromkeys(kinds) if kind != "latent"])]
 
 
 def subsets(model: Sized, kind: str = "kv") -> list[Site]:
-    """Every set of steps but none and all: the coalitions of a Shapley value, all layers."""
+    """Every proper, non-empty subset of steps, all layers: the coalitions of a Shapley value."""
     steps = range(model.n_latents)
-    chosen = [held for size in range(1, model.n_latents) for held in combinations(steps, size)]
-    return [Site(kind, step_set=held) for held in chosen]
+    chosen = [members for size in range(1, model.n_latents) for members in combinations(steps, size)]
+    return [Site(kind, step_set=members) for members in chosen]
 
 
 def windows(model: Sized, width: int, kind: str = "resid") -> list[Site]:
-    """So many neighbouring layers at all steps."""
+    """Windows of `width` adjacent layers at all steps."""
     if not 1 <= width <= model.n_layers:
         raise ValueError(f"a window of {width} layers does not exist; this model has {model.n_layers} layers")
     return [Site(kind, first, first + width - 1) for first in range(model.n_layers - width + 1)]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from codi_tracing.patching.pair_making.chains import ANNOTATION
 from codi_tracing.patching.pairs.pair import Pair
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
@@ -48,7 +48,7 @@ def questions_from_pairs(pairs: Iterable[Pair]) -> list[SolvedQuestion]:
     ]
 
 
-def questions_from_problems(problems: Iterable[Problem]) -> list[SolvedQuestion]:
+def questions_from_problems(problems: Iterable[GsmProblem]) -> list[SolvedQuestion]:
     """The questions of a file in GSM8K's form, named by line, each a cluster of its own."""
     return [
         solved_question(str(p.line), str(p.line), p.question, ANNOTATION.findall(p.solution), p.answer)

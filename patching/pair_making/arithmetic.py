@@ -9,24 +9,24 @@ from typing import NamedTuple
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.patching.pairs.pair import Side
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import LARGEST, Problem, draw
+from codi_tracing.traces.training.word_problems import LARGEST, WordProblem, draw_problem
 
 
 class ProblemPair(NamedTuple):
     """A problem, the same with one number changed, and that number's index (0 = the start value)."""
 
-    clean: Problem
-    corrupted: Problem
+    clean: WordProblem
+    corrupted: WordProblem
     edited_number: int
 
 
 def draw_pair(rng: random.Random) -> ProblemPair:
     """A random problem with one number changed, drawn so that the first step it affects is uniform over the chain."""
     while True:
-        clean = draw(rng)
+        clean = draw_problem(rng)
         step = rng.randrange(len(clean.values))
         edited = rng.choice((0, 1)) if step == 0 else step + 1
         # Only the value is drawn again, not the problem: else short chains, easier to edit, would be too many.
@@ -75,7 +75,7 @@ def write_arithmetic_pairs(checkpoints: list[Path], count: int, seed: int, out: 
     write_json(out, [side for index, pair in enumerate(kept[:count]) for side in as_records(index, *pair)])
 
 
-def as_records(pair_id: int, clean: Problem, corrupted: Problem, edited_number: int) -> list[dict]:
+def as_records(pair_id: int, clean: WordProblem, corrupted: WordProblem, edited_number: int) -> list[dict]:
     """Two records in the original experiment's schema, with the annotated chain and the index of the edited number."""
     return [
         {
@@ -97,7 +97,7 @@ def arithmetic_pool(count: int, seed: int, steps: Sequence[int] = (3, 4)) -> lis
     """`count` different new questions with their clusters; each has one of these numbers of steps, drawn uniformly."""
     rng, pool = random.Random(seed), dict[str, tuple[str, Side]]()
     while len(pool) < count:
-        problem = draw(rng, rng.choice(steps))
+        problem = draw_problem(rng, rng.choice(steps))
         side = Side(problem.question, float(problem.answer), len(problem.values), problem.chain)
         pool.setdefault(problem.question, (problem.template, side))
     return list(pool.values())

@@ -24,7 +24,7 @@ from codi_tracing.patching.pair_making.number_edits import (
     trace_operands,
 )
 from codi_tracing.patching.pair_making.word_edits import word_edits
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 SameLength = Callable[[str, str], bool]  # whether two questions have equally many tokens
 NOTHING_EDITABLE, NOT_WELL_POSED, OTHER_LENGTH = REASONS[4:]
@@ -52,7 +52,7 @@ class Funnel:
 
 
 def pairs_from_gsm8k(
-    problems: Sequence[Problem],
+    problems: Sequence[GsmProblem],
     *,
     seed: int = 0,
     per_question: int = 1,
@@ -136,7 +136,7 @@ def implausibility(old: int, new: int) -> tuple[bool, bool]:
     return not 0.5 <= new / old <= 1.5, roundness(new) < roundness(old)
 
 
-def pair_record(problem: Problem, traced: TracedQuestion, edit: QuestionEdit, index: int) -> dict[str, Any]:
+def pair_record(problem: GsmProblem, traced: TracedQuestion, edit: QuestionEdit, index: int) -> dict[str, Any]:
     """One pair in our own format; spans count characters of the clean question."""
     about = ("numeral", "start", "end", "clean", "corrupted", "step")
     return {

@@ -17,7 +17,7 @@ from codi_tracing.patching.pairs.donors import Donor, draw_donors
 from codi_tracing.patching.pairs.pair import Pair, Side
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pair
 from codi_tracing.traces.evaluate import answers
-from codi_tracing.traces.loop.tokens import Reader, question_ids
+from codi_tracing.traces.loop.tokens import TextEncoder, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import last_number
 
@@ -64,7 +64,7 @@ def matched_pairs(
 
 
 def possible_matched_pairs(
-    model: Reader, everyone: Sequence[TokenizedPair], seed: int, most: int, extra_problems: int = 0
+    model: TextEncoder, everyone: Sequence[TokenizedPair], seed: int, most: int, extra_problems: int = 0
 ) -> tuple[list[TokenizedPair], list[tuple[Donor, ...]]]:
     """The matched pairs from which `matched_pairs` keeps those that the model answers, and their unrelated donors."""
     pool = build_pool(model, everyone, seed, extra_problems)
@@ -72,7 +72,7 @@ def possible_matched_pairs(
     return pairs, matched_donors(pool, pairs, seed)
 
 
-def build_pool(model: Reader, everyone: Sequence[TokenizedPair], seed: int, extra_problems: int) -> MatchPool:
+def build_pool(model: TextEncoder, everyone: Sequence[TokenizedPair], seed: int, extra_problems: int) -> MatchPool:
     """Both questions of every pair, new problems of four steps, and all matches. ValueError where there is none."""
     sides = [(p.pair.cluster_id, side) for p in everyone for side in p.pair.sides.values()]
     questions = [*sides, *arithmetic_pool(extra_problems, seed, steps=(4,))]
@@ -106,7 +106,9 @@ def answered_matches(model: CodiModel, matches: Sequence[Match], max_new_tokens:
     return [match for match in matches if {match.host.question, match.donor.question} <= right]
 
 
-def tokenize_matches(model: Reader, everyone: Sequence[TokenizedPair], matches: Sequence[Match]) -> list[TokenizedPair]:
+def tokenize_matches(
+    model: TextEncoder, everyone: Sequence[TokenizedPair], matches: Sequence[Match]
+) -> list[TokenizedPair]:
     """The matches that the model can read, as pairs ranked behind `everyone`."""
     first_rank = 1 + max(p.rank for p in everyone)
     pairs = []

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from codi_tracing.patching.pair_making.chains import ChainError, Leaf, evaluate, leaves, replace_leaves
 from codi_tracing.patching.pair_making.number_edits import EditError, TracedQuestion, trace_operands
 from codi_tracing.patching.pairs.pair import Side
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 Corner = tuple[bool, bool]  # same intermediate, same answer
 CORNERS: tuple[Corner, ...] = ((True, True), (True, False), (False, True), (False, False))
@@ -127,7 +127,7 @@ def usable_candidates(sides: Sequence[tuple[str, Side]], tokens: Sequence[int]) 
     for index, ((cluster, side), count) in enumerate(zip(sides, tokens, strict=True)):
         solution = "".join(f"<<{step}>>" for step in side.chain)
         try:
-            traced = trace_operands(Problem(index, side.question, solution, side.answer))
+            traced = trace_operands(GsmProblem(index, side.question, solution, side.answer))
         except EditError:
             continue
         results = tuple(step.result for step in traced.chain)

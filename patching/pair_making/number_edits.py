@@ -5,7 +5,7 @@ an earlier result, a percentage, or a constant that a word implies ("a week" is 
 depends on it is computed again in fractions. The edit is kept only where the dependence is unambiguous and the new
 problem is as well-posed as the old one.
 
->>> traced = trace_operands(Problem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>", 13.0))
+>>> traced = trace_operands(GsmProblem(1, "Ann has 16 eggs. She eats 3. How many are left?", "<<16-3=13>>", 13.0))
 >>> numeral, step = editable_numerals(traced)[0]
 >>> next(number_edits(traced, numeral, step, [20])).question
 'Ann has 20 eggs. She eats 3. How many are left?'
@@ -34,7 +34,7 @@ from codi_tracing.patching.pair_making.chains import (
     write_number,
 )
 from codi_tracing.patching.pair_making.number_words import implied_values, may_derive
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 EDITS = ("first_operand", "later_operand", "operator_word")
 # Why a question yields no pair, in the order of the funnel.
@@ -97,7 +97,7 @@ class TracedQuestion:
         return self.implied | COMMON_CONSTANTS
 
 
-def trace_operands(problem: Problem) -> TracedQuestion:
+def trace_operands(problem: GsmProblem) -> TracedQuestion:
     """Parse a problem's chain and find the origin of every operand; raises `EditError` where that fails."""
     try:
         chain = tuple(parse_chain(problem.solution))

@@ -12,7 +12,7 @@ from codi_tracing.patching.pairs.pair import Pair, format_number
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.patching.pairs.validity import text_faults
 from codi_tracing.traces.evaluate import answers
-from codi_tracing.traces.loop.tokens import Reader
+from codi_tracing.traces.loop.tokens import TextEncoder
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import last_number
 
@@ -61,7 +61,7 @@ def select_pairs(
 
 
 def usable_pairs(
-    model: Reader, read: Sequence[Pair], config: RunConfig
+    model: TextEncoder, read: Sequence[Pair], config: RunConfig
 ) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """The usable pairs under a tokenizer, and the excluded. Raises ValueError where the tokenizer excludes too many."""
     usable, excluded = tokenize_pairs(model, read)

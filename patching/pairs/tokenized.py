@@ -12,7 +12,7 @@ from codi_tracing.patching.pairs.pair import Pair, format_number
 from codi_tracing.patching.pairs.validity import is_same_question, text_faults
 
 if TYPE_CHECKING:
-    from codi_tracing.traces.loop.tokens import Reader
+    from codi_tracing.traces.loop.tokens import TextEncoder
 
 
 class TokenizedPair(NamedTuple):
@@ -43,14 +43,14 @@ class TokenizedPair(NamedTuple):
         return Keys(self.pair.clean.answer, self.pair.corrupted.answer, self.hybrid)
 
 
-def tokenize_pairs(model: Reader, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
+def tokenize_pairs(model: TextEncoder, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """The pairs that are usable under the model's tokenizer, and the excluded ones, each with its reason."""
     tokenized = [tokenize_pair(model, pair, rank) for rank, pair in enumerate(pairs)]
     excluded = [(p.pair, f"pair {p.pair.pair_id}: {p.faults[0]}") for p in tokenized if p.faults]
     return [p for p in tokenized if not p.faults], excluded
 
 
-def tokenize_pair(model: Reader, pair: Pair, rank: int = 0) -> TokenizedPair:
+def tokenize_pair(model: TextEncoder, pair: Pair, rank: int = 0) -> TokenizedPair:
     """Tokenise both questions and both answers once, and collect every fault of text and tokens."""
     from codi_tracing.traces.loop.tokens import answer_ids, positions_needed, question_ids
 

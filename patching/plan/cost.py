@@ -1,226 +1,167 @@
-"""What a batch of pairs costs: products of its forwards, bytes that its request holds and that come back. No torch.
+"""FLOPs and bytes of a job (a batch of pairs, or some of its cells), within 10 % and by simple formulas. No torch.
 
-A floating-point operation is one multiplication or one addition of a matrix product, two for each multiplication.
-Attention counts every query against every entry of its row, seen or masked, for so it is computed. Norms, activations,
-softmax and metrics are not counted. `tests/patching/plan/test_count.py` compares with PyTorch's own counter, product by product.
+A FLOP is one addition or multiplication of a matrix product. Masked and padded positions count, because they are
+computed; norms, activations, softmax and metrics do not count.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from codi_tracing.patching.answer_metrics import ANSWER_METRICS, WHOLE_ANSWER
-from codi_tracing.patching.engine.model_size import Anatomy
+from codi_tracing.patching.engine.model_size import ModelSize
 from codi_tracing.patching.interventions.cells import Cell
-from codi_tracing.patching.interventions.sites import Sized, first_step
+from codi_tracing.patching.interventions.sites import first_step
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
 
-# Bytes of a request beside its tensors, fitted to nnsight 0.8.1's serialisation (within a tenth; tests/patching/plan/test_count.py):
-# our own source, the tree of modules, cells, and pairs with their texts.
-OF_A_REQUEST, OF_A_LAYER, OF_A_CELL, OF_A_PAIR, OF_A_TOKEN = 185_000, 18_000, 55, 500, 10
-OF_A_RESULT, OF_A_TENSOR = 1_000, 250  # of what comes back, beside its numbers
+# Bytes that nnsight 0.8.1 adds to the tensors of a request (our source, the module tree, cells, texts) or of a result.
+REQUEST_BYTES, LAYER_BYTES, CELL_BYTES, PAIR_BYTES, TOKEN_BYTES = 185_000, 18_000, 55, 500, 10
+RESULT_BYTES, TENSOR_BYTES = 1_000, 250
 LARGEST, FAILED, INLINE = 256 * 2**20, 520_000_000, 8 * 2**20  # bytes measured on ndif 0.1.2: requests, a result inline
-INTEGER, NUMBER, FLAG = 8, 4, 1  # bytes of a token or an index, a measurement, a truth value
 
 
-class Products(NamedTuple):
-    """Floating-point operations by phase; decoding is the most that it can take. `attention` is a part of the rest."""
+class Cost(NamedTuple):
+    """Jobs, forwards, FLOPs by phase, and bytes before compression; decoding is an upper bound."""
 
-    question: int = 0
-    thought: int = 0
-    answer: int = 0
-    decoding: int = 0
-    attention: int = 0
+    jobs: int
+    forwards: int  # without decoding
+    decoding_forwards: int
+    question_flops: int
+    thought_flops: int
+    answer_flops: int
+    decoding_flops: int
+    bytes_sent: int
+    bytes_returned: int
+    largest_sent: int  # bytes of the largest request
+    largest_returned: int
+
+    @classmethod
+    def total(cls, costs: Sequence[tuple[int, Cost]]) -> Cost:
+        """The sum of costs, each with its number of jobs; the largest request and result are the largest of any job."""
+        sums = [sum(count * cost[field] for count, cost in costs) for field in range(len(cls._fields) - 2)]
+        largest = [max((cost[field] for _, cost in costs), default=0) for field in (-2, -1)]
+        return cls(*sums, *largest)
 
     @property
-    def total(self) -> int:
-        return self.question + self.thought + self.answer + self.decoding
-
-    def plus(self, other: Products) -> Products:
-        return Products(*map(sum, zip(self, other, strict=True)))
-
-    def times(self, factor: int) -> Products:
-        return Products(*(factor * value for value in self))
+    def flops(self) -> int:
+        return self.question_flops + self.thought_flops + self.answer_flops + self.decoding_flops
 
 
-class Multiplications:
-    """Multiplications of a model, LoRA merged into its linear layers or apart."""
-
-    def __init__(self, model: Anatomy, apart: bool) -> None:
-        self.model = model
-        self.per_token = model.n_layers * model.block_products + apart * model.lora_numbers
-        self.head, self.project = model.d_model * model.vocab, model.project_products
-
-    def attention(self, queries: int, entries: int) -> int:
-        """Scores and sums of so many queries in all layers."""
-        return 2 * self.model.n_layers * queries * entries * self.model.attended
-
-    def question(self, asked: int, segments: int) -> tuple[int, int]:
-        """All multiplications of reading a row's questions, and those of attention."""
-        seen = self.attention(asked, asked)
-        return asked * self.per_token + segments * self.project + seen, seen
-
-    def loop(self, layout: Layout, block: Block, reads: Reads) -> Products:
-        """A block's latent steps, its answer and its decoding, in one row: multiplications."""
-        entries, thought, seen = layout.asked, 0, 0
-        for thinking in block.begun:
-            entries += thinking
-            attended = self.attention(thinking, entries)
-            thought += thinking * (self.per_token + self.project + bool(reads.step_metrics) * self.head) + attended
-            seen += attended
-        answered = self.answered(layout, block, reads, entries, layout.told.fed)
-        return answered.plus(Products(thought=thought, attention=seen))
-
-    def single_pass(self, layout: Layout, block: Block, reads: Reads) -> Products:
-        """The same of the single pass over placeholders, all of which is called answer."""
-        return self.answered(layout, block, reads, layout.asked, self.model.n_latents + layout.told.fed)
-
-    def answered(self, layout: Layout, block: Block, reads: Reads, entries: int, fed: int) -> Products:
-        """What is forced after so many entries, and the most that decoding adds."""
-        runs = layout.segments + block.cells
-        entries += runs * fed
-        attended = self.attention(runs * fed, entries)
-        answer = runs * (fed * self.per_token + layout.told.read * self.head) + attended
-        decoding = 0
-        for _ in range(reads.new_tokens - 1):
-            entries += runs
-            decoding += runs * (self.per_token + self.head) + self.attention(runs, entries)
-        return Products(answer=answer, decoding=decoding, attention=attended)
-
-
-def products_of(model: Anatomy, layout: Layout, blocks: Sequence[Block], reads: Reads, apart: bool) -> Products:
-    """Floating-point operations of a batch whose blocks share one reading of the questions."""
-    counter = Multiplications(model, apart)
-    question, seen = counter.question(layout.asked, layout.segments)
-    found = Products(question=question, attention=seen)
-    for block in blocks:
-        count = counter.loop if reads.protocol == "latent_loop" else counter.single_pass
-        found = found.plus(count(layout, block, reads))
-    return found.times(2 * layout.rows)
-
-
-def gradient_products(model: Anatomy, layout: Layout, steps: int) -> Products:
-    """The most that estimating a batch takes: forward, then backward, which is counted with the answer.
-
-    LoRA is merged and no parameter wants a gradient, so that the backward pass has as many products as the forward one,
-    and attention's twice.
-    """
-    counter, both = Multiplications(model, apart=False), Block(0, (layout.segments,) * steps)
-    question, seen = counter.question(layout.asked, layout.segments)
-    forward = counter.loop(layout, both, Reads((), (), "latent_loop", 0))
-    backward = forward.thought + forward.answer + forward.attention
-    found = forward._replace(answer=forward.answer + backward, attention=3 * forward.attention)
-    return found.plus(Products(question=question, attention=seen)).times(2 * layout.rows)
-
-
-def forwards_of(blocks: Sequence[Block], reads: Reads) -> tuple[int, int]:
-    """Forwards of a batch that decode nothing, and the most that decode."""
-    each = (len(blocks[0].begun) if reads.protocol == "latent_loop" else 0) + 1
-    return 1 + len(blocks) * each, len(blocks) * max(0, reads.new_tokens - 1)
-
-
-def bytes_sent(model: Anatomy, layout: Layout, blocks: Sequence[Block], mean_kinds: Sequence[str]) -> int:
-    """What a request holds, uncompressed: projection, BoT and EoT, tokens, means, pairs and cells, and our source.
-
-    Masks, noise and what each cell sees are made where the model runs; nothing of the base or of LoRA is sent.
-    """
-    d, each = model.d_model, model.bytes_each
-    held = (model.project_numbers + 2 * d) * each
-    held += sum((1 if kind == "latent" else model.n_layers) * model.n_latents * d * each for kind in mean_kinds)
-    held += layout.rows * (layout.asked * (INTEGER + FLAG) + OF_A_PAIR + OF_A_TOKEN * layout.width)
-    return held + OF_A_REQUEST + OF_A_LAYER * model.n_layers + OF_A_CELL * sum(block.cells for block in blocks)
-
-
-def bytes_returned(layout: Layout, blocks: Sequence[Block], reads: Reads) -> int:
-    """What comes back, uncompressed: three numbers a cell and metric, whether its logits are finite, and its tokens."""
-    held = OF_A_RESULT
-    for block in blocks:
-        runs = layout.segments + block.cells
-        held += layout.rows * (3 * NUMBER * reads.on_logits * block.cells + FLAG * runs)
-        held += OF_A_TENSOR * (reads.on_logits + 1)
-        if reads.new_tokens:
-            longest = max(layout.told.trunk, reads.new_tokens) + 1
-            held += layout.rows * runs * longest * INTEGER + OF_A_TENSOR
-        if reads.protocol == "latent_loop":
-            thinking = sum(begun - layout.segments for begun in block.begun)
-            held += len(reads.step_metrics) * (layout.rows * 3 * NUMBER * thinking + OF_A_TENSOR * len(block.begun))
-    return held
-
-
-class Block(NamedTuple):
-    """Cells that run together beside the unpatched runs, and how many think at each latent step, those among them."""
-
-    cells: int
-    begun: tuple[int, ...]
-
-
-class Reads(NamedTuple):
+class Measurements(NamedTuple):
     """What a sweep reads of its runs."""
 
-    metrics: tuple[str, ...]
-    step_metrics: tuple[str, ...]
+    metrics: Sequence[str]
+    step_metrics: Sequence[str]
     protocol: str
-    most_tokens: int
-
-    @property
-    def at_eot(self) -> bool:
-        return any(name.endswith("_at_eot") for name in self.metrics)
-
-    @property
-    def whole_answers(self) -> bool:
-        return bool(set(WHOLE_ANSWER) & set(self.metrics))
-
-    @property
-    def new_tokens(self) -> int:
-        """How many tokens are decoded, at most."""
-        return self.most_tokens if set(ANSWER_METRICS) & set(self.metrics) else 0
-
-    @property
-    def on_logits(self) -> int:
-        """Metrics that come back as numbers; those of answers come back as tokens."""
-        return len([name for name in self.metrics if name not in ANSWER_METRICS])
+    max_new_tokens: int
 
 
-class Told(NamedTuple):
-    """What is forced on a cell of a batch."""
+class BatchShape(NamedTuple):
+    """The lengths of a batch of pairs, and what is read."""
 
-    trunk: int  # tokens that both answers share
-    branches: int  # tokens of both answers' rests, where whole answers are scored
-    fed: int  # all tokens of a cell's answer: opening, trunk, branches
-    read: int  # of them, whose logits are computed
+    pairs: int
+    questions: int  # in a row: clean, corrupted, unrelated donors; as many unpatched runs begin every block
+    question_tokens: int  # of the longest question, BoT included
+    answer_tokens: int  # fed to each run: EoT, what both answers share, and both answers' rests where they are scored
+    logits_read: int  # positions of them whose logits are computed
+    new_tokens: int  # decoded at most
+    logit_metrics: int  # metrics returned as numbers; answers are returned as tokens
+    step_metrics: int
+
+    @classmethod
+    def of(cls, size: ModelSize, batch: Sequence[TokenizedPair], questions: int, measured: Measurements) -> BatchShape:
+        """The lengths of a batch; unrelated donors are as long as their pairs."""
+        metrics, loop = set(measured.metrics), measured.protocol == "latent_loop"
+        whole = loop and bool(metrics & set(WHOLE_ANSWER))
+        rests = sum(max(len(p.tails[side]) for p in batch) - 1 for side in range(2)) if whole else 0
+        fed, new_tokens = len(batch[0].forced) + rests, measured.max_new_tokens if metrics & set(ANSWER_METRICS) else 0
+        if loop and new_tokens:
+            read = fed + 1
+        else:
+            at_eot = not loop or any(name.endswith("_at_eot") for name in metrics)
+            read = 1 + at_eot + (batch[0].shared + rests if whole else 0)
+        fed += size.opening + (0 if loop else size.n_latents)  # the single pass feeds placeholders with the answer
+        tokens, logit_metrics = max(p.tokens for p in batch) + 1, len(metrics - set(ANSWER_METRICS))
+        return cls(len(batch), questions, tokens, fed, read, new_tokens, logit_metrics, len(measured.step_metrics))
 
 
-class Layout(NamedTuple):
-    """A batch: rows, the questions in a row and their width, and what is forced."""
+class BlockShape(NamedTuple):
+    """Runs of a pair that share a forward (cells and unpatched runs), and their latent steps."""
 
-    rows: int
-    segments: int
-    width: int  # of the longest question, BoT included
-    told: Told
+    runs: int
+    steps: int
+    thought_tokens: int  # of all runs; a cell starts at the first step that it can change
 
-    @property
-    def asked(self) -> int:
-        """Tokens of a row's questions, padding included."""
-        return self.segments * self.width
-
-
-def block_of(model: Sized, cells: Sequence[Cell], unpatched: int, steps: int) -> Block:
-    """How a block of cells runs through so many steps."""
-    firsts = sorted(first_step(model, cell.site, cell.knockouts) for cell in cells)
-    return Block(len(cells), tuple(unpatched + bisect_right(firsts, step) for step in range(steps)))
+    @classmethod
+    def of(cls, size: ModelSize, cells: Sequence[Cell], questions: int, steps: int) -> BlockShape:
+        """How a block of cells runs through so many steps (none in a single pass)."""
+        cell_tokens = sum(max(0, steps - first_step(size, cell.site, cell.knockouts)) for cell in cells)
+        return cls(questions + len(cells), steps, questions * steps + cell_tokens)
 
 
-def layout_of(batch: Sequence[TokenizedPair], segments: int, reads: Reads, opening: int) -> Layout:
-    """How long everything is in a batch; unrelated donors are as long as their pairs."""
-    trunk, shared = len(batch[0].forced), batch[0].shared
-    loop = reads.protocol == "latent_loop"
-    rests = [max(len(p.tails[side]) for p in batch) - 1 for side in range(2)] if reads.whole_answers and loop else []
-    fed = opening + trunk + sum(rests)
-    if reads.new_tokens and loop:
-        read = fed - opening + 1
-    else:
-        start = reads.at_eot if loop else 1
-        read = start + 1 + (shared + sum(rests) if rests else 0)
-    return Layout(len(batch), segments, max(p.tokens for p in batch) + 1, Told(trunk, sum(rests), fed, read))
+def phase_flops(
+    size: ModelSize, parameters: int, tokens: int, before: int, forwards: int = 1, logits: int = 0
+) -> int:  # fmt: skip
+    """FLOPs of tokens that follow `before` others in a row, in one or several forwards.
+
+    2 · tokens · parameters + 4 · layers · tokens · keys · heads · d_head + 2 · logits · d_model · vocab, with the mean
+    number of keys: those before, and of its own phase those of its forward and of earlier ones.
+    """
+    keys = before + tokens * (forwards + 1) / (2 * max(1, forwards))
+    attention = 4 * size.n_layers * tokens * keys * size.n_heads * size.d_head
+    return 2 * tokens * parameters + round(attention) + 2 * logits * size.d_model * size.vocab
+
+
+def bytes_sent(size: ModelSize, batch: BatchShape, cells: int, mean_kinds: int) -> int:
+    """Projection, BoT, EoT and means in the model's precision, and fixed bytes for source, layers, pairs and cells.
+
+    The server makes masks and noise itself, and holds base and LoRA.
+    """
+    vectors = 2 + mean_kinds * size.n_layers * size.n_latents
+    tensors = (size.projection_parameters + vectors * size.d_model) * size.number_bytes
+    pairs = batch.pairs * (PAIR_BYTES + TOKEN_BYTES * (batch.questions + 1) * batch.question_tokens)
+    return tensors + pairs + REQUEST_BYTES + LAYER_BYTES * size.n_layers + CELL_BYTES * cells
+
+
+def bytes_returned(batch: BatchShape, blocks: Sequence[BlockShape]) -> int:
+    """Three fp32 numbers a cell and metric, one flag a run, eight bytes a decoded token."""
+    total = RESULT_BYTES
+    tokens = max(batch.answer_tokens, batch.new_tokens + 1) if batch.new_tokens else 0
+    for block in blocks:
+        numbers = batch.logit_metrics * (block.runs - batch.questions)
+        numbers += batch.step_metrics * (block.thought_tokens - block.steps * batch.questions)
+        total += batch.pairs * (12 * numbers + block.runs * (1 + 8 * tokens))
+        total += TENSOR_BYTES * (batch.logit_metrics + 2 + batch.step_metrics * block.steps)
+    return total
+
+
+def job_cost(
+    size: ModelSize, batch: BatchShape, blocks: Sequence[BlockShape], mean_kinds: int = 0, lora_apart: bool = False
+) -> Cost:
+    """The cost of a job that reads its questions once and then runs `blocks`."""
+    layers = size.linear_parameters + lora_apart * size.lora_parameters
+    projected, asked = layers + 2 * size.d_model * size.prj_dim, batch.questions * batch.question_tokens
+    thought = answer = decoding = 0
+    for block in blocks:
+        steps_read = block.thought_tokens if batch.step_metrics else 0
+        thought += phase_flops(size, projected, block.thought_tokens, asked, block.steps, steps_read)
+        before, fed = asked + block.thought_tokens, block.runs * batch.answer_tokens
+        answer += phase_flops(size, layers, fed, before, logits=block.runs * batch.logits_read)
+        more = max(0, batch.new_tokens - 1)
+        decoding += phase_flops(size, layers, block.runs * more, before + fed, more, block.runs * more)
+    sent = bytes_sent(size, batch, sum(block.runs - batch.questions for block in blocks), mean_kinds)
+    returned = bytes_returned(batch, blocks)
+    return Cost(
+        jobs=1,
+        forwards=1 + sum(block.steps + 1 for block in blocks),
+        decoding_forwards=len(blocks) * max(0, batch.new_tokens - 1),
+        question_flops=batch.pairs * phase_flops(size, layers, asked, 0),
+        thought_flops=batch.pairs * thought,
+        answer_flops=batch.pairs * answer,
+        decoding_flops=batch.pairs * decoding,
+        bytes_sent=sent,
+        bytes_returned=returned,
+        largest_sent=sent,
+        largest_returned=returned,
+    )

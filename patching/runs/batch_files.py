@@ -1,4 +1,8 @@
-"""Ctrl-C and the scheduler's SIGTERM: what has begun is finished and saved first."""
+"""The batches of a run on disk, so that an interrupted run resumes: Parquet files, each with its SHA-256 in its name.
+
+`batches/00-00003.<hash>.parquet` is the fourth batch of the first sweep. Its Parquet metadata hold the `BatchHeader`. A
+file whose content does not match its name, or that belongs to another run, is deleted, reported and computed again.
+"""
 
 from __future__ import annotations
 
@@ -17,37 +21,62 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.table import COLUMNS, check_table
-from codi_tracing.patching.engine.batch import Batch
+from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec
 from codi_tracing.patching.engine.partition import Sizes
-from codi_tracing.patching.engine.sweep import Due, Keep
 from codi_tracing.patching.engine.table_rows import ORDER
-from codi_tracing.traces.remote.submitted_jobs import NotYet
+from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
+FOLDER, HEADER_KEY = "batches", b"codi_tracing"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and did so with everything saved; the message says how far it is."""
+    """The run was interrupted after everything was saved; the message says how far it is."""
+
+
+class BatchFileError(ValueError):
+    """A batch file that is damaged, missing, or of another run."""
+
+
+class FailedPairs(ValueError):
+    """More pairs failed than the config allows."""
+
+
+class BatchHeader(NamedTuple):
+    """What a batch file records beside its rows."""
+
+    identity: str  # of the run
+    sweep: int  # its index in the run
+    batch: int  # its index among the sweep's `of`
+    of: int
+    pairs: int  # of the whole sweep
+    cells: int
+    sizes: Sizes
+    suffix: str  # of the protocol, for rows of another model
+    failed: tuple[tuple[str, str], ...]
+    halvings: int
 
 
 @contextmanager
-def at_the_end(state: str) -> Iterator[None]:
-    """Put off an interruption until the block has ended, then raise `Interrupted` with `state`; a second one acts now.
+def deferred_interrupt(state: str) -> Iterator[None]:
+    """Defer Ctrl-C and SIGTERM to the end of the block, then raise `Interrupted` with `state`; a second one acts now.
 
-    Other threads than the main one cannot, and do nothing of this.
+    Only the main thread can; in others this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[int] = []
+    received: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt("interrupted at once; the same command goes on after the last saved batch")
-        asked.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
@@ -55,183 +84,159 @@ def at_the_end(state: str) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-    if asked:
+    if received:
         raise Interrupted(f"interrupted; {state}, the same command goes on from there")
 
 
-FOLDER, FORMAT = "shards", 1
-
-
-class ShardError(ValueError):
-    """A shard that is not whole, or of another run."""
-
-
-class FailedPairs(ValueError):
-    """More pairs failed than the config allows."""
-
-
-class Header(NamedTuple):
-    """What a shard says of itself: the run, the sweep (stage) within it, the batch, and what befell it."""
-
-    identity: str
-    stage: int
-    place: int  # of the batch among the stage's `of`
-    of: int
-    pairs: int  # of the whole stage
-    cells: int
-    sizes: Sizes
-    suffix: str  # of the protocol: of another model's rows
-    failed: tuple[tuple[str, str], ...]
-    halvings: int
-
-
-def seal(header: dict[str, Any], payload: bytes) -> bytes:
-    """Header and payload behind their hash."""
-    body = json.dumps({"format": FORMAT, **header}, ensure_ascii=False).encode() + b"\n" + payload
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-
-
-def unseal(content: bytes, path: Path) -> tuple[dict[str, Any], bytes]:
-    """The parts again. Raises `ShardError` for anything that is not exactly what was sealed."""
-    told, _, body = content.partition(b"\n")
-    if told != hashlib.sha256(body).hexdigest().encode():
-        raise ShardError(f"{path}: is damaged or not whole, its hash is another")
-    line, _, payload = body.partition(b"\n")
-    try:
-        header = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ShardError(f"{path}: is no shard, its header cannot be read") from None
-    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
-        raise ShardError(f"{path}: is a shard of another format, wanted format {FORMAT}")
-    return header, payload
-
-
-def write_shard(path: Path, header: Header, rows: pd.DataFrame) -> None:
-    """Write a batch's rows, of the table's types, whole or not at all."""
-    typed = check_table(rows[list(COLUMNS)]).assign(**{name: rows[name].astype(int) for name in ORDER})
-    told = {**header._asdict(), "sizes": header.sizes._asdict()}
-    write_whole(path, seal(told, typed.to_parquet(index=False)))
-    sync_folder(path.parent)
-
-
-def read_shard(path: Path) -> tuple[Header, pd.DataFrame]:
-    """A batch's header and rows. Raises `ShardError` for a file that is none, or not whole."""
-    told, payload = unseal(path.read_bytes(), path)
-    try:
-        failed = tuple((str(pair), str(reason)) for pair, reason in told["failed"])
-        header = Header(**{**told, "sizes": Sizes(**told["sizes"]), "failed": failed})
-        rows = pd.read_parquet(io.BytesIO(payload))
-    except Exception as error:  # its hash is right, so that it was written by something else than this version
-        raise ShardError(f"{path}: is no shard of a batch ({type(error).__name__})") from None
-    if list(rows) != [*COLUMNS, *ORDER]:
-        raise ShardError(f"{path}: its columns are another version's")
-    return header, rows
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder last; some file systems cannot."""
-    with suppress(OSError):
+def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write a file with its SHA-256 in its name, whole or not at all."""
+    path = write_whole(folder / f"{stem}.{hashlib.sha256(content).hexdigest()}.{suffix}", content)
+    with suppress(OSError):  # make the rename durable; some file systems cannot
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    return path
+
+
+def read_hashed(path: Path) -> bytes:
+    """The content of a file that matches the SHA-256 in its name. Raises `BatchFileError` for any other."""
+    content = path.read_bytes()
+    if path.name.split(".")[1:2] != [hashlib.sha256(content).hexdigest()]:
+        raise BatchFileError(f"{path}: is damaged or incomplete: its content does not match the hash in its name")
+    return content
+
+
+def write_batch(folder: Path, header: BatchHeader, rows: pd.DataFrame) -> Path:
+    """Write a batch's rows, with the table's types, as a Parquet file."""
+    typed = check_table(rows[list(COLUMNS)]).assign(**{name: rows[name].astype(int) for name in ORDER})
+    table = pa.Table.from_pandas(typed, preserve_index=False)
+    about = json.dumps({**header._asdict(), "sizes": header.sizes._asdict()}, ensure_ascii=False)
+    table = table.replace_schema_metadata({**table.schema.metadata, HEADER_KEY: about.encode()})
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    return write_hashed(folder, f"{header.sweep:02d}-{header.batch:05d}", "parquet", content.getvalue())
+
+
+def read_batch(path: Path) -> tuple[BatchHeader, pd.DataFrame]:
+    """A batch's header and rows. Raises `BatchFileError` for a file that is damaged or of another version."""
+    content = read_hashed(path)
+    try:
+        about = json.loads(pq.read_schema(io.BytesIO(content)).metadata[HEADER_KEY])
+        failed = tuple((str(pair), str(reason)) for pair, reason in about["failed"])
+        header = BatchHeader(**{**about, "sizes": Sizes(**about["sizes"]), "failed": failed})
+        rows = pd.read_parquet(io.BytesIO(content))
+    except Exception as error:  # the hash matches, so this is no damage but another writer
+        raise BatchFileError(f"{path}: is not a batch of this version ({type(error).__name__})") from None
+    if list(rows) != [*COLUMNS, *ORDER]:
+        raise BatchFileError(f"{path}: has the columns of another version")
+    return header, rows
 
 
 @dataclass
-class Shards:
-    """The shards of one run, or of one slice of it: every `slices`-th batch, beginning with the `mine`-th (from 1)."""
+class BatchFiles:
+    """The batch files of one run, or of shard i of n of it (`shard`, from 1)."""
 
     out: Path
     identity: str
-    mine: int = 1
-    slices: int = 1
+    shard: tuple[int, int] = (1, 1)
     max_failed: float = 1.0
-    begin: Callable[[str], None] = lambda name: None  # told which batch is about to be computed
-    stages: int = 0
+    name_jobs: Callable[[str], None] = lambda batch: None  # called with the batch whose jobs are started next
+    sweeps: int = 0
     set_aside: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        (self.out / FOLDER).mkdir(exist_ok=True)
-        for leftover in (self.out / FOLDER).glob(".*"):
-            leftover.unlink()  # a temporary file of a process that was killed
+        self.folder = self.out / FOLDER
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob(".*"):
+            leftover.unlink()  # a temporary file of a killed process
 
-    def stage(self, suffix: str = "") -> Keep:
-        """What keeps the batches of the next sweep."""
-        stage, failed = self.stages, dict[str, str]()
-        self.stages += 1
+    def next_sweep(self, suffix: str = "") -> SweepFiles:
+        """The store of the run's next sweep; `suffix` marks the protocol of another model."""
+        self.sweeps += 1
+        return SweepFiles(self, self.sweeps - 1, suffix)
 
-        def path_of(due: Due) -> Path:
-            return self.out / FOLDER / f"{stage:02d}-{due.place:05d}.shard"
-
-        def mine(due: Due) -> bool:
-            return due.place % self.slices == self.mine - 1
-
-        def keep(due: Due, compute: Callable[[], Batch]) -> Batch | None:
-            if not mine(due):
-                return None
-            path = path_of(due)
-            if (saved := self._saved(path, stage, due)) is None:
-                with at_the_end(f"{due.place + 1} of {due.of} batches of this sweep are saved"):
-                    self.begin(path.stem)
-                    try:
-                        found = compute()
-                    except NotYet:
-                        return None
-                    finally:
-                        self.begin("")
-                    about = (due.place, due.of, due.pairs, due.cells, due.sizes)
-                    header = Header(self.identity, stage, *about, suffix, found.failed, found.halvings)
-                    write_shard(path, header, found.rows)
-                saved = read_shard(path)
-            header, rows = saved
-            failed.update(header.failed)
-            if len(failed) > self.max_failed * due.pairs:
-                pair, reason = next(iter(failed.items()))
-                raise FailedPairs(
-                    f"{len(failed)} of {due.pairs} pairs failed, more than max_failed = {self.max_failed:g} allows; "
-                    f"the first is pair {pair}: {reason}. What is finished is kept; raise max_failed to go on"
-                )
-            return Batch(rows, header.failed, header.halvings)
-
-        keep.wants = lambda due: mine(due) and not path_of(due).exists()  # type: ignore[attr-defined]
-        return keep
-
-    def note(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Something that JSON can hold and that is dear to compute: computed once, and read ever after."""
-        path = self.out / FOLDER / f"{name}.note"
-        if path.is_file():
+    def cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Cache an expensive result, a JSON value, in the run folder."""
+        for path in sorted(self.folder.glob(f"{name}.*.json")):
             try:
-                header, payload = unseal(path.read_bytes(), path)
-                if header == {"identity": self.identity, "note": name}:
-                    return json.loads(payload)
-                raise ShardError(f"{path}: is another run's")
-            except ShardError as error:
-                self._set_aside(path, error)
-        write_whole(path, seal({"identity": self.identity, "note": name}, json.dumps(compute()).encode()))
-        return json.loads(unseal(path.read_bytes(), path)[1])
+                saved = json.loads(read_hashed(path))
+                if saved["identity"] == self.identity:
+                    return saved["value"]
+                raise BatchFileError(f"{path}: belongs to another run")
+            except BatchFileError as error:
+                self.discard(path, error)
+        saved = {"identity": self.identity, "value": compute()}
+        path = write_hashed(self.folder, name, "json", json.dumps(saved).encode())
+        return json.loads(path.read_bytes())["value"]
 
     def forget(self, name: str) -> None:
-        """Compute a note anew the next time."""
-        (self.out / FOLDER / f"{name}.note").unlink(missing_ok=True)
+        """Delete a cached result."""
+        for path in self.folder.glob(f"{name}.*.json"):
+            path.unlink()
 
-    def _saved(self, path: Path, stage: int, due: Due) -> tuple[Header, pd.DataFrame] | None:
-        """A batch that is there, whole and this run's."""
-        if not path.exists():
-            return None
-        try:
-            header, rows = read_shard(path)
-            if (header.identity, header.stage, header.place, header.of) == (
-                self.identity, stage, due.place, due.of
-            ):  # fmt: skip
-                return header, rows
-            raise ShardError(f"{path}: belongs to another run or place")
-        except ShardError as error:
-            self._set_aside(path, error)
-        return None
-
-    def _set_aside(self, path: Path, error: ShardError) -> None:
-        """Delete what cannot be believed, and say so."""
+    def discard(self, path: Path, error: BatchFileError) -> None:
+        """Delete an invalid file, and report it."""
         self.set_aside.append(f"{path.name}: {str(error).removeprefix(f'{path}: ')}; computed again")
         print(f"codi: {error}; it is computed again", file=sys.stderr)
         path.unlink()
+
+
+@dataclass
+class SweepFiles:
+    """The batch files of one sweep: a `BatchStore`."""
+
+    run: BatchFiles
+    sweep: int
+    suffix: str
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        return self.run.shard
+
+    def load(self, batch: BatchSpec) -> BatchResult | None:
+        expected, found = (self.run.identity, self.sweep, batch.index, batch.of), None
+        for path in sorted(self.run.folder.glob(f"{self._stem(batch)}.*.parquet")):
+            try:
+                header, rows = read_batch(path)
+                if (header.identity, header.sweep, header.batch, header.of) != expected:
+                    raise BatchFileError(f"{path}: belongs to another run or batch")
+                if found is not None:
+                    raise BatchFileError(f"{path}: is a second file of its batch")
+                found = header, rows
+            except BatchFileError as error:
+                self.run.discard(path, error)
+        return None if found is None else self._checked(*found)
+
+    @contextmanager
+    def computing(self, batch: BatchSpec) -> Iterator[None]:
+        saved = f"{batch.index + 1} of {batch.of} batches of this sweep are saved"
+        with deferred_interrupt(saved), suppress(JobsPending):
+            self.run.name_jobs(self._stem(batch))
+            try:
+                yield
+            finally:
+                self.run.name_jobs("")
+
+    def save(self, batch: BatchSpec, result: BatchResult) -> BatchResult:
+        header = BatchHeader(
+            self.run.identity, self.sweep, batch.index, batch.of, batch.pairs, batch.cells, batch.sizes, self.suffix,
+            result.failed, result.halvings,
+        )  # fmt: skip
+        return self._checked(*read_batch(write_batch(self.run.folder, header, result.rows)))
+
+    def _stem(self, batch: BatchSpec) -> str:
+        return f"{self.sweep:02d}-{batch.index:05d}"
+
+    def _checked(self, header: BatchHeader, rows: pd.DataFrame) -> BatchResult:
+        """The result of a batch. Raises `FailedPairs` if too many pairs of the sweep failed so far."""
+        self.failed.update(header.failed)
+        if len(self.failed) > self.run.max_failed * header.pairs:
+            pair, reason = next(iter(self.failed.items()))
+            raise FailedPairs(
+                f"{len(self.failed)} of {header.pairs} pairs failed, more than max_failed = {self.run.max_failed:g} "
+                f"allows; the first is pair {pair}: {reason}. What is finished is kept; raise max_failed to go on"
+            )
+        return BatchResult(rows, header.failed, header.halvings)

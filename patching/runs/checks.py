@@ -1,7 +1,7 @@
-"""What must hold before a number is believed, and what is found out about the model on the way.
+"""Invariants checked before every sweep, and findings about the model.
 
-*Invariants* hold in any deterministic model; one that fails means that the instrument is broken. *Findings* are about
-the model: they never stop a run, they head the report and decide which words it may use.
+*Invariants* hold in every deterministic model; if one fails, the instrument is broken. *Findings* describe the model:
+they never stop a run, they open the report and decide which words it may use.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.codi_model import CodiModel
 
-EXACT = 1e-5  # a change of a logit up to this counts as none in any model
-UNITS = 128  # and the unpatched runs of one forward may differ by so many units of rounding of the largest logit
+EXACT = 1e-5  # a logit change up to this counts as none
+UNITS = 128  # unpatched runs of one forward may differ by so many rounding units of the largest logit
 
 
 class Check(NamedTuple):
@@ -51,7 +51,7 @@ def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> 
 def invariants(
     model: CodiModel, ready: Sequence[TokenizedPair], donors: Sequence[Sequence[Donor]], limit: int = 16
 ) -> list[Check]:
-    """Load report, self-patch, never-fed site, KL; on `limit` pairs, since they hold for each pair or for none."""
+    """Load report, self-patch, never-fed site, KL; on `limit` pairs, since they hold for every pair or for none."""
     ready, donors = ready[:limit], donors[:limit]
     never_fed = resid(model.n_layers - 1, model.n_latents - 1)
     cells = [
@@ -63,8 +63,8 @@ def invariants(
     table = sweep_cells(model, ready, cells, donors=donors, metrics=metrics)
     change = table[table["metric"] == "max_logit_change"]
     own = change[change["source"] == "self"]
-    # An unpatched run that stands in another cell sums in another order, and six steps amplify the rounding: a patch
-    # changes nothing if it changes no more than that.
+    # Runs at different positions sum in different orders, and the latent steps amplify the rounding: a patch changes
+    # nothing if it changes no more than that.
     at_last = (change["step"] == never_fed.step) & (change["layer"] == never_fed.layer)
     spread = float(own.loc[at_last | (own["kind"] == "thought"), "patched"].max())
     rounding = (
@@ -120,7 +120,7 @@ def findings(
 
 
 def largest_logit(reading: Reading) -> Tensor:
-    """Largest absolute logit of the host: rounding errors grow with it."""
+    """Largest absolute logit of the host, to which rounding errors are proportional."""
     return reading.host.abs().amax(-1)
 
 
@@ -146,24 +146,23 @@ def accuracy(table: pd.DataFrame) -> Check:
 
 def corners_finding(table: pd.DataFrame, low_ceiling: float) -> Check:
     """The verdict of the four corners; a low ceiling withdraws the word "critical"."""
-    found = verdict(table, low_ceiling)
     lowest = min(ceiling(table, direction).effect for direction in ("denoising", "noising"))
-    return Check("corners", "finding", lowest >= low_ceiling, lowest, found.sentence)
+    return Check("corners", "finding", lowest >= low_ceiling, lowest, verdict(table, low_ceiling).sentence)
 
 
 def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:
-    """What an unrelated thought does: how often the host says the donor's answer, how often the clean one."""
+    """With an unrelated thought: how often the host gives the donor's answer, and how often the clean one."""
     chosen = table[
         (table["source"] == "unrelated") & (table["kind"] == "thought") & (table["direction"] == "denoising")
     ]
     if chosen.empty:
         return [Check("unrelated_thought", "finding", None, None,
                       "No pair has an unrelated donor of equal token count: effects have no zero line.")]  # fmt: skip
-    said = chosen[chosen["metric"] == "answer"]
+    answers = chosen[chosen["metric"] == "answer"]
     keys = {donor.pair_id: donor.answer for drawn in donors for donor in drawn}
-    share = float((said["patched"] == said["source_pair"].map(keys)).mean())
+    share = float((answers["patched"] == answers["source_pair"].map(keys)).mean())
     clean = _mean(chosen, "answer_is_clean", "patched")
-    count = len(said)
+    count = len(answers)
     return [
         Check("interchange_accuracy", "finding", None, share,
               f"An unrelated question's whole thought makes the corrupted run give that question's answer "
@@ -175,7 +174,7 @@ def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[
 
 
 def noise_finding(table: pd.DataFrame) -> Check:
-    """What a write of the right size and no content does: the share of corrupted runs that keep their answer."""
+    """With noise of equal norm: how often corrupted runs give the clean answer, and how often they keep their own."""
     kept = _mean(table, "answer_is_corrupted", "patched", source="noise", direction="denoising")
     clean = _mean(table, "answer_is_clean", "patched", source="noise", direction="denoising")
     return Check(
@@ -186,7 +185,7 @@ def noise_finding(table: pd.DataFrame) -> Check:
 
 
 def first_against_last(table: pd.DataFrame, n_layers: int) -> Check:
-    """Whether patching the first and the last layer differ: in a loop that runs, layers are not interchangeable."""
+    """Whether patching the first and the last layer differ, as they do if the loop runs."""
     clean = table[(table["direction"] == "denoising") & (table["source"] == "clean") & (table["kind"] == "resid")]
     kl = clean[clean["metric"] == "kl_from_corrupted"]
     by_pair = kl.pivot(index="pair_id", columns="layer", values="patched")

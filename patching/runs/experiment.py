@@ -1,8 +1,8 @@
 """A patching experiment from a config to a run folder: load, check, run the recipe, save.
 
-By default the original experiment (patching each layer's residual at every latent step of CODI's thought, on clean
-and corrupted pairs) in both directions, with the controls that it lacked: the four corners, the self-patch, an
-unrelated donor, noise as long as what is written, and on request the same with LoRA and projection re-initialised.
+The default is the original experiment (the residual stream of each layer patched at all latent steps, on pairs of clean
+and corrupted questions) in both directions, with the controls that it lacked: the four corners, the self-patch, an
+unrelated donor, noise of equal norm, and on request the same with LoRA and projection reinitialised.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,20 +24,20 @@ from codi_tracing.patching.pairs.pair import load_pairs, write_pairs
 from codi_tracing.patching.pairs.selection import Selection, select_pairs
 from codi_tracing.patching.provenance import digest, file_digest, now, versions
 from codi_tracing.patching.runs.assemble import finish
-from codi_tracing.patching.runs.batch_files import Shards
+from codi_tracing.patching.runs.batch_files import BatchFiles
 from codi_tracing.patching.runs.checks import findings, invariants
-from codi_tracing.patching.runs.recipes import check_slices, job, run_recipe
-from codi_tracing.patching.runs.run_folder import locked, open_run
+from codi_tracing.patching.runs.recipes import RunExecutor, check_shardable, run_recipe
+from codi_tracing.patching.runs.run_folder import FORMAT, locked, open_run
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi, reinitialise
-from codi_tracing.traces.remote.ndif import greet
+from codi_tracing.traces.remote.ndif import deployment_status
 from codi_tracing.traces.remote.session import LOCAL
-from codi_tracing.traces.remote.submitted_jobs import Ledger, NotYet
+from codi_tracing.traces.remote.submitted_jobs import JobsPending, Ledger
 
 
 class InvariantError(RuntimeError):
-    """An identity that holds in every model did not hold, so the numbers would mean nothing."""
+    """An identity of every model failed, so the numbers would mean nothing."""
 
 
 def run_experiment(
@@ -45,72 +46,69 @@ def run_experiment(
     *,
     force: bool = False,
     fresh: bool = False,
-    part: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
     progress: bool = True,
     later: Literal["submit", "collect"] | None = None,
 ) -> Path:
-    """Run the experiment, or go on with it where `out` holds it unfinished, and return its folder.
+    """Run the experiment, or resume it if `out` holds it unfinished, and return its folder.
 
-    With `later`, a deployment's jobs are submitted, or what is there of them collected, and nothing is waited for;
-    raises `NotYet` where the run is not finished by that.
-
-    `force` goes on after a failed invariant, `fresh` starts anew. `part` (i, n) computes the i-th of n slices, whole
-    batches, to be joined by `merge_slices`. Raises ValueError where the folder is another run's or another process's.
+    `force` goes on after a failed invariant, `fresh` starts anew. `shard` (i, n) runs every n-th batch from the i-th,
+    to be merged by `merge_shards`. With `later`, a deployment's jobs are submitted, or finished ones collected,
+    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to another
+    run or process.
     """
-    check_slices(config, part)
+    check_shardable(config, shard)
     with locked(out), determinism(config.deterministic):
         started = time.monotonic()
-        read = load_pairs(config.pairs.file)
+        pairs = load_pairs(config.pairs.file)
         if config.remote is not None and config.remote.host != LOCAL:
-            greet(config.remote)
+            deployment_status(config.remote)
         model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
-        if (about := open_run(out, described(config, model, part), fresh)) is None:
+        if (about := open_run(out, initial_manifest(config, model, shard), fresh)) is None:
             return out  # this very run is there, finished
         ledger = None
         if later is not None:
             assert config.remote is not None
             ledger = Ledger(out / "jobs.json", sending=later == "submit", patience=config.remote.timeout)
-        shards = Shards(
-            out, about["identity"], *(part or (1, 1)), max_failed=config.max_failed,
-            begin=(lambda name: None) if ledger is None else ledger.begin,
-        )  # fmt: skip
+        files = BatchFiles(out, about["identity"], shard or (1, 1), config.max_failed)
+        if ledger is not None:
+            files.name_jobs = ledger.begin
         merged = None
-        if config.merge_lora and config.remote is None:  # a deployment's model is shared, and keeps LoRA apart
-            model, merged = merge_lora(model, [pair.clean.question for pair in read[:16]])
-        chosen = select_pairs(model, read, config, progress, shards.note)
-        checks = checked(model, chosen, config, shards, out, force)
-
-        about_run = job(replace(model, ledger=ledger), chosen, config, shards.stage, progress)
-        run_recipe(about_run)
+        if config.merge_lora and config.remote is None:  # a deployment's model is shared: its LoRA stays apart
+            model, merged = merge_lora(model, [pair.clean.question for pair in pairs[:16]])
+        chosen = select_pairs(model, pairs, config, progress, files.cached)
+        checks = checked(model, chosen, config, files, out, force)
+        executor = RunExecutor(replace(model, ledger=ledger), chosen, config, files.next_sweep, progress)
+        run_recipe(executor)
         if ledger is not None and ledger.pending:
-            raise NotYet(ledger.sentence())
+            raise JobsPending(ledger.sentence())
         if config.reinitialised:
             # A reference for what the architecture alone does, and not a null hypothesis.
-            blank = reinitialise(model, config.seed)
-            run_recipe(job(blank, chosen, config, lambda: shards.stage("_reinitialised"), progress))
+            blank, next_sweep = reinitialise(model, config.seed), partial(files.next_sweep, "_reinitialised")
+            run_recipe(RunExecutor(blank, chosen, config, next_sweep, progress))
         write_json(out / "checks.json", checks)
         write_pairs([p.pair for p in chosen.ready], out / "prepared_pairs.json")
         about |= {
             "data": data_of(config, chosen),
-            **about_run.notes,
+            **executor.notes,
             "merge_lora": None if merged is None else merged._asdict(),
             "remote": None if config.remote is None else config.remote.model_dump(mode="json"),
-            **({"set_aside": shards.set_aside} if shards.set_aside else {}),
+            **({"set_aside": files.set_aside} if files.set_aside else {}),
             "seconds": round(time.monotonic() - started, 1),
         }
         return finish(out, about)
 
 
-def described(config: RunConfig, model: CodiModel, part: tuple[int, int] | None) -> dict[str, Any]:
-    """What a manifest says from the first moment: what is run on what, by which versions, and its identity."""
+def initial_manifest(config: RunConfig, model: CodiModel, shard: tuple[int, int] | None) -> dict[str, Any]:
+    """The manifest of a run that begins: config, model and pairs, package versions, and their identity."""
     settings, model_of = config.settings(), model.describe()
     pairs = file_digest(config.pairs.file)
-    parts = {"config": settings, "model": model_of["sha256"], "pairs": pairs}
     return {
+        "format": FORMAT,
         "name": config.name,
         "identity": digest([settings, model_of["sha256"], pairs]),
-        "identity_of": parts,
-        "slice": None if part is None else f"{part[0]}/{part[1]}",
+        "identity_of": {"config": settings, "model": model_of["sha256"], "pairs": pairs},
+        "shard": None if shard is None else f"{shard[0]}/{shard[1]}",
         "created": now(),
         "experiment": config.experiment,
         "protocol": config.protocol,
@@ -127,7 +125,7 @@ def described(config: RunConfig, model: CodiModel, part: tuple[int, int] | None)
 
 
 def data_of(config: RunConfig, chosen: Selection) -> dict[str, Any]:
-    """What the manifest says of the pairs: how many were read and used, which were left out and why."""
+    """The manifest's counts of pairs, and those left out with reasons."""
     lone = [p.pair.pair_id for p, donors in zip(chosen.ready, chosen.donors, strict=True) if not donors]
     return {
         "pairs_file": config.pairs.file.name,
@@ -141,29 +139,29 @@ def data_of(config: RunConfig, chosen: Selection) -> dict[str, Any]:
 
 
 def checked(
-    model: CodiModel, chosen: Selection, config: RunConfig, shards: Shards, out: Path, force: bool
+    model: CodiModel, chosen: Selection, config: RunConfig, files: BatchFiles, out: Path, force: bool
 ) -> list[dict[str, Any]]:
-    """The checks, computed once for a run. Raises `InvariantError` where an invariant failed, unless `force`."""
+    """The checks of a run, cached. Raises `InvariantError` if an invariant failed, unless `force`."""
 
     def run_checks() -> list[dict[str, Any]]:
-        found = invariants(model, chosen.ready, chosen.donors)
-        found += findings(model, chosen.ready, chosen.donors, config.low_ceiling)
-        return [check._asdict() for check in found]
+        results = invariants(model, chosen.ready, chosen.donors)
+        results += findings(model, chosen.ready, chosen.donors, config.low_ceiling)
+        return [check._asdict() for check in results]
 
-    checks = shards.note("checks", run_checks)
+    checks = files.cached("checks", run_checks)
     failed = [check for check in checks if check["grade"] == "invariant" and not check["passed"]]
     if failed and not force:
-        shards.forget("checks")
+        files.forget("checks")
         write_json(out / "checks.json", checks)
         raise InvariantError(f"{failed[0]['sentence']} The run stopped before the sweep; --force goes on regardless.")
     return checks
 
 
 @contextmanager
-def determinism(wanted: bool) -> Iterator[None]:
-    """Only operations that give the same bits every time, where wanted: on a GPU some are slower, and some raise."""
+def determinism(required: bool) -> Iterator[None]:
+    """If required, only deterministic operations: on a GPU some are slower, and some raise."""
     before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
+    if required:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     try:

@@ -1,4 +1,4 @@
-"""Whether a deployment of NDIF runs a checkpoint as it would run here: asked before a sweep, answered in sentences."""
+"""Check before a sweep that a deployment of NDIF runs a checkpoint as this machine would."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from codi_tracing.traces.lora_merge import ALLOWED
 from codi_tracing.traces.model.checkpoint import CheckpointError
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.remote.ndif import greet, host_of
+from codi_tracing.traces.remote.ndif import address_of, deployment_status
 from codi_tracing.traces.remote.session import start
 
-LOADABLE = 8 * 2**30  # bytes of weights that are loaded here to be compared with
+LOADABLE = 8 * 2**30  # bytes; larger weights are not loaded here for comparison
 
 
 def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "auto") -> Iterator[Check]:
-    """One check after the other, as each is known; raises `DeploymentError` where going on has no sense.
+    """Yield one check after the other; raises `DeploymentError` if the rest would be pointless.
 
-    The host answers; its versions are ours; it serves the base; it takes the key and runs a job; the adapter is on
-    there (else a base's results would come back, and nobody would know); a run patched with itself does not change.
+    Host, versions, base, key and a job; that the adapter is applied (without it, the base's results would come back);
+    that a self-patch changes nothing.
     """
-    status = greet(place)
-    host = host_of(place)
+    status = deployment_status(place)
+    host = address_of(place)
     yield Check("host", "invariant", True, None, f"{host} answers.")
     yield compared_versions(host)
     model = load_codi(folder, dtype=dtype, remote=place)
@@ -65,33 +65,35 @@ def first_logits(model: CodiModel, ids: Tensor) -> Tensor:
 
 
 def compared_versions(host: str) -> Check:
-    """The versions on which results hang, there and here."""
+    """The versions that results depend on, there and here."""
     before = nnsight.CONFIG.API.HOST
     nnsight.CONFIG.API.HOST = host  # nnsight.compare asks no other
     try:
-        found = nnsight.compare().critical_mismatches
+        mismatches = nnsight.compare().critical_mismatches
     finally:
         nnsight.CONFIG.API.HOST = before
-    other = ", ".join(f"{name} {one['remote']} (here {one['local']})" for name, one in found.items())
-    said = f"Other versions there: {other}." if other else "nnsight, torch and transformers are those that are here."
-    return Check("versions", "finding", None, None, said)
+    other = ", ".join(f"{name} {one['remote']} (here {one['local']})" for name, one in mismatches.items())
+    sentence = (
+        f"Other versions there: {other}." if other else "nnsight, torch and transformers are those that are here."
+    )
+    return Check("versions", "finding", None, None, sentence)
 
 
 def served(model: CodiModel, status: dict[str, Any]) -> Check:
     """Whether the base is loaded there, and in which precision."""
     key = model.lm.to_model_key()
-    found = [one for one in status.get("deployments", {}).values() if one.get("model_key") == key]
+    matching = [one for one in status.get("deployments", {}).values() if one.get("model_key") == key]
     ours = str(model.dtype).removeprefix("torch.")
-    if not found:
+    if not matching:
         return Check("model", "finding", None, None, "The base is not loaded there; it is when it is first asked for.")
-    dtype = str(found[0].get("dtype") or "unknown").removeprefix("torch.")
-    state = found[0].get("application_state", "unknown")
+    dtype = str(matching[0].get("dtype") or "unknown").removeprefix("torch.")
+    state = matching[0].get("application_state", "unknown")
     other = "" if dtype in (ours, "unknown") else f" The checkpoint's own is {ours}: numbers differ by rounding."
     return Check("model", "finding", None, None, f"The base is {state} there, in {dtype}.{other}")
 
 
 def compared_weights(folder: Any, model: CodiModel, ids: Tensor, there: Tensor) -> Iterator[Check]:
-    """Base and adapter by a fingerprint of logits: with the adapter and without, and against the weights at hand."""
+    """Compare logits with and without the adapter, and with those of the weights here."""
     bare = load_codi(folder, dtype=str(model.dtype).removeprefix("torch."), remote=model.deployment, adapted=False)
     change = float((start(bare, partial(first_logits, bare, ids)).result() - there).abs().max())
     allowed = ALLOWED[there.dtype] * float(there.abs().max())  # what rounding changes
@@ -102,8 +104,8 @@ def compared_weights(folder: Any, model: CodiModel, ids: Tensor, there: Tensor) 
     )  # fmt: skip
     size = sum(weight.numel() for weight in model.lm._module.parameters()) * there.dtype.itemsize
     if size > LOADABLE:
-        said = f"Not compared with weights here: they are {size / 2**30:.0f} GiB."
-        yield Check("weights", "finding", None, None, said)
+        sentence = f"Not compared with weights here: they are {size / 2**30:.0f} GiB."
+        yield Check("weights", "finding", None, None, sentence)
         return
     try:
         local = load_codi(folder, "cpu", str(there.dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""The run folder: held by one process, made, gone on with, refused or replaced; small files whole or not at all."""
+"""The run folder: locked by one process, created, resumed, refused or replaced."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.text import short_json
 
 MANIFEST, TABLE, LOCK = "manifest.json", "cells.parquet", ".lock"
+FORMAT = 2  # of a run folder; those before kept batches in `shards/` and are refused
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold a run folder, made if it is not there, for this process alone; death releases it. ValueError where another
-    holds it."""
+    """Lock a run folder, created if missing, for this process; its death releases the lock. ValueError if another
+    process has it."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, wanted a folder for the run; choose another with --out")
+        raise ValueError(f"{out}: is a file, expected a folder for the run; choose another with --out")
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     if not new and not (out / LOCK).exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
@@ -42,38 +44,49 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def open_run(out: Path, about: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
-    """Make `out`, which is locked, ready for the run that `about` describes: `identity`, `identity_of` and `slice`.
+    """Prepare `out`, which is locked, for the run that `about` describes: `identity`, `identity_of` and `shard`.
 
-    Returns what its manifest says from now on, or `None` where it holds that run, finished. What was cut short stays,
-    to be gone on with; another run's folder is replaced only with `fresh`, and a folder that holds no run never:
-    ValueError, which says what differs.
+    Returns the new manifest, or `None` if the folder holds that run, finished. An interrupted run stays, to be resumed;
+    another run's folder is replaced only with `fresh`, and a folder without a run never: ValueError, which says what
+    differs.
     """
-    found = _manifest(out)
-    if found is not None and fresh:
-        write_json(out / MANIFEST, {**found, "finished": False})  # what is emptied by half is not finished
+    manifest = _manifest(out)
+    if manifest is not None and fresh:
+        write_json(out / MANIFEST, {**manifest, "finished": False})  # a half-emptied run is not finished
         empty(out)
-        found = None
-    if found is not None:
-        if found.get("identity") != about["identity"] or found.get("slice") != about["slice"]:
-            told = differences(found, about)
-            raise ValueError(f"{out}: holds another run ({told}); use --fresh to replace it, or --out")
-        if found.get("finished") is True and (about["slice"] or (out / TABLE).is_file()):
+        manifest = None
+    if manifest is not None:
+        check_format(out, manifest)
+        if manifest.get("identity") != about["identity"] or manifest.get("shard") != about["shard"]:
+            difference = differences(manifest, about)
+            raise ValueError(f"{out}: holds another run ({difference}); use --fresh to replace it, or --out")
+        if manifest.get("finished") is True and (about["shard"] or (out / TABLE).is_file()):
             return None
-        about = {**about, **versions_before(found, about), "created": found.get("created", about["created"])}
-    # From the first moment the folder says what it is, so that a run that was cut short can go on.
+        created = manifest.get("created", about["created"])
+        about = {**about, **versions_before(manifest, about), "created": created}
+    # Written before anything else, so that an interrupted run is recognised and resumed.
     write_json(out / MANIFEST, {**about, "finished": False})
     return about
 
 
-def versions_before(found: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """The package versions under which a run was begun, where they are others now."""
-    before = [*found.get("begun_under", []), found.get("versions")]
+def check_format(out: Path, manifest: dict[str, Any]) -> None:
+    """Refuse the folder of an older version; an empty manifest is a damaged one, not an old one."""
+    if manifest and manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{out}: was written by another version of codi-tracing (run folder format {manifest.get('format', 1)}, "
+            f"expected {FORMAT}); use --fresh to replace it, or choose another with --out"
+        )
+
+
+def versions_before(manifest: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """The package versions under which a run was begun, if they differ from the present ones."""
+    before = [*manifest.get("begun_under", []), manifest.get("versions")]
     others = [old for old in before if isinstance(old, dict) and old != about.get("versions")]
     return {"begun_under": others} if others else {}
 
 
 def empty(out: Path) -> None:
-    """Delete what a run folder holds, but its lock; the manifest last, so that it remains a run folder till then."""
+    """Delete everything in a run folder but its lock; the manifest last, so that it stays a run folder until then."""
     for path in sorted(out.iterdir(), key=lambda path: path.name == MANIFEST):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -82,7 +95,7 @@ def empty(out: Path) -> None:
 
 
 def _manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, empty where it is damaged; `None` where the folder holds nothing yet."""
+    """The manifest of a folder, empty if it is damaged; `None` if the folder is empty."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,21 +109,21 @@ def _manifest(out: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def differences(found: dict[str, Any], about: dict[str, Any]) -> str:
-    """What sets the run in a folder apart from another, in words."""
-    if not isinstance(found.get("identity_of"), dict):
+def differences(manifest: dict[str, Any], about: dict[str, Any]) -> str:
+    """How the run in a folder differs from another, in words."""
+    if not isinstance(manifest.get("identity_of"), dict):
         return f"its {MANIFEST} is damaged or another version's"
-    told = [
-        f"{what} is {_short(old)} there, {_short(new)} now"
-        for what, old, new in unlike(found["identity_of"], about["identity_of"])
+    sentences = [
+        f"{key} is {short_json(old, 40)} there, {short_json(new, 40)} now"
+        for key, old, new in unlike(manifest["identity_of"], about["identity_of"])
     ]
-    if found.get("slice") != about["slice"]:
-        told.append(f"it is {slice_name(found.get('slice'))}, not {slice_name(about['slice'])}")
-    return "; ".join(told) or "its identity is another"
+    if manifest.get("shard") != about["shard"]:
+        sentences.append(f"it is {shard_name(manifest.get('shard'))}, not {shard_name(about['shard'])}")
+    return "; ".join(sentences) or "its identity is another"
 
 
 def unlike(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of values differ, by dotted name."""
+    """The leaves at which two nested dicts differ, by dotted name."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from unlike(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
@@ -118,10 +131,5 @@ def unlike(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]
         yield name.removeprefix("config."), old, new
 
 
-def slice_name(part: Any) -> str:
-    return "the whole run" if part is None else f"slice {part}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:40]}…"
+def shard_name(shard: Any) -> str:
+    return "the whole run" if shard is None else f"shard {shard}"

@@ -59,14 +59,14 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def blocks_of(told: argparse.Namespace) -> Blocks:
+def blocks_of(options: argparse.Namespace) -> Blocks:
     names = "pairs_per_batch", "cells_per_forward"
-    ours = tuple((name, getattr(told, name)) for name in names if getattr(told, name) is not ...)
-    return Blocks(told.hooks_pairs, told.hooks_cells, ours)
+    ours = tuple((name, getattr(options, name)) for name in names if getattr(options, name) is not ...)
+    return Blocks(options.hooks_pairs, options.hooks_cells, ours)
 
 
 def agreement(variants: list[Timed], size: Size, exact: bool) -> dict[str, Any]:
-    """How far the numbers lie apart, against the largest of them; with `exact` it must be within the tolerance."""
+    """The variants' largest differences, also relative to the largest value; `exact` requires the tolerance."""
     apart, scale = differences(variants), max(1.0, largest(variants))
     decoded = other_answers(variants)
     return {
@@ -79,36 +79,36 @@ def agreement(variants: list[Timed], size: Size, exact: bool) -> dict[str, Any]:
     }
 
 
-def say_agreement(found: dict[str, Any], size: Size, dtype: str) -> None:
-    apart = ", ".join(f"{names} {value:.1e}" for names, value in found["differences"].items())
+def print_agreement(results: dict[str, Any], size: Size, dtype: str) -> None:
+    apart = ", ".join(f"{names} {value:.1e}" for names, value in results["differences"].items())
     print(f"  largest differences of the logit differences, {dtype}: {apart}")
     print(
-        f"  the largest of them is {found['relative']:.1e} of the largest value ({found['largest_value']:.3g}); "
-        f"cells of a pair lie {found['spread']:.3g} apart; other decoded numbers: {found['other_answers']}"
+        f"  the largest of them is {results['relative']:.1e} of the largest value ({results['largest_value']:.3g}); "
+        f"cells of a pair lie {results['spread']:.3g} apart; other decoded numbers: {results['other_answers']}"
     )
-    if not found["agree"]:
+    if not results["agree"]:
         print(f"  ERROR: the variants differ by more than {size.tolerance:.0e}: their times mean nothing")
 
 
 def check_in_fp32(size: Size, folder: Path, device: str, blocks: Blocks) -> dict[str, Any]:
-    """Run every variant on two pairs in fp32, where what is timed is rounded more coarsely."""
+    """Run every variant on two pairs in fp32; the timed runs are rounded more coarsely."""
     model = load(size, folder, device, "float32")
     job = job_of(model, pairs_of(size, model, CHECKED_PAIRS))
     variants = grid_variants(job, some_cells(job, 20), blocks)
     measure(variants, 0)
-    found = agreement(variants, size, exact=True)
-    say_agreement(found, size, f"float32 on {CHECKED_PAIRS} pairs")
-    return found
+    results = agreement(variants, size, exact=True)
+    print_agreement(results, size, f"float32 on {CHECKED_PAIRS} pairs")
+    return results
 
 
-def measure_size(size: Size, folder: Path, told: argparse.Namespace, device: str, dtype: str) -> dict[str, Any]:
-    """Everything that was asked for of one size, printed as it is found."""
-    blocks, found = blocks_of(told), {}
+def measure_size(size: Size, folder: Path, options: argparse.Namespace, device: str, dtype: str) -> dict[str, Any]:
+    """Run and print everything that the options ask for of one size."""
+    blocks, results = blocks_of(options), {}
     if dtype != "float32":
-        found["fp32"] = check_in_fp32(size, folder, device, blocks)
+        results["fp32"] = check_in_fp32(size, folder, device, blocks)
         gc.collect()
     model = load(size, folder, device, dtype)
-    job = job_of(model, pairs_of(size, model, told.pairs))
+    job = job_of(model, pairs_of(size, model, options.pairs))
     longest = max(ready.tokens for ready in job.ready)
     print(f"\n{size.name}: {len(job.ready)} pairs × {len(job.sites)} cells, questions of up to {longest} tokens")
     print(f"  {report.machine(device, dtype)}")
@@ -119,71 +119,73 @@ def measure_size(size: Size, folder: Path, told: argparse.Namespace, device: str
         "floor, no step before the first written": work_of(job, late=True).total / rate,
     }
     print(f"  {work.total / 1e9:,.0f} GFLOP of products, at {rate / 1e9:,.0f} GFLOP/s as measured here")
-    found |= {"flop": work._asdict(), "flop_per_second": rate, "machine": report.machine(device, dtype)}
-    found["grid"] = group(job, "grid", grid_variants(job, some_cells(job, told.sample), blocks), floors, told, size)
-    if not told.no_decoding:
-        decoding = decoding_variants(job, some_cells(job, told.sample), blocks)
-        found["decoding"] = group(job, "grid with greedy decoding", decoding, {}, told, size)
+    results |= {"flop": work._asdict(), "flop_per_second": rate, "machine": report.machine(device, dtype)}
+    results["grid"] = group(
+        job, "grid", grid_variants(job, some_cells(job, options.sample), blocks), floors, options, size
+    )
+    if not options.no_decoding:
+        decoding = decoding_variants(job, some_cells(job, options.sample), blocks)
+        results["decoding"] = group(job, "grid with greedy decoding", decoding, {}, options, size)
     print()
-    found["goals"] = report.goals(found["grid"]["rows"], gpu=device.startswith("cuda"))
-    for goal, reached in found["goals"].items():
+    results["goals"] = report.goals(results["grid"]["rows"], gpu=device.startswith("cuda"))
+    for goal, reached in results["goals"].items():
         print(f"  {goal}: {reached}")
-    if told.profile:
-        found["shares"] = profile(job, blocks)
-    if told.growth:
+    if options.profile:
+        results["shares"] = profile(job, blocks)
+    if options.growth:
         axes = growth.points_of(model, size.shape is not None)
-        found["growth"] = growth.measure_growth(size.name, folder, model, told.repeats, dict(blocks.ours), axes)
-        print("\n" + growth.growth_text(found["growth"]))
-    return found
+        results["growth"] = growth.measure_growth(size.name, folder, model, options.repeats, dict(blocks.ours), axes)
+        print("\n" + growth.growth_text(results["growth"]))
+    return results
 
 
 def group(
-    job: Job, title: str, variants: list[Timed], floors: dict[str, float], told: argparse.Namespace, size: Size
+    job: Job, title: str, variants: list[Timed], floors: dict[str, float], options: argparse.Namespace, size: Size
 ) -> dict[str, Any]:
     """Time one group of variants, print its table and what the numbers agree to."""
-    measure(variants, told.repeats)
+    measure(variants, options.repeats)
     rows = report.rows_of(variants, job.cells, floors)
-    print(f"\n{title}: medians of {told.repeats}; ratios of times\n{report.table(rows, job.cells)}")
+    print(f"\n{title}: medians of {options.repeats}; ratios of times\n{report.table(rows, job.cells)}")
     dtype = str(job.model.dtype).removeprefix("torch.")
-    found = agreement(variants, size, exact=dtype == "float32")
-    say_agreement(found, size, dtype)
-    return {"rows": rows, "taken": {v.name: v.taken for v in variants}, "agreement": found}
+    results = agreement(variants, size, exact=dtype == "float32")
+    print_agreement(results, size, dtype)
+    return {"rows": rows, "taken": {v.name: v.taken for v in variants}, "agreement": results}
 
 
 def profile(job: Job, blocks: Blocks) -> dict[str, Any]:
-    """Print what the sweep spends its time on."""
-    found = {"of the process, by sampled stacks": shares.host_shares(job, **dict(blocks.ours))}
+    """Print the share of time of each part of the sweep."""
+    results = {"of the process, by sampled stacks": shares.host_shares(job, **dict(blocks.ours))}
     if job.device.type == "cuda":
-        found["of the GPU, by kernels"] = shares.kernel_shares(job, **dict(blocks.ours))
-    for what, parts in found.items():
+        results["of the GPU, by kernels"] = shares.kernel_shares(job, **dict(blocks.ours))
+    for what, parts in results.items():
         print(f"\nshares of ours, {what}")
         for part, share in parts.items():
             print(f"  {share:6.1%}  {part}")
-    return found
+    return results
 
 
-def agrees(found: dict[str, Any]) -> bool:
-    checked = [found.get("fp32"), *(found[name]["agreement"] for name in ("grid", "decoding") if name in found)]
+def agrees(results: dict[str, Any]) -> bool:
+    checked = [results.get("fp32"), *(results[name]["agreement"] for name in ("grid", "decoding") if name in results)]
     return all(one["agree"] for one in checked if one is not None)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    told = options_of(arguments)
-    if told.threads:
-        torch.set_num_threads(told.threads)
-    device = str(pick_device(told.device))
-    if "1b" in told.size and device == "cpu" and not told.force:
+    options = options_of(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = str(pick_device(options.device))
+    if "1b" in options.size and device == "cpu" and not options.force:
         print("size 1b is meant for a GPU and takes hours on a CPU; add --force to run it here", file=sys.stderr)
         return 2
-    found = {}
-    for name in told.size:
+    results = {}
+    for name in options.size:
         with tempfile.TemporaryDirectory() as folder:
             size = SIZES[name]
-            found[name] = measure_size(size, Path(folder), told, device, told.dtype or size.dtype)
+            results[name] = measure_size(size, Path(folder), options, device, options.dtype or size.dtype)
         gc.collect()
-    if told.json:
-        told.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(map(agrees, found.values())) else 1
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(map(agrees, results.values())) else 1
 
 
 if __name__ == "__main__":

@@ -68,14 +68,14 @@ def answer(job: Job, cache: Any, ready: TokenizedPair, forced: Tensor, decode: b
         return Found(difference)
     if len(forced):
         cache.crop(-len(forced))
-    token, eos, said = lm_head(out.last_hidden_state[0, 0]).argmax(), job.model.tokenizer.eos_token_id, []
+    token, eos, answer_tokens = lm_head(out.last_hidden_state[0, 0]).argmax(), job.model.tokenizer.eos_token_id, []
     while int(token) != eos:
-        said.append(int(token))
-        if len(said) == MOST_TOKENS:
+        answer_tokens.append(int(token))
+        if len(answer_tokens) == MOST_TOKENS:
             break
         out = plain.decoder(inputs_embeds=plain.embed(token)[None, None], past_key_values=cache, use_cache=True)
         token = lm_head(out.last_hidden_state[0, -1]).argmax()
-    return Found(difference, last_number(job.model.tokenizer.decode(said, skip_special_tokens=True)))
+    return Found(difference, last_number(job.model.tokenizer.decode(answer_tokens, skip_special_tokens=True)))
 
 
 @torch.inference_mode()
@@ -136,9 +136,9 @@ def cell_from_cache(job: Job, ready: TokenizedPair, begun: Begun, site: Site, de
     now, question = [-1], begun.cache.get_seq_length()
     with hooked(job, begun, site, now):
         think(job.plain, begun.cache, begun.latent, now)
-        found = answer(job, begun.cache, ready, begun.forced, decode)
+        measured = answer(job, begun.cache, ready, begun.forced, decode)
     begun.cache.crop(question - begun.cache.get_seq_length())
-    return found
+    return measured
 
 
 def run_under_nnsight(job: Job, ids: Tensor, forced: Tensor, writes: dict, keep: list | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Many cells, one forward, by hooks in plain PyTorch: what the engine is held to.
+"""Many cells, one forward, by hooks in plain PyTorch: the reference for the engine's speed.
 
 Pairs are rows. Both questions of a pair are read once and stand side by side in a cache that every block of cells goes
 on from; the first two cells of a block are the pair's unpatched runs, and a patch is a copy from the clean one. A cell
@@ -106,17 +106,17 @@ def lay_out(job: Job, cells: Sequence[int]) -> Block:
     parents = [[cell if cell < before else CORRUPTED for cell in range(now)]
                for before, now in zip([len(HOSTS), *running], running, strict=False)]  # fmt: skip
     writes: dict[tuple[int, int], list[int]] = {}
-    for place, cell in enumerate(cells, len(HOSTS)):
+    for row, cell in enumerate(cells, len(HOSTS)):
         site = job.sites[cell]
         for step in steps_of(job, site):
-            writes.setdefault((site.layer, step), []).append(place)
+            writes.setdefault((site.layer, step), []).append(row)
     entry = [[cell if cell < now else CORRUPTED for cell in range(len(first))] for now in running]
     steps = [torch.nn.functional.one_hot(torch.tensor(e), now) for e, now in zip(entry, running, strict=True)]
     return Block(
         list(cells),
         running,
         [torch.tensor(parent, device=device) for parent in parents],
-        {place: torch.tensor(into, device=device) for place, into in writes.items()},
+        {site: torch.tensor(into, device=device) for site, into in writes.items()},
         (torch.arange(len(first))[:, None] == 0).eq(torch.tensor([True, False])).to(device),
         torch.cat(steps, 1).bool().to(device),
     )
@@ -201,14 +201,14 @@ def answer(job: Job, questions: Questions, block: Block, seen: Tensor) -> Tensor
     """EoT and the forced tokens of every cell in one forward, the LM head behind the last of each."""
     plain, batch, device = job.plain, questions.batch, job.device
     forced = torch.tensor([ready.forced for _, ready in batch]).to(device)
-    told = torch.cat([plain.eot.expand(len(batch), 1, -1), plain.embed(forced)], 1)
-    length, cells = told.shape[1], block.size
+    inputs = torch.cat([plain.eot.expand(len(batch), 1, -1), plain.embed(forced)], 1)
+    length, cells = inputs.shape[1], block.size
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     one = torch.eye(cells, dtype=torch.bool, device=device)
     own = (one[:, None, :, None] & causal[:, None]).reshape(cells * length, -1).expand(len(batch), -1, -1)
     position = questions.position + plain.n_latents + torch.arange(length, device=device)
     hidden = plain.decoder(
-        inputs_embeds=told.repeat(1, cells, 1), position_ids=position.repeat(1, cells),
+        inputs_embeds=inputs.repeat(1, cells, 1), position_ids=position.repeat(1, cells),
         attention_mask=mask_of(plain, torch.cat([seen.repeat_interleave(length, 1), own], -1)),
         past_key_values=questions.cache, use_cache=True,
     ).last_hidden_state.unflatten(1, (cells, length))  # fmt: skip
@@ -222,7 +222,7 @@ def answer(job: Job, questions: Questions, block: Block, seen: Tensor) -> Tensor
 def batched(job: Job, pairs_per_batch: int, cells_per_block: int) -> Tensor:
     """The whole grid's logit differences, `[pair, cell]`."""
     blocks = blocks_of(job, cells_per_block)
-    found: list[tuple[list[int], list[int], Tensor]] = []
+    measured: list[tuple[list[int], list[int], Tensor]] = []
     now: list = [{}, -1]
 
     def hook(layer: int):
@@ -241,11 +241,11 @@ def batched(job: Job, pairs_per_batch: int, cells_per_block: int) -> Tensor:
                 room = max(sum(block.running) + block.size * longest for block in blocks)
                 questions = read_questions(job, batch, room)
                 for block in blocks:
-                    found.append(([pair for pair, _ in batch], block.cells, run_block(job, questions, block, now)))
+                    measured.append(([pair for pair, _ in batch], block.cells, run_block(job, questions, block, now)))
     finally:
         for handle in handles:
             handle.remove()
     values = torch.empty(len(job.ready), len(job.sites), dtype=torch.float64)
-    for rows, columns, differences in found:
+    for rows, columns, differences in measured:
         values[torch.tensor(rows)[:, None], torch.tensor(columns)] = differences[:, len(HOSTS) :].double().cpu()
     return values

@@ -37,15 +37,15 @@ def work_of(job: Job, late: bool = False) -> Work:
     head = 2 * plain.causal_lm.lm_head.weight.numel()
     question = thought = answer = attention = 0.0
     for ready in job.ready:
-        read, told = ready.tokens + 1, 1 + len(ready.forced)
+        read, answer_tokens = ready.tokens + 1, 1 + len(ready.forced)
         question += 2 * (read * block + project)
         attention += score * 2 * read * (read + 1) / 2
         for site in job.sites:
             steps = range(min(steps_of(job, site)) if late else 0, plain.n_latents)
             thought += len(steps) * block + sum(step < plain.n_latents - 1 for step in steps) * project
-            answer += told * block
+            answer += answer_tokens * block
             seen = sum(read + step + 1 for step in steps)
-            seen += sum(read + plain.n_latents + token + 1 for token in range(told))
+            seen += sum(read + plain.n_latents + token + 1 for token in range(answer_tokens))
             attention += score * seen
     return Work(question, thought, answer, attention, head * job.cells)
 

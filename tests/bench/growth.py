@@ -55,12 +55,12 @@ def all_cells(model: CodiModel) -> list[Cell]:
 
 
 def some(model: CodiModel, count: int, seed: int = 0) -> list[Cell]:
-    """So many of them, drawn in one order."""
+    """The first `count` of them in one random order."""
     return random.Random(seed).sample(all_cells(model), count)
 
 
 def peak() -> int:
-    """The most memory that this process has held, in bytes; not what its parent held before it."""
+    """The peak memory of this process in bytes, without its parent's."""
     for line in STATUS.read_text().splitlines() if STATUS.is_file() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -76,7 +76,7 @@ def forget_peak() -> None:
 def measure_point(
     model: CodiModel, ready: list[TokenizedPair], count: int, repeats: int, **options: Any
 ) -> dict[str, Any]:
-    """Median seconds, and bytes above what was held before the first run, which also warms up."""
+    """Median seconds, and the peak in bytes above the memory before the first run, which also warms up."""
 
     def run(cells: list[Cell]) -> Any:
         return sweep_cells(model, ready, cells, metrics=["logit_difference"], **options)
@@ -90,8 +90,8 @@ def measure_point(
         forget_peak()
         before = peak()
     run(cells)
-    held = (torch.cuda.max_memory_allocated(model.device) if gpu else peak()) - before
-    return {"seconds": median(seconds(lambda: run(cells), model.device)[0] for _ in range(repeats)), "bytes": held}
+    grown = (torch.cuda.max_memory_allocated(model.device) if gpu else peak()) - before
+    return {"seconds": median(seconds(lambda: run(cells), model.device)[0] for _ in range(repeats)), "bytes": grown}
 
 
 def points_of(model: CodiModel, random_questions: bool) -> dict[str, list[Point]]:
@@ -112,7 +112,7 @@ def measure_growth(
     name: str, folder: Path, model: CodiModel, repeats: int, options: dict[str, Any], axes: dict[str, list[Point]]
 ) -> dict[str, Any]:
     """Seconds and bytes of every point, and by axis the exponents of both."""
-    dtype, found = str(model.dtype).removeprefix("torch."), {}
+    dtype, results = str(model.dtype).removeprefix("torch."), {}
     for axis, points in axes.items():
         measured = []
         for point in points:
@@ -124,14 +124,14 @@ def measure_growth(
             measured.append({axis: getattr(point, axis), **one})
         sizes = [one[axis] for one in measured]
         slopes = {what: exponent(sizes, [one[what] for one in measured]) for what in ("seconds", "bytes")}
-        found[axis] = {"points": measured, "exponents": slopes}
-    return found
+        results[axis] = {"points": measured, "exponents": slopes}
+    return results
 
 
-def growth_text(found: dict[str, Any]) -> str:
+def growth_text(results: dict[str, Any]) -> str:
     """The points in lines, each axis with its exponents."""
     lines = [f"growth of ours, otherwise {BASE.cells} cells a pair, {BASE.pairs} pairs, about {BASE.tokens} tokens"]
-    for axis, about in found.items():
+    for axis, about in results.items():
         slopes = about["exponents"]
         lines.append(f"  {axis}: time grows as {axis}^{slopes['seconds']:.2f}, memory as {axis}^{slopes['bytes']:.2f}")
         lines += [
@@ -143,17 +143,17 @@ def growth_text(found: dict[str, Any]) -> str:
 
 def in_a_process(size: str, folder: Path, dtype: str, point: Point, repeats: int, options: dict) -> dict[str, Any]:
     """One point on the CPU, in a process of its own."""
-    told = json.dumps([size, str(folder), dtype, point, repeats, options])
-    command = [sys.executable, "-m", "tests.bench.growth", told]
+    request = json.dumps([size, str(folder), dtype, point, repeats, options])
+    command = [sys.executable, "-m", "tests.bench.growth", request]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{point} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(told: str) -> None:
+def main(request: str) -> None:
     """Measure the one point that was asked for and print it."""
-    name, folder, dtype, point, repeats, options = json.loads(told)
+    name, folder, dtype, point, repeats, options = json.loads(request)
     cells, pairs, tokens = point
     model = load(SIZES[name], Path(folder), "cpu", dtype)
     ready = pairs_of(SIZES[name], model, pairs, tokens)

@@ -27,8 +27,8 @@ def values_of(job: Job, table: pd.DataFrame, metric: str = "logit_difference") -
     """One metric of the table as `[pair, cell]`, in the job's order."""
     chosen = table[table["metric"] == metric]
     columns = zip(chosen["pair_id"], chosen["layer"], chosen["step"], chosen["patched"], strict=True)
-    found = {(str(pair), int(layer), None if pd.isna(step) else int(step)): v for pair, layer, step, v in columns}
-    assert len(found) == len(chosen) == job.cells, f"{len(chosen)} rows for {job.cells} cells"
+    values = {(str(pair), int(layer), None if pd.isna(step) else int(step)): v for pair, layer, step, v in columns}
+    assert len(values) == len(chosen) == job.cells, f"{len(chosen)} rows for {job.cells} cells"
     return torch.tensor(
-        [[found[str(p.pair.pair_id), s.layer, s.step] for s in job.sites] for p in job.ready], dtype=torch.float64
+        [[values[str(p.pair.pair_id), s.layer, s.step] for s in job.sites] for p in job.ready], dtype=torch.float64
     )

@@ -24,7 +24,7 @@ MEASURING = (
     "analysis/",
     "/pandas/",
 )
-INNERMOST = (  # the first that is found in a stack, from the innermost frame outwards
+INNERMOST = (  # the first that stands in a stack, from the innermost frame outwards
     ("torch/nn/modules/linear.py", PRODUCTS),
     ("peft/", PRODUCTS),  # unmerged LoRA: more products, and their sums
     ("transformers/integrations/sdpa_attention.py", ATTENTION),
@@ -60,8 +60,8 @@ def host_shares(job: Job, **options: Any) -> dict[str, float]:
     def look() -> None:
         own = threading.get_ident()
         while not over.is_set():
-            found = [share_of(frame) for thread, frame in sys._current_frames().items() if thread != own]
-            counted.update([next((share for share in found if share), "other")])
+            recorded = [share_of(frame) for thread, frame in sys._current_frames().items() if thread != own]
+            counted.update([next((share for share in recorded if share), "other")])
             time.sleep(0.001)
 
     before = sys.getswitchinterval()
@@ -85,11 +85,11 @@ def kernel_shares(job: Job, **options: Any) -> dict[str, float]:
     swept(job, **options)
     torch.cuda.synchronize(job.device)
     taken = time.perf_counter() - start
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         swept(job, **options)
         torch.cuda.synchronize(job.device)
     spent: Counter[str] = Counter()
-    for event in found.key_averages():
+    for event in recorded.key_averages():
         name = event.key.lower()
         kind = next((kind for kind, parts in KERNELS if any(part in name for part in parts)), "other kernels, copies")
         spent[kind] += event.self_device_time_total / 1e6

@@ -13,7 +13,7 @@ from codi_tracing.patching.pairs.pair import Pair, Side, load_pairs
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.word_problems import Problem, build_tokenizer, draw
+from codi_tracing.traces.training.word_problems import WordProblem, build_tokenizer, draw_problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ def write_random(folder: Path, shape: Shape, dtype: torch.dtype, seed: int = 0) 
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from codi_tracing.traces.model.checkpoint import Card, projection, write_checkpoint
+    from codi_tracing.traces.model.checkpoint import Card, new_projection, write_checkpoint
     from codi_tracing.traces.model.families import FAMILIES
 
     torch.manual_seed(seed)
@@ -87,7 +87,7 @@ def write_random(folder: Path, shape: Shape, dtype: torch.dtype, seed: int = 0) 
             torch.nn.init.normal_(parameter, std=shape.spread)
     width = shape.d_model
     card = Card(base="base", n_latents=6, dtype=str(dtype).removeprefix("torch."))
-    write_checkpoint(folder, adapted, projection(width, width), torch.randn(width), torch.randn(width), card)
+    write_checkpoint(folder, adapted, new_projection(width, width), torch.randn(width), torch.randn(width), card)
 
 
 def pairs_of(size: Size, model: CodiModel, count: int | None = None, tokens: int | None = None) -> list[TokenizedPair]:
@@ -103,7 +103,7 @@ def made_up(count: int, tokens: int, seed: int = 0) -> list[Pair]:
     """Pairs of about so many tokens a question: sentences of other problems, then a problem, one number changed."""
     rng, pairs = random.Random(seed), []
     while len(pairs) < count:
-        clean = draw(rng, 2 if tokens < 40 else None)
+        clean = draw_problem(rng, 2 if tokens < 40 else None)
         if (corrupted := changed(rng, clean)) is None:
             continue
         before = filler(rng, tokens - words(clean.question) - 1)
@@ -112,7 +112,7 @@ def made_up(count: int, tokens: int, seed: int = 0) -> list[Pair]:
     return pairs
 
 
-def changed(rng: random.Random, problem: Problem) -> Problem | None:
+def changed(rng: random.Random, problem: WordProblem) -> WordProblem | None:
     """The problem with one operand changed, or `None` where that gives no other answer within bounds."""
     place = rng.randrange(1, len(problem.numbers))
     other = problem.with_number(place, rng.randint(2, 19))
@@ -123,7 +123,7 @@ def filler(rng: random.Random, tokens: int) -> list[str]:
     """Whole sentences of random problems that take at most so many tokens."""
     sentences: list[str] = []
     while True:
-        for sentence in re.split(r"(?<=[.?]) ", draw(rng).question):
+        for sentence in re.split(r"(?<=[.?]) ", draw_problem(rng).question):
             if words(" ".join([*sentences, sentence])) > tokens:
                 return sentences
             sentences.append(sentence)

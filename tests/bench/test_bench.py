@@ -37,7 +37,7 @@ def test_every_variant_gives_the_same_numbers(job, blocks):
     assert max(differences(variants).values()) < 1e-5
 
 
-def test_greedy_decoding_says_the_same(job):
+def test_every_variant_decodes_the_same_answers(job):
     variants = decoding_variants(job, some_cells(job, 6), Blocks())
     measure(variants, 0)
     assert max(differences(variants).values()) < 1e-5
@@ -54,21 +54,21 @@ def test_the_table_has_every_variant_and_the_floor_is_the_smallest(job):
     assert [reached.endswith("not reached") for reached in goals(rows, gpu=True).values()] == [True, True, True]
 
 
-def test_a_cell_that_begins_late_takes_fewer_products(job):
+def test_a_cell_that_is_written_late_takes_fewer_products(job):
     early, late = work_of(job), work_of(job, late=True)
     assert late.thought < early.thought
     assert late.attention < early.attention
     assert late._replace(thought=0, attention=0) == early._replace(thought=0, attention=0)
 
 
-def test_made_up_pairs_have_equal_token_counts_near_the_wanted(model):
+def test_made_up_pairs_have_equal_token_counts_near_the_given_number(model):
     for tokens in (30, 60, 120, 240):
-        found = made_up(4, tokens)
-        assert len(tokenize_pairs(model, found)[0]) == 4
-        assert all(abs(words(side.question) - tokens) <= 10 for pair in found for side in (pair.clean, pair.corrupted))
+        made = made_up(4, tokens)
+        assert len(tokenize_pairs(model, made)[0]) == 4
+        assert all(abs(words(side.question) - tokens) <= 10 for pair in made for side in (pair.clean, pair.corrupted))
 
 
-def test_growth_knows_what_a_model_can_take_and_fits_a_power(model):
+def test_growth_is_measured_within_the_models_limits_and_fitted_by_a_power(model):
     assert len({*some(model, 50)}) == 50
     assert [point.cells for point in points_of(model, True)["cells"]] == [7, 14, 28, 56, 112, 224]
     assert exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)

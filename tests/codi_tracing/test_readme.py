@@ -12,13 +12,10 @@ from typer.testing import CliRunner
 from codi_tracing.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-NETWORK = (
-    "(needs the network)"  # in the heading of what needs it; tests/theorems/test_published.py runs it on made-up files
-)
-SECTIONS = dict(
-    re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-)
-SETUP = ("git clone", "make ")  # the clone that this test runs in was made so
+NETWORK = "(needs the network)"  # in the section's heading; tests/theorems/test_published.py runs its local equivalents
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))
+SETUP = ("git clone", "make ")
 
 
 def blocks(language, local=True):

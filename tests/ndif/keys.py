@@ -10,7 +10,7 @@ from pathlib import Path
 
 PORT = 5432
 URL = f"postgresql://postgres@127.0.0.1:{PORT}/postgres"
-INSTALLED = Path("/usr/lib/postgresql")  # Debian's place for the servers, by version
+INSTALLED = Path("/usr/lib/postgresql")  # where Debian installs the servers, by version
 NOT_ROOT = ["unshare", "--user", "--map-user=1000"]  # PostgreSQL does not run for root; the files stay ours
 
 TABLES = """
@@ -30,7 +30,7 @@ def binary(name: str) -> Path | None:
 
 
 def make_database(folder: Path) -> list[str | Path]:
-    """The command that makes a database in a folder, in which whoever reaches it may do everything."""
+    """The command that makes a database in a folder; everybody who reaches it has all rights."""
     return [*NOT_ROOT, binary("initdb"), "-D", folder / "keys", "-U", "postgres", "--auth=trust", "--no-sync"]
 
 
@@ -40,6 +40,11 @@ def serve_database(folder: Path) -> list[str | Path]:
         "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off",
         "-c", "dynamic_shared_memory_type=mmap",  # in the folder, not in /dev/shm, where it would stay
     ]  # fmt: skip
+
+
+def is_ready() -> list[str | Path]:
+    """The command that succeeds once the database takes statements; its port is open before that."""
+    return [binary("pg_isready"), "--host=127.0.0.1", f"--port={PORT}", "--quiet"]
 
 
 def statements(keys: Mapping[str, Sequence[str]]) -> str:
@@ -54,4 +59,5 @@ def statements(keys: Mapping[str, Sequence[str]]) -> str:
 
 
 def enter(sql: str) -> list[str | Path]:
+    """The command that runs statements."""
     return [binary("psql"), URL, "--quiet", "--set=ON_ERROR_STOP=1", f"--command={sql}"]

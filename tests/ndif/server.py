@@ -22,7 +22,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from urllib.request import urlopen
 
 from tests.ndif import keys as key_database
 from tests.ndif import namespace
+from tests.support.waiting import DEADLINE, wait_until
 
 HERE = Path(__file__).parent
 BIN = HERE.parents[1] / ".venv-ndif" / "bin"
@@ -38,7 +38,6 @@ API, REDIS, STORE, RAY, RAY_CLIENT = 8001, 6379, 9000, 6385, 10001
 LARGEST_REQUEST = 64 * 1024**2  # bytes; redis itself takes 512 MiB, and refuses what is larger in the same way
 GIB = 1024**3
 LONGEST_FOLDER = 30  # Ray makes Unix sockets far below it, whose paths may have 107 characters
-PATIENCE = 120.0  # seconds that anything may take to start
 
 
 class ServerError(RuntimeError):
@@ -58,26 +57,21 @@ def why_not() -> str | None:
 
 def model_key(model: str | Path) -> str:
     """The name by which a server knows a model: nnsight's `to_model_key` of a text generator without a revision."""
-    told = {"repo_id": str(model), "revision": None, "task": "text-generation"}
-    return f"nnsight.modeling.transformers.TransformersModel:{json.dumps(told)}"
+    identity = {"repo_id": str(model), "revision": None, "task": "text-generation"}
+    return f"nnsight.modeling.transformers.TransformersModel:{json.dumps(identity)}"
 
 
 class Server:
     """One running server. `url` is its API; `folder` holds the logs, one file for each service.
 
     `sandbox` runs every request's block in a process of its own. `models` are loaded before the server counts as
-    started; others are loaded when first asked for. `keys` are the API keys that it accepts, with their tags; without
-    any it accepts everybody.
+    started; others are loaded when first asked for. It accepts everybody, until its API is started again with keys.
     """
 
-    def __init__(
-        self, *, sandbox: bool = False, dtype: str = "float32", models: Sequence[str | Path] = (),
-        keys: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, *, sandbox: bool = False, dtype: str = "float32", models: Sequence[str | Path] = ()) -> None:
         self.sandbox = sandbox
         self.dtype = dtype
         self.models = [model_key(model) for model in models]
-        self.keys = keys
         self.url = f"http://127.0.0.1:{API}"
         self.services: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -106,7 +100,7 @@ class Server:
 
         self.wait("the end of all processes", ended)
         for service in self.services.values():
-            service.wait(PATIENCE)
+            service.wait(DEADLINE)
         shutil.rmtree(self.folder)
 
     def start(self) -> None:
@@ -122,8 +116,6 @@ class Server:
             "--num-cpus=16", "--num-gpus=1",  # what ndif counts with, not what there is
             "--resources=" + json.dumps({"head": 10, "cuda_memory_bytes": 16 * GIB, "cpu_memory_bytes": 8 * GIB}),
         ])  # fmt: skip
-        if self.keys is not None:
-            self.start_keys(self.keys)
         for name, port in {"redis": REDIS, "store": STORE, "ray": RAY_CLIENT}.items():
             self.wait(f"port {port}", lambda port=port: listens(port), name)
         self.launch("controller", [BIN / "python", "-m", "ndif.services.ray.deployments.controller.controller"])
@@ -132,32 +124,44 @@ class Server:
             self.wait(f"the loading of {model}", lambda model=model: self.is_running(model), "ray")
 
     def start_keys(self, keys: Mapping[str, Sequence[str]]) -> None:
-        """Start the database of API keys."""
+        """Start the database of API keys, which the API reads where it is started with keys."""
         self.launch("initdb", key_database.make_database(self.folder))
         self.wait("a new database", lambda: self.services["initdb"].poll() == 0, "initdb")
         self.launch("keys", key_database.serve_database(self.folder))
-        self.wait("the database", lambda: listens(key_database.PORT), "keys")
+        ready = key_database.is_ready()
+        self.wait("the database", lambda: subprocess.run(ready, capture_output=True).returncode == 0, "keys")
         self.launch("psql", key_database.enter(key_database.statements(keys)))
         self.wait("the keys' entry", lambda: self.services["psql"].poll() == 0, "psql")
 
-    def start_api(self) -> None:
+    def start_api(self, with_keys: bool = False) -> None:
         """Start the API and wait until it has found Ray."""
+        self.with_keys = with_keys
         self.launch("api", [
             BIN / "gunicorn", "--config", "python:ndif.services.api.gunicorn_conf", "ndif.services.api.app:app",
         ])  # fmt: skip
         self.wait("the API's connection to Ray", lambda: get(f"{self.url}/connected") is not None, "api", "controller")
 
     def kill_api(self) -> None:
-        """Kill the API and its dispatcher, as a crash would; what redis, the store and Ray hold stays."""
+        """Kill the API and its dispatcher, as a crash would; what redis, the store and Ray hold stays.
+
+        Returns when all of its processes have ended and its port refuses connections.
+        """
         api = self.services.pop("api")
         os.killpg(api.pid, signal.SIGKILL)
         api.wait()
-        # The dispatcher that is gone said so here that Ray is in reach; the next one has to find that out.
+        wait_until(lambda: not group_exists(api.pid) and not listens(API), "the end of the API")
+        # The killed dispatcher stored here that it had reached Ray; the next one has to find that out.
         subprocess.run(["redis-cli", "-p", str(REDIS), "del", "ray:connected"], check=True, capture_output=True)
 
-    def restart_api(self) -> None:
-        self.kill_api()
-        self.start_api()
+    def restart_api(self, with_keys: bool = False) -> None:
+        if "api" in self.services:
+            self.kill_api()
+        self.start_api(with_keys)
+
+    def ensure_api(self) -> None:
+        """Start the API again where a failed test left it dead."""
+        if "api" not in self.services or self.services["api"].poll() is not None:
+            self.restart_api()
 
     def is_running(self, model: str) -> bool:
         """Whether a replica of a model has been loaded."""
@@ -192,29 +196,36 @@ class Server:
             "NDIF_DEFAULT_DTYPE": self.dtype,
             "NDIF_SANDBOX_POOL_SIZE": "1",
             "NDIF_STATUS_TTL_S": "1",  # seconds for which the API repeats what it last knew of the models
-            "GRPC_ENABLE_FORK_SUPPORT": "0",  # as in ndif's own start script: else Ray's client servers die at birth
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # as in ndif's own start script: else Ray's client servers do not start
+            # Ray's own deadlines, longer: on a busy machine its parts start slowly and answer late.
+            "RAY_agent_register_timeout_ms": "300000",
+            "RAY_health_check_timeout_ms": "60000",
+            "RAY_health_check_initial_delay_ms": "60000",
         }
         if name == "api":
             config = self.folder / "api.yaml"
             config.write_text("APP: {PYMOUNT: false}\n")  # nnsight's `.save` on every object breaks forms over 1 MiB
             shared["NNSIGHT_CONFIG"] = str(config)
-            shared["NDIF_POSTGRES_URL"] = "" if self.keys is None else key_database.URL
+            shared["NDIF_POSTGRES_URL"] = key_database.URL if self.with_keys else ""
         if name == "controller":
             shared["RAY_ADDRESS"] = f"127.0.0.1:{RAY}"
             shared["NDIF_DEPLOYMENTS"] = "|".join(self.models)
         return shared
 
-    def wait(self, what: str, there: Callable[[], bool], *names: str) -> None:
-        """Wait until something is there, while the services that make it have not failed, and not forever."""
-        end = time.monotonic() + PATIENCE
-        while not there():
+    def wait(self, what: str, condition: Callable[[], object], *names: str) -> None:
+        """Wait until a condition holds; fail where one of the services that it depends on fails, or in the end."""
+
+        def holds() -> bool:
             for name in names:
                 if self.services[name].poll() not in (None, 0):
                     code = self.services[name].returncode
                     raise ServerError(f"{name} ended with {code} before {what} was there\n{self.tail(name)}")
-            if time.monotonic() > end:
-                raise ServerError("\n".join([f"waited {PATIENCE:.0f} s for {what}", *map(self.tail, names)]))
-            time.sleep(0.25)
+            return bool(condition())
+
+        try:
+            wait_until(holds, what, every=0.25)
+        except TimeoutError as error:
+            raise ServerError("\n".join([str(error), *map(self.tail, names)])) from None
 
     def tail(self, name: str, lines: int = 30) -> str:
         """The end of a service's log."""
@@ -224,11 +235,20 @@ class Server:
     def processes(self) -> list[int]:
         """The processes that work in the server's folder."""
         found = []
-        for place in Path("/proc").glob("[0-9]*/cwd"):
+        for link in Path("/proc").glob("[0-9]*/cwd"):
             with suppress(OSError):  # it ended meanwhile, or is not ours to read
-                if place.readlink().is_relative_to(self.folder):
-                    found.append(int(place.parent.name))
+                if link.readlink().is_relative_to(self.folder):
+                    found.append(int(link.parent.name))
         return found
+
+
+def group_exists(group: int) -> bool:
+    """Whether a process group still has a process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def listens(port: int) -> bool:
@@ -237,7 +257,7 @@ def listens(port: int) -> bool:
 
 
 def get(url: str) -> dict | None:
-    """The JSON that is there, or None where there is none yet."""
+    """The JSON at an address; None where there is none yet."""
     try:
         with urlopen(url, timeout=10) as response:
             return json.load(response)

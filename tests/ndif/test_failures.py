@@ -1,21 +1,26 @@
-"""What a client sees when something fails: the facts that retries and messages are built on."""
+"""The errors that a client gets when something fails: retries and messages are built on these facts."""
 
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import RemoteBackend
 
-from tests.ndif.conftest import text_model
+from tests.ndif.jobs import (
+    IDS,
+    Gate,
+    collect,
+    gated_logits,
+    logits,
+    refused,
+    state,
+    text_model,
+    wait_until_running,
+)
 from tests.ndif.server import LARGEST_REQUEST, Server
-from tests.ndif.test_server import IDS, collect, logits
-
-
-def refused(match: str):
-    return pytest.raises(RemoteError, match=match)
+from tests.support.waiting import DEADLINE, wait_until
 
 
 def asking_for(repo: str):
@@ -27,31 +32,7 @@ def asking_for(repo: str):
     return model
 
 
-def sleep_on_the_server(model, seconds: float, mark: str | None = None, **where):
-    """A job that takes its time, and leaves a file where it was asked to."""
-    import torch
-
-    ids = torch.tensor(IDS)
-    with model.trace(input_ids=ids, remote=True, **where) as job:
-        import time
-
-        time.sleep(seconds)
-        if mark is not None:
-            open(mark, "w").close()
-        found = model.lm_head.output.save()
-        _ = found
-    return job.backend
-
-
-def until_running(backend) -> None:
-    end = time.monotonic() + 30
-    while backend.status.value != "RUNNING":
-        assert time.monotonic() < end, f"the job's last state in 30 s was {backend.status}"
-        backend.poll()
-        time.sleep(0.05)
-
-
-def test_a_model_that_is_nowhere_is_refused_with_the_servers_reason(plain_server: Server) -> None:
+def test_a_model_that_does_not_exist_is_refused_with_the_servers_reason(plain_server: Server) -> None:
     with refused("Could not deploy this model. could not read 'nobody/nothing' from the Hub"):
         logits(asking_for("nobody/nothing"), remote=True)
     with refused("Could not deploy this model. Repo id must be in the form"):
@@ -85,7 +66,7 @@ def test_an_error_inside_the_block_comes_back_with_its_line(plain_server: Server
         _ = far_out
 
 
-def test_addresses_where_nobody_is_raise_what_python_raises(plain_server: Server) -> None:
+def test_an_address_without_a_server_raises_pythons_own_errors(plain_server: Server) -> None:
     from websocket import WebSocketAddressException
 
     with pytest.raises(ConnectionRefusedError, match="Connection refused"):
@@ -138,51 +119,49 @@ def test_a_request_of_a_few_mebibytes_and_a_result_too_large_for_redis_arrive(pl
     assert back.equal(ballast + 1)
 
 
-def test_who_waits_for_a_job_loses_the_connection_when_the_api_dies(plain_server: Server) -> None:
+def test_a_client_that_waits_for_a_job_loses_the_connection_when_the_api_dies(
+    plain_server: Server, tmp_path: Path
+) -> None:
     from websocket import WebSocketConnectionClosedException
 
-    model, seen = text_model(), []
+    model, gate, seen = text_model(), Gate(tmp_path / "gate"), []
 
     def wait() -> None:
         try:
-            sleep_on_the_server(model, 5)
+            gated_logits(model, gate)
         except Exception as error:
             seen.append(error)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    time.sleep(1.5)
+    wait_until(lambda: gate.is_reached or seen, "the job to start")
+    assert seen == []
     plain_server.kill_api()
-    waiting.join(30)
-    try:
-        with pytest.raises(ConnectionRefusedError):
-            logits(model, remote=True)
-    finally:
-        plain_server.start_api()
+    gate.open()
+    waiting.join(DEADLINE)
+    with pytest.raises(ConnectionRefusedError):
+        logits(model, remote=True)
+    plain_server.start_api()
     (error,) = seen
     assert isinstance(error, WebSocketConnectionClosedException | ConnectionResetError)
     assert logits(model, remote=True).shape == (2, 5, 165)
 
 
-def test_a_job_that_runs_outlives_the_api_and_is_collected_by_its_id(plain_server: Server) -> None:
-    job = sleep_on_the_server(text_model(), 3, blocking=False)
-    until_running(job)
-    plain_server.restart_api()
-    assert collect(job)["found"].equal(logits(text_model(dispatch=True)))
-
-
-def test_a_job_that_waits_in_line_is_lost_with_the_api_and_stays_queued_for_ever(
+def test_when_the_api_dies_the_running_job_is_collected_later_and_a_queued_one_is_lost_and_stays_queued(
     plain_server: Server, tmp_path: Path
 ) -> None:
-    model = text_model()
-    first = sleep_on_the_server(model, 4, str(tmp_path / "first"), blocking=False)
-    until_running(first)
-    second = sleep_on_the_server(model, 0, str(tmp_path / "second"), blocking=False)
-    while second.status.value == "RECEIVED":
-        second.poll()
-    plain_server.restart_api()
-    collect(first)
-    logits(model, remote=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["first"]
-    assert second.poll() is None
-    assert second.status.value == "QUEUED"
+    model, gates = text_model(), [Gate(tmp_path / name) for name in ("running", "queued")]
+    running = gated_logits(model, gates[0], blocking=False)
+    wait_until_running(running)
+    queued = gated_logits(model, gates[1], blocking=False)
+    wait_until(lambda: state(queued) == "QUEUED", "the second job to be queued")
+    plain_server.kill_api()
+    for gate in gates:
+        gate.open()  # the running job ends while there is no API
+    plain_server.start_api()
+    expected = logits(text_model(dispatch=True))
+    assert collect(running)["found"].equal(expected)
+    assert logits(model, remote=True).equal(expected)  # the next job runs, and the queued one was not before it
+    assert not gates[1].is_reached
+    assert queued.poll() is None
+    assert queued.status.value == "QUEUED"

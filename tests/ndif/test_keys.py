@@ -1,4 +1,4 @@
-"""What a client sees of API keys: four answers before a job is taken, one for each way in which a key is wrong."""
+"""API keys: a known key is served, and each kind of wrong key has its own answer before the job is taken."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from tests.ndif.conftest import EMBEDDED, KNOWN, TRUSTED, text_model
+from tests.ndif.conftest import KNOWN, TRUSTED
+from tests.ndif.jobs import logits, refused, text_model
 from tests.ndif.server import Server
-from tests.ndif.test_failures import refused
-from tests.ndif.test_server import logits
+from tests.support.places import EMBEDDED
 
 
 def use(patch: pytest.MonkeyPatch, key: str | None) -> None:
@@ -41,7 +41,7 @@ def test_any_other_key_is_refused(
         logits(text_model(), remote=True)
 
 
-def test_the_server_tells_whose_a_key_is(server_with_keys: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_names_the_owner_of_a_key(server_with_keys: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from nnsight import ndif
 
     use(monkeypatch, TRUSTED)
@@ -50,16 +50,16 @@ def test_the_server_tells_whose_a_key_is(server_with_keys: Server, monkeypatch: 
     assert ndif.whoami() == {"email": None, "tags": []}
 
 
-def test_which_models_are_served_is_told_without_a_key(server_with_keys: Server) -> None:
+def test_the_list_of_served_models_needs_no_key(server_with_keys: Server) -> None:
     import nnsight
 
     assert [model["state"] for model in nnsight.status().deployments.values()] == ["RUNNING"]
 
 
-def test_ours_is_the_environments_and_a_wrong_one_is_said_without_being_shown(
+def test_our_client_takes_its_key_from_the_environment_and_never_prints_a_wrong_one(
     server_with_keys: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codi_tracing.traces.loop.thought import record
+    from codi_tracing.traces.loop.recording import record
     from codi_tracing.traces.model.loading import load_codi
     from codi_tracing.traces.remote.ndif import DeploymentError
 

@@ -1,20 +1,18 @@
-"""What this project computes on a real server, without and with its sandbox, is what it computes here."""
+"""On a real server, without and with its sandbox, this project computes the values that it computes here."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from codi_tracing.cli.main import app
 from codi_tracing.configs.schema import Remote, RunConfig
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.edges import edge
@@ -27,13 +25,14 @@ from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.patching.runs.ndif_check import preflight
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import attention_of, logit_lens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
-from tests.ndif.conftest import EMBEDDED
 from tests.ndif.server import Server
+from tests.support.command_line import codi
+from tests.support.places import EMBEDDED, ROOT
+from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 PAIRS = ROOT / "patching" / "data" / "arithmetic_pairs.json"
 EXACT = 1e-5
 
@@ -45,44 +44,41 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def here():
-    """The shipped thought with its weights, attending as a server's does."""
+    """The shipped model `thought` with its weights and the server's attention."""
     model = load_codi(EMBEDDED / "thought", device="cpu")
     model.lm._module.set_attn_implementation("sdpa")
     return model
 
 
 def there(server: Server, **options):
-    """The same without weights, on the server."""
+    """The same model without weights, on the server."""
     return load_codi(EMBEDDED / "thought", remote=Remote(host=server.url, **options))
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Equal to rounding, of which the largest number decides."""
+    """Equal up to rounding, relative to the largest number."""
     torch.testing.assert_close(a, b, atol=EXACT * max(1.0, float(a.abs().max())), rtol=0)
 
 
 def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    """Equal to rounding, metric by metric."""
+    """Equal up to rounding, metric by metric."""
     for metric, part in a.groupby("metric", sort=False):
         rounding = EXACT * max(1.0, float(part["patched"].abs().max()))
         pd.testing.assert_frame_equal(part, b[b["metric"] == metric], atol=rounding, rtol=0)
     assert len(a) == len(b)
 
 
-def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Server, here, pairs) -> None:
+def test_recording_the_lens_attention_and_answers_equal_the_local_ones(server: Server, here, pairs) -> None:
     questions = [pair.clean.question for pair in pairs[:3]]
     remote = there(server)
     for a, b in zip(record(here, questions)[:3], record(remote, questions)[:3], strict=True):
         alike(a, b)
     values = [[pair.clean.answer] for pair in pairs[:3]]
-    (tokens, probabilities, entropy, ranks, _), lens = (
-        logit_lens(here, questions, values)[:5],
-        logit_lens(remote, questions, values),
-    )
-    assert (tokens[..., 0] == lens.tokens[..., 0]).float().mean() > 0.99  # ties may fall otherwise
-    alike(probabilities, lens.probabilities)
-    alike(entropy, lens.entropy)
-    assert (ranks == lens.ranks).float().mean() > 0.99
+    expected, lens = logit_lens(here, questions, values), logit_lens(remote, questions, values)
+    assert (expected.tokens[..., 0] == lens.tokens[..., 0]).float().mean() > 0.99  # ties may fall otherwise
+    alike(expected.probabilities, lens.probabilities)
+    alike(expected.entropy, lens.entropy)
+    assert (expected.ranks == lens.ranks).float().mean() > 0.99
     alike(attention_of(here, questions).weights, attention_of(remote, questions).weights)
     assert answers(here, questions) == answers(remote, questions)
 
@@ -100,7 +96,7 @@ def test_recording_the_lens_attention_and_answers_are_those_of_here(server: Serv
     ],
     ids=["sites", "values", "routes", "knockouts", "single_pass"],
 )  # fmt: skip
-def test_a_sweep_is_that_of_here_at_every_site_source_route_and_cut(
+def test_a_sweep_equals_the_local_one_at_every_site_source_route_and_knockout(
     server: Server, here, pairs, sites, options
 ) -> None:
     chosen = None if sites is None else sites(here)
@@ -113,8 +109,8 @@ def test_a_sweep_is_that_of_here_at_every_site_source_route_and_cut(
 def config_of(server: Server | None, **options) -> RunConfig:
     remote = None if server is None else Remote(host=server.url, **options)
     return RunConfig(
-        name="ours", checkpoint=EMBEDDED / "thought", pairs={"file": PAIRS, "limit": 12}, merge=False, device="cpu",
-        pairs_per_batch=3, remote=remote,
+        name="ours", checkpoint=EMBEDDED / "thought", pairs={"file": PAIRS, "limit": 12}, merge_lora=False,
+        device="cpu", pairs_per_batch=3, remote=remote,
     )  # fmt: skip
 
 
@@ -125,12 +121,12 @@ def whole(tmp_path_factory) -> pd.DataFrame:
     return pd.read_parquet(out / "cells.parquet")
 
 
-def test_the_whole_experiment_is_that_of_here(server: Server, whole, tmp_path: Path) -> None:
+def test_the_whole_experiment_equals_the_local_one(server: Server, whole, tmp_path: Path) -> None:
     out = run_experiment(config_of(server), tmp_path / "run", progress=False)
     same(whole, pd.read_parquet(out / "cells.parquet"))
 
 
-def test_the_preflight_finds_the_server_in_order(server: Server, pairs) -> None:
+def test_the_preflight_passes_on_this_server(server: Server, pairs) -> None:
     usable, _ = split_usable(pairs)
     found = {check.name: check for check in preflight(EMBEDDED / "thought", Remote(host=server.url), usable)}
     assert list(found) == ["host", "versions", "model", "job", "adapter", "weights", "self_patch"]
@@ -152,48 +148,50 @@ def test_a_model_loaded_here_can_run_there_too(plain_server: Server, pairs) -> N
     same(sweep(model, pairs[:2], **options), sweep(model, pairs[:2], remote=plain_server.url, **options))
 
 
-def test_a_server_killed_in_mid_sweep_costs_the_jobs_in_flight_and_the_run_goes_on(
+def test_a_server_killed_in_mid_sweep_costs_the_jobs_in_flight_and_the_run_resumes(
     plain_server: Server, whole, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
+    out, finished_when_killed = tmp_path / "run", []
 
     def kill_once_a_batch_is_saved() -> None:
-        end = time.monotonic() + 60
-        while not list((out / "shards").glob("00-*.shard")) and time.monotonic() < end:
-            time.sleep(0.02)
-        plain_server.restart_api()
+        wait_until(lambda: saved_batches(out), "the first saved batch", every=0.01)
+        plain_server.kill_api()
+        finished_when_killed.append((out / "cells.parquet").exists())
+        plain_server.start_api()
 
     killer = threading.Thread(target=kill_once_a_batch_is_saved)
     killer.start()
     run_experiment(config_of(plain_server, retries=9), out, progress=False)
     killer.join()
+    assert finished_when_killed == [False]
     same(whole, pd.read_parquet(out / "cells.parquet"))
 
 
-def test_a_run_that_gave_up_is_gone_on_with_by_the_same_command(plain_server: Server, whole, tmp_path: Path) -> None:
-    out, killed = tmp_path / "run", []
+def saved_batches(out: Path) -> list[str]:
+    """The names of a run's batch files."""
+    return [path.name for path in (out / "batches").glob("00-*.parquet")]
 
-    def kill(*_: object) -> None:
-        killed.append(len(list((out / "shards").glob("*.shard"))))
-        plain_server.kill_api()
+
+def test_a_run_that_gave_up_is_resumed_by_the_same_command(plain_server: Server, whole, tmp_path: Path) -> None:
+    from codi_tracing.patching.runs import batch_files
+
+    out, saved = tmp_path / "run", []
+    write = batch_files.write_batch
+
+    def write_and_kill(*arguments) -> Path:
+        path = write(*arguments)
+        if not saved:
+            saved.append(saved_batches(out))
+            plain_server.kill_api()
+        return path
 
     with pytest.MonkeyPatch.context() as patch:
-        from codi_tracing.patching.runs import batch_files as shards
-
-        written = shards.write_shard
-
-        def write_and_kill(*arguments) -> None:
-            written(*arguments)
-            if not killed:
-                kill()
-
-        patch.setattr(shards, "write_shard", write_and_kill)
-        with pytest.raises(DeploymentError, match="run it again, it goes on|the connection is refused"):
+        patch.setattr(batch_files, "write_batch", write_and_kill)
+        with pytest.raises(DeploymentError, match="run it again to resume|the connection is refused"):
             run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
     plain_server.start_api()
-    assert killed == [1]
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "shards").glob("*.shard")}
-    assert before
+    (before,) = saved
+    assert len(before) == 1
     run_experiment(config_of(plain_server, retries=0, jobs=1), out, progress=False)
     same(whole, pd.read_parquet(out / "cells.parquet"))
 
@@ -203,14 +201,10 @@ def written(plain_server: Server, tmp_path: Path) -> Path:
     """A config for the server, as a user writes it."""
     path = tmp_path / "ours.toml"
     path.write_text(
-        f'name = "ours"\ncheckpoint = "{EMBEDDED / "thought"}"\nmerge = false\npairs_per_batch = 3\n'
+        f'name = "ours"\ncheckpoint = "{EMBEDDED / "thought"}"\nmerge_lora = false\npairs_per_batch = 3\n'
         f'pairs = {{ file = "{PAIRS}", limit = 12 }}\nremote = {{ host = "{plain_server.url}" }}\n'
     )
     return path
-
-
-def codi(*arguments: object):
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_jobs_are_submitted_now_and_collected_later_and_lost_ones_again(
@@ -227,44 +221,30 @@ def test_jobs_are_submitted_now_and_collected_later_and_lost_ones_again(
     assert "1 lost" in codi("remote", "collect", written, "--out", out).output
     assert lost not in json.loads((out / "jobs.json").read_text())
     assert codi("remote", "submit", written, "--out", out).exit_code == 0
-    for _ in range(60):
-        got = codi("remote", "collect", written, "--out", out)
-        assert got.exit_code == 0, got.output
-        if "Report:" in got.output:
-            break
-        time.sleep(1)
+
+    def collected() -> bool:
+        answer = codi("remote", "collect", written, "--out", out)
+        assert answer.exit_code == 0, answer.output
+        return "Report:" in answer.output
+
+    wait_until(collected, "the results of all jobs", every=0.5)
     same(whole, pd.read_parquet(out / "cells.parquet"))
 
 
 def test_the_command_line_runs_a_config_on_the_server_that_the_environment_names(
     plain_server: Server, tmp_path: Path
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "codi",
-        "run",
-        "configs/tiny.toml",
-        "--limit",
-        "4",
-        "--remote",
-        "--out",
-        tmp_path / "run",
-    ]
+    command = [sys.executable, "-m", "codi_tracing", "run", "configs/tiny.toml", "--limit", "4", "--remote", "--out"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NDIF")}
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**environment(), "NDIF_HOST": plain_server.url}
-    )
+        [*command, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True,
+        env={**environment, "NDIF_HOST": plain_server.url},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "The answer passes through the thought" in done.stdout
     checked = codi("remote", "check", ROOT / "configs" / "tiny.toml")
     assert checked.exit_code == 0, checked.output
     assert "self_patch" in checked.output
-
-
-def environment() -> dict[str, str]:
-    import os
-
-    return {key: value for key, value in os.environ.items() if not key.startswith("NDIF")}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +254,7 @@ def environment() -> dict[str, str]:
         ({"host": "http://nobody.invalid"}, "this address is not known; look at remote.host"),
     ],
 )
-def test_an_address_where_nobody_is_ends_a_run_before_it_begins(
+def test_an_address_without_a_server_ends_a_run_before_it_begins(
     plain_server: Server, tmp_path: Path, options, sentence
 ):
     config = config_of(plain_server).model_copy(update={"remote": Remote(**options)})
@@ -294,7 +274,7 @@ def test_a_base_that_the_server_cannot_load_is_named(plain_server: Server, pairs
 def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pairs, monkeypatch) -> None:
     from codi_tracing.traces.remote import ndif as deployment
 
-    monkeypatch.setattr(deployment, "LARGEST", 1000)
+    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 1000)
     with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
         record(there(plain_server), [pairs[0].clean.question])
 

@@ -1,30 +1,28 @@
-"""What a client without weights gets from a real server is what it would have computed itself."""
+"""A client without weights gets from a real server the values that it would have computed itself."""
 
 from __future__ import annotations
 
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 
-from tests.ndif.conftest import ADAPTER, BASE, text_model
+from tests.ndif.jobs import (
+    ADAPTER,
+    BASE,
+    IDS,
+    Gate,
+    collect,
+    gated_logits,
+    logits,
+    text_model,
+    wait_at,
+    wait_until_running,
+)
 from tests.ndif.server import Server, model_key
-
-IDS = [[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]]
-
-
-def logits(model, **where):
-    """The logits of two questions in one trace."""
-    import torch
-
-    ids = torch.tensor(IDS)
-    with model.trace(input_ids=ids, **where):
-        found = model.lm_head.output.save()
-    return found.detach()
 
 
 def think(model, steps: int, **where):
@@ -35,27 +33,26 @@ def think(model, steps: int, **where):
     torch.manual_seed(0)
     begin, project = torch.randn(64), torch.nn.Linear(64, 64).requires_grad_(False)
     ids, answer = torch.tensor(IDS), torch.tensor(IDS)[:, :2]
-    ones, places = torch.ones(2, 16, dtype=torch.long), torch.arange(16).expand(2, 16)
+    ones, positions = torch.ones(2, 16, dtype=torch.long), torch.arange(16).expand(2, 16)
     with model.session(**where):
-        with model.trace(input_ids=ids, attention_mask=ones[:, :5], position_ids=places[:, :5], use_cache=True):
+        with model.trace(input_ids=ids, attention_mask=ones[:, :5], position_ids=positions[:, :5], use_cache=True):
             model.model.embed_tokens.output[:, -1] = begin
             latent = project(model.model.norm.output[:, -1:])
             cache = model.output.past_key_values
         residuals = nnsight.save([])
-        for place in range(5, 5 + steps):
+        for at in range(5, 5 + steps):
             with model.trace(
                 inputs_embeds=latent, past_key_values=cache, use_cache=True,
-                attention_mask=ones[:, : place + 1], position_ids=places[:, place : place + 1],
+                attention_mask=ones[:, : at + 1], position_ids=positions[:, at : at + 1],
             ):  # fmt: skip
                 residuals.append(model.model.layers[1].output[:, 0].clone())
                 latent = project(model.model.norm.output)
-                cache = (
-                    model.output.past_key_values
-                )  # a sandbox holds a copy: what the model adds is not in the old one
-        place = 5 + steps
+                # A sandbox holds a copy of the cache, to which the model adds nothing: take the new one.
+                cache = model.output.past_key_values
+        at = 5 + steps
         with model.trace(
             input_ids=answer, past_key_values=cache,
-            attention_mask=ones[:, : place + 2], position_ids=places[:, place : place + 2],
+            attention_mask=ones[:, : at + 2], position_ids=positions[:, at : at + 2],
         ):  # fmt: skip
             found = model.lm_head.output.save()
     return found.detach(), torch.stack(list(residuals)).detach()
@@ -159,30 +156,30 @@ def test_the_states_of_a_job_are_noted(server: Server) -> None:
     assert {"DISPATCHED", "RUNNING"} < set(states)
 
 
-def test_a_session_that_does_not_block_is_polled_until_its_result_is_there(server: Server) -> None:
+def test_a_session_that_does_not_block_is_polled_until_its_result_is_there(server: Server, tmp_path: Path) -> None:
     import torch
 
-    model, ids = text_model(), torch.tensor(IDS)
+    model, ids, gate = text_model(), torch.tensor(IDS), Gate(tmp_path / "gate")
+    folder = gate.folder
     with model.session(remote=True, blocking=False) as job:
-        wait_for_queued()
+        wait_at(folder)
         with model.trace(input_ids=ids):
             found = model.lm_head.output.save()
         _ = found
+    wait_until_running(job.backend)
+    gate.open()
     assert collect(job.backend)["found"].equal(logits(text_model(dispatch=True)))
 
 
-def test_another_process_collects_a_job_by_its_id(server: Server) -> None:
-    import torch
-
-    model, ids = text_model(), torch.tensor(IDS)
-    with model.trace(input_ids=ids, remote=True, blocking=False) as job:
-        wait_for_queued()
-        found = model.lm_head.output.save()
-        _ = found
-    collect(job.backend)
+def test_another_process_collects_a_job_by_its_id(server: Server, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    job = gated_logits(text_model(), gate, blocking=False)
+    wait_until_running(job)
+    gate.open()
+    collect(job)
     script = (
         "from nnsight.intervention.backends.remote import RemoteBackend as Job\n"
-        f"print(Job('', host={server.url!r}, blocking=False, job_id={job.backend.job_id!r}).poll()['found'].shape)"
+        f"print(Job('', host={server.url!r}, blocking=False, job_id={job.job_id!r}).poll()['found'].shape)"
     )
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert other.stdout.endswith("torch.Size([2, 5, 165])\n"), other.stderr
@@ -192,24 +189,3 @@ def test_an_id_that_no_job_has_is_never_answered(server: Server) -> None:
     job = RemoteBackend("", host=server.url, blocking=False, job_id="0" * 32)
     assert job.poll() is None
     assert job.status is None
-
-
-def wait_for_queued() -> None:
-    """Called on the server at the start of a job that is polled.
-
-    ndif's dispatcher writes QUEUED where the model's actor writes COMPLETED, without an order between them: a quicker
-    job may seem queued for ever.
-    """
-    import time
-
-    time.sleep(1.5)
-
-
-def collect(backend, seconds: float = 60.0) -> dict:
-    """Poll a job until its result is there."""
-    end = time.monotonic() + seconds
-    while (result := backend.poll()) is None:
-        if time.monotonic() > end:
-            pytest.fail(f"the job's last state in {seconds} s was {backend.status}")
-        time.sleep(0.1)
-    return result

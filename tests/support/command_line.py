@@ -1,10 +1,24 @@
-"""Helpers of the tests of the command line."""
+"""The command line, called in this process, and inputs for it."""
+
+from functools import cache
+
+import typer.testing
+
+from codi_tracing.cli.main import app
+
+# Typer builds the tree of commands anew for each call, which takes longer than most commands.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 QUESTION = {"pair_id": 0, "question": "Ann had 7 pens. How many?"}
 PAIR = [
     {**QUESTION, "variant": "clean", "answer": 7},
     {**QUESTION, "variant": "corrupted", "answer": 8, "question": "8?"},
 ]
+
+
+def codi(*words: object) -> typer.testing.Result:
+    """Call `codi` with these words: its exit code, output, stdout, stderr and exception."""
+    return typer.testing.CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(result) -> str:

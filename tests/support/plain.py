@@ -25,7 +25,7 @@ MODULES = {
 
 @dataclass
 class Recorded:
-    """A run's logits after the forced tokens, what stood at every place, its latents, and its cache by column."""
+    """A run: logits after the forced tokens, the activation at every site, latents, and the cache by column."""
 
     logits: torch.Tensor = None
     all_logits: torch.Tensor = None  # after what opens the answer, and after each forced token
@@ -221,16 +221,16 @@ def put_one(cache, layer: int, column: int, value) -> None:
 
 def writes_of(model, site, donor: Recorded) -> dict:
     """What a site of the engine writes, taken from a donor's run."""
-    found = {}
+    values = {}
     for layer, step in site.places(model):
         if site.kind == "latent":
-            found["latent", None, step, None] = donor.latents[step]
+            values["latent", None, step, None] = donor.latents[step]
         elif site.kind == "kv":
             column = donor.question + step
-            found["kv", layer, step, None] = tuple(tensor[:, :, column] for tensor in donor.cache[layer])
+            values["kv", layer, step, None] = tuple(tensor[:, :, column] for tensor in donor.cache[layer])
         elif site.kind in ("resid", "attn", "mlp", "head"):
-            found[site.kind, layer, step, site.head] = donor.values[site.kind, layer, step]
-    return found
+            values[site.kind, layer, step, site.head] = donor.values[site.kind, layer, step]
+    return values
 
 
 def hosts(ready, direction):
@@ -244,10 +244,10 @@ def difference(ready, done):
     return float(done.logits[ready.clean_token] - done.logits[ready.corrupted_token])
 
 
-def patched(table, ready, metric="logit_difference", **wanted):
+def patched(table, ready, metric="logit_difference", **keys):
     """The one number of the table with these keys."""
     chosen = table[(table["pair_id"] == str(ready.pair.pair_id)) & (table["metric"] == metric)]
-    for column, value in wanted.items():
+    for column, value in keys.items():
         chosen = chosen[chosen[column].isna() if value is None else chosen[column] == value]
     (value,) = chosen["patched"]
     return float(value)

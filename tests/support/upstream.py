@@ -57,13 +57,13 @@ class Codi(nn.Module):
     def answer(self, question: list[int], stop: int, n_latents: int = 6, eos: int | None = None, limit: int = 12):
         """The greedy answer's tokens, one forward each, up to `stop`."""
         cache = self.think(question, n_latents, eos)
-        fed, said = [self.eot_id] if eos is None else [self.eot_id, eos], []
-        while len(said) < limit and stop not in said:
+        fed, answer = [self.eot_id] if eos is None else [self.eot_id, eos], []
+        while len(answer) < limit and stop not in answer:
             out = self.codi(input_ids=torch.tensor([fed]), past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             fed = [int(out.logits[0, -1, : self.vocabulary].argmax())]
-            said += fed
-        return said
+            answer += fed
+        return answer
 
 
 def random_base(family: str, vocabulary: int, *, layers: int = 2, tied: bool = True, seed: int = 0, **sizes):

@@ -1,4 +1,4 @@
-"""Every reader, fed damaged files: it loads them or says in a sentence of ours what is wrong, and never anything else.
+"""Every reader on damaged files: it loads them or raises our own error with one sentence, and nothing else.
 
 `CODI_FUZZ=10` tries ten times as many inputs, drawn afresh; `-s` shows how many of each were refused.
 """
@@ -7,35 +7,32 @@ import io
 import json
 import shutil
 import tomllib
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
-from codi_tracing.analysis.io.html import facts, html_table, page
+from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
 from codi_tracing.analysis.report.conclusions import mark
-from codi_tracing.analysis.report.methods import citations, excluded, listed, methods
-from codi_tracing.analysis.report.sections import checks_table
-from codi_tracing.configs.load import ConfigError, load_config
-from codi_tracing.configs.schema import RunConfig, TrainConfig
+from codi_tracing.analysis.report.finished_run import FinishedRun
+from codi_tracing.analysis.report.sections import report_values
+from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.configs.load import KEYS, ConfigError, load_config, shipped_configs
+from codi_tracing.configs.schema import RunConfig
+from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.patching.pairs.json_records import PairsError
 from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_records, write_pairs
 from codi_tracing.traces.gsm8k import DataError, read_problems
 from codi_tracing.traces.model.checkpoint import (
     CARD,
-    THOUGHT,
+    TENSORS,
     CheckpointError,
     base_location,
     read_card,
+    read_projection,
     read_tensors,
-    read_thought,
 )
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
-from tests.analysis.test_table import one_row
-from tests.patching.pairs.test_pair import both, pair_record
 from tests.support.mutations import (
     NASTY_TEXT,
     fuzz,
@@ -47,19 +44,13 @@ from tests.support.mutations import (
     mutated_toml,
     odd_values,
 )
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [pair_record(), pair_record(3, edit="k", seen=[1])]]
-PROBLEMS = [
-    {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
-    {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},
-    {"question": "Bob had 9 pens?", "answer": 9},
-    {"question": "Cy had 9 pens?", "answer": "-9.5"},
-]
+from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.run_folders import SMALL_FILES, make_run
+from tests.support.tables import experiment, one_row
 
 
 def outcome(read, *kinds, about=None):
-    """`loaded` or `refused`: what is raised is of exactly these kinds, and one readable sentence about that file."""
+    """`loaded` or `refused`: an error must be of exactly these kinds and one readable sentence about that file."""
     raised = None
     try:
         read()
@@ -67,16 +58,16 @@ def outcome(read, *kinds, about=None):
         raised = error
     if raised is None:
         return "loaded"
-    said = str(raised)
+    message = str(raised)
     assert type(raised) in kinds, repr(raised)[:500]
-    assert about is None or said.startswith(str(about)), said[:500]
-    assert 10 < len(said.removeprefix(str(about))) < 6_000, f"{len(said)} characters: {said[:500]}"
-    said.encode()  # it can be printed
+    assert about is None or message.startswith(str(about)), message[:500]
+    assert 10 < len(message.removeprefix(str(about))) < 6_000, f"{len(message)} characters: {message[:500]}"
+    message.encode()  # it can be printed
     return "refused"
 
 
 def of_both(seen):
-    """Neither were all inputs fine, nor all hopeless."""
+    """Some inputs were loaded and some refused."""
     assert min(seen["loaded"], seen["refused"]) > seen.total() / 200, seen
     return seen
 
@@ -89,7 +80,7 @@ def test_pairs_load_or_are_refused_with_a_pairs_error(tmp_path, ending):
         path.write_bytes(data)
         loaded = []
         result = outcome(lambda: loaded.extend(load_pairs(path)), PairsError, about=path)
-        if loaded:  # what is read can be written, and read again as the same
+        if loaded:  # loaded pairs are written and read back unchanged
             write_pairs(loaded, again)
             assert load_pairs(again) == loaded
         return result
@@ -108,7 +99,7 @@ def test_parsed_records_are_pairs_or_are_refused_with_a_pairs_error():
 @pytest.mark.parametrize("kind", [RunConfig, TrainConfig])
 def test_configs_load_or_are_refused_with_a_config_error(tmp_path, kind):
     path = tmp_path / "config.toml"
-    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(CONFIGS.glob("*.toml"))]
+    shipped = [tomllib.loads(path.read_text(encoding="utf-8")) for path in shipped_configs().values()]
     seeds = [values for values in shipped if ("optimiser" in values) == (kind is TrainConfig)]
 
     def read(data):
@@ -130,7 +121,7 @@ def test_any_value_of_any_key_is_taken_or_refused_with_a_config_error(tmp_path, 
     def read(given):
         return outcome(lambda: load_config(path, kind, **given), ConfigError, about=path)
 
-    keys = st.sampled_from(sorted([*kind.model_fields, "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
+    keys = st.sampled_from(sorted([*KEYS[kind], "pairs__file", "pairs__limit", "optimiser__lr", "codi__start"]))
     known = st.dictionaries(keys, odd_values | st.dictionaries(st.text(max_size=5), odd_values), min_size=1, max_size=3)
     fuzz(f"{kind.__name__} values", known, read, 500)
 
@@ -151,7 +142,7 @@ def test_gsm8ks_lines_load_or_are_refused_with_a_data_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(random_checkpoint, tmp_path_factory):
-    """A copy that may be damaged, and its files."""
+    """A copy to damage, and its files."""
     folder = shutil.copytree(random_checkpoint, tmp_path_factory.mktemp("damaged") / "model")
     return folder, {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -171,17 +162,17 @@ def test_a_checkpoints_card_is_read_or_refused_with_a_checkpoint_error(checkpoin
 
 def test_a_checkpoints_tensors_are_read_or_refused_with_a_checkpoint_error(checkpoint):
     folder, files = checkpoint
-    path = folder / THOUGHT
+    path = folder / TENSORS
 
     def read(data):
         path.write_bytes(data)
         outcome(lambda: read_tensors(path), CheckpointError, about=path)
-        return outcome(lambda: read_thought(folder, 32), CheckpointError, about=path)
+        return outcome(lambda: read_projection(folder, 32), CheckpointError, about=path)
 
     try:
-        of_both(fuzz("thought.safetensors", mutated_safetensors(files[THOUGHT]), read, 500))
+        of_both(fuzz("codi.safetensors", mutated_safetensors(files[TENSORS]), read, 500))
     finally:
-        path.write_bytes(files[THOUGHT])
+        path.write_bytes(files[TENSORS])
 
 
 def test_a_whole_checkpoint_loads_or_is_refused_with_a_checkpoint_error(checkpoint):
@@ -212,7 +203,7 @@ def parquet(table):
 
 @st.composite
 def mutated_tables(draw):
-    """A table with a column that holds something else, or is gone, or is there under another name."""
+    """A table with a column of other values or another type, without a column, or with a renamed one."""
     table = pd.concat([one_row(), one_row(pair_id="8", layer=None, patched=None)], ignore_index=True)
     name = draw(st.sampled_from(sorted(table)))
     match draw(st.sampled_from(["values", "values", "values", "type", "drop", "rename", "rows", "add"])):
@@ -255,27 +246,21 @@ def test_a_table_is_read_or_refused_with_a_sentence(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder whose report may be made."""
+    """A run folder of two pairs."""
     pairs = [
         {"pair_id": i, **{side: {"question": "9?", "answer": i} for side in ("clean", "corrupted")}} for i in (0, 1)
     ]
     return make_run(tmp_path / "run", experiment(pairs=2), pairs, experiment="sweep", config={"low_ceiling": 0.5})
 
 
-SMALL_FILES = {"manifest.json": read_manifest, "checks.json": read_checks, "prepared_pairs.json": read_prepared}
-
-
 @pytest.mark.parametrize("name", SMALL_FILES)
-def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentence(run, name):
-    table, seed = one_row(), json.loads((run / name).read_text())
+def test_the_small_files_of_a_run_are_shown_on_a_page_or_refused_with_a_sentence(run, name):
+    results, seed = Results(one_row()), json.loads((run / name).read_text())
 
     def show(data):
-        manifest, checks = SMALL_FILES["manifest.json"](run), SMALL_FILES["checks.json"](run)
-        read_prepared(run)
-        [mark(check) for check in checks]
-        parts = [checks_table(checks), *excluded(manifest.get("data") or {}), *methods(manifest, table)]
-        parts += [html_table((), citations(manifest, table)), facts(listed(manifest))]
-        page(str(manifest.get("name")), parts, {}, "").encode()
+        shown = FinishedRun(run, read_manifest(run), read_checks(run), read_prepared(run), results)
+        [mark(check) for check in shown.checks]
+        render("report.html", **report_values(shown, []), explorer=None, specs={}, bundle="").encode()
 
     def read(data):
         (run / name).write_bytes(data)
@@ -285,22 +270,21 @@ def test_a_runs_small_files_are_read_and_put_on_a_page_or_refused_with_a_sentenc
 
 
 @pytest.mark.parametrize("name", [*SMALL_FILES, "cells.parquet"])
-def test_a_damaged_run_gives_a_whole_report_or_a_sentence(run, name, monkeypatch):
-    from codi_tracing.analysis.report import conclusions as said
+def test_a_damaged_run_gives_a_complete_report_or_an_error_sentence(run, name, monkeypatch):
+    from codi_tracing.analysis.report import conclusions
     from codi_tracing.analysis.report import write as report
 
-    monkeypatch.setattr(
-        "codi_tracing.analysis.report.catalogue.fitting", lambda *_: ()
-    )  # the figures have tests of their own
+    for module in ("write", "conclusions"):  # the figures have tests of their own
+        monkeypatch.setattr(f"codi_tracing.analysis.report.{module}.figures_of_run", lambda *_: ())
     monkeypatch.setattr("codi_tracing.analysis.io.images.vl_convert.javascript_bundle", lambda *_: "")
     good = (run / name).read_bytes()
     strategy = mutated_bytes([good]) if name == "cells.parquet" else mutated_json([json.loads(good)])
 
     def read(data):
         (run / name).write_bytes(data)
-        told = outcome(lambda: report.write_report(run, figures=False), ValueError, about=run)
-        if told == "loaded":
-            assert list(said.conclusions(run))
-        return told
+        result = outcome(lambda: report.write_report(run, figures=False), ValueError, about=run)
+        if result == "loaded":
+            assert list(conclusions.conclusions(run))
+        return result
 
     fuzz(f"reports with another {name}", strategy, read, 15)

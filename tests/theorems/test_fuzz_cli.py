@@ -1,30 +1,30 @@
-"""The command line, fed damaged files: exit code 0, 1 or 2, and stderr holds sentences of ours, never a traceback."""
+"""The command line on damaged files: exit code 0, 1 or 2, and error sentences on stderr, never a traceback."""
 
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from codi_tracing.cli.main import app
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.command_line import codi
 from tests.support.mutations import as_json, fuzz, mutated_json, mutated_jsonl, mutated_toml
-from tests.theorems.test_fuzz import PAIRS, PROBLEMS, SMALL_FILES
+from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.places import ROOT
+from tests.support.run_folders import SMALL_FILES, make_run
+from tests.support.tables import experiment
 
 CONFIG = {"name": "a", "checkpoint": "model", "pairs": {"file": "pairs.json", "limit": 3}, "kinds": ["resid", "mlp"]}
 
 
-def said(*words, lines=1):
-    """What became of a command: its exit code is one of ours, and stderr holds at most so many lines, all ours."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+def outcome(*words, lines=1):
+    """A command's outcome; its exit code must be 0, 1 or 2, and stderr must hold at most so many error sentences."""
+    result = codi(*words)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)[:300]
     assert result.exit_code in (0, 1, 2), result.exit_code
-    told = result.stderr.split("\n")[:-1]
-    assert len(told) <= lines, told[:3]
-    assert all(line.startswith("codi: ") and len(line) < 6_000 and line.isprintable() for line in told), told[:3]
-    assert bool(told) == bool(result.exit_code)
+    errors = result.stderr.split("\n")[:-1]
+    assert len(errors) <= lines, errors[:3]
+    assert all(line.startswith("codi: ") and len(line) < 6_000 and line.isprintable() for line in errors), errors[:3]
+    assert bool(errors) == bool(result.exit_code)
     assert "Traceback" not in result.output
     return ("done", "stopped", "refused")[result.exit_code]
 
@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def reading_only(monkeypatch):
-    """`codi run` stops, as after a failed invariant, where it has read its files."""
+    """`codi run` reads its files and stops, as after a failed invariant."""
     from codi_tracing.patching.pairs.pair import load_pairs
     from codi_tracing.patching.runs.experiment import InvariantError
 
@@ -63,9 +63,9 @@ def reading_only(monkeypatch):
 def test_run_takes_or_refuses_any_config(folder, reading_only):
     def read(data):
         here("config.toml", data)
-        return said("run", "config.toml", "--pairs", "pairs.json")
+        return outcome("run", "config.toml", "--pairs", "pairs.json")
 
-    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "sitewise.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((ROOT / "configs" / "sitewise.toml").read_text(encoding="utf-8"))
     seen = fuzz("codi run, configs", mutated_toml([CONFIG, shipped]), read, 150)
     assert min(seen["stopped"], seen["refused"]) > 5
 
@@ -73,7 +73,7 @@ def test_run_takes_or_refuses_any_config(folder, reading_only):
 def test_run_takes_or_refuses_any_pairs(folder, reading_only):
     def read(data):
         here("pairs.json", data)
-        return said("run", "config.toml")
+        return outcome("run", "config.toml")
 
     seen = fuzz("codi run, pairs", mutated_json(PAIRS), read, 100)
     assert min(seen["stopped"], seen["refused"]) > 5
@@ -84,11 +84,11 @@ def test_train_takes_or_refuses_any_config(folder, monkeypatch):
         raise ValueError("read, and not trained in this test")
 
     monkeypatch.setattr("codi_tracing.traces.training.train.train", stopped)
-    shipped = tomllib.loads((Path(__file__).parents[2] / "configs" / "train_base.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((ROOT / "configs" / "train_base.toml").read_text(encoding="utf-8"))
 
     def read(data):
         here("config.toml", data)
-        return said("train", "config.toml", "--out", "out")
+        return outcome("train", "config.toml", "--out", "out")
 
     fuzz("codi train", mutated_toml([shipped]), read, 50)
 
@@ -96,8 +96,8 @@ def test_train_takes_or_refuses_any_config(folder, monkeypatch):
 def test_pairs_check_describes_or_refuses_any_file(folder):
     def read(data):
         here("pairs.json", data)
-        plain = said("pairs", "check", "pairs.json", lines=21)
-        result = CliRunner().invoke(app, ["pairs", "check", "pairs.json", "--json"])
+        plain = outcome("pairs", "check", "pairs.json", lines=21)
+        result = codi("pairs", "check", "pairs.json", "--json")
         json.loads(result.stdout)
         return plain
 
@@ -108,7 +108,7 @@ def test_pairs_check_describes_or_refuses_any_file(folder):
 def test_pairs_make_makes_pairs_of_any_questions_or_refuses_them(folder):
     def read(data):
         here("questions.jsonl", data)
-        return said("pairs", "make", "questions.jsonl", "--out", "made.json")
+        return outcome("pairs", "make", "questions.jsonl", "--out", "made.json")
 
     fuzz("codi pairs make", mutated_jsonl([PROBLEMS]), read, 100)
 
@@ -116,15 +116,15 @@ def test_pairs_make_makes_pairs_of_any_questions_or_refuses_them(folder):
 def test_eval_and_check_refuse_any_data_before_they_load_a_model(folder):
     def read(data):
         here("data", data)
-        return f"{said('eval', 'model', '--data', 'data')}, {said('check', 'model', '--pairs', 'data')}"
+        return f"{outcome('eval', 'model', '--data', 'data')}, {outcome('check', 'model', '--pairs', 'data')}"
 
     fuzz("codi eval and check", mutated_jsonl([PROBLEMS]) | mutated_json(PAIRS), read, 100)
 
 
 def test_report_shows_or_refuses_any_run(folder, monkeypatch):
-    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
-    monkeypatch.setattr("codi_tracing.analysis.report.catalogue.fitting", lambda *_: ())
-    monkeypatch.setattr("codi_tracing.analysis.io.images.vega_bundle", lambda: "")
+    for module in ("write", "conclusions"):
+        monkeypatch.setattr(f"codi_tracing.analysis.report.{module}.figures_of_run", lambda *_: ())
+    monkeypatch.setattr("codi_tracing.analysis.report.write.vega_bundle", lambda: "")
     monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: None)
     sides = {side: {"question": "9?", "answer": 1} for side in ("clean", "corrupted")}
     run = make_run(folder / "run", experiment(pairs=2), [{"pair_id": i, **sides} for i in (0, 1)])
@@ -133,7 +133,7 @@ def test_report_shows_or_refuses_any_run(folder, monkeypatch):
 
         def read(data, path=run / name):
             path.write_bytes(data)
-            return said("report", "run")
+            return outcome("report", "run")
 
         fuzz(f"codi report, {name}", mutated_json([json.loads(good)]), read, 15)
         (run / name).write_bytes(good)

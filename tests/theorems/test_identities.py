@@ -1,4 +1,4 @@
-"""Identities that hold in any model, of both families: what changes nothing, and what reproduces a run exactly."""
+"""Identities of any model of both families: patches that change nothing, and patches that reproduce a run exactly."""
 
 import itertools
 from typing import NamedTuple
@@ -8,17 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, FREEZABLE, ROUTES
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.engine.visibility import with_sight
 from codi_tracing.patching.engine.writes import edits_of
-from codi_tracing.patching.interventions.cells import Cell, Write, knockout_cells, make_cells
+from codi_tracing.patching.interventions.cells import Cell, CellWrite, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
 from codi_tracing.patching.interventions.sites import (
     BOT,
-    FREEZABLE,
-    INSIDE,
     QUESTION,
-    ROUTES,
     THOUGHT,
     Site,
     prefixes,
@@ -35,14 +33,11 @@ from codi_tracing.patching.interventions.sources import (
     unrelated,
     zero,
 )
-from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.donors import draw_unrelated
-from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import encode, question_ids
 from codi_tracing.traces.model.loading import reinitialise
-from tests.conftest import write_random_checkpoint
-from tests.theorems.test_planted import Contrasts, loud
+from tests.support.checkpoints import load_loud, write_random_checkpoint
+from tests.support.contrasts import Contrasts, contrasts_of, measure, projected
 
 EXACT = 1e-5
 COMPUTED = [zero, mean, step_mean, noise, moments]
@@ -73,50 +68,31 @@ CACHED = [THOUGHT, QUESTION, BOT]
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def both(request, tmp_path_factory):
-    """A random model of each family, its LoRA made stronger so that what matters is well above rounding."""
-    return loud(write_random_checkpoint(tmp_path_factory.mktemp("same"), family=request.param))
+    """A random model of each family, its LoRA stronger so that effects are well above rounding."""
+    return load_loud(write_random_checkpoint(tmp_path_factory.mktemp("same"), family=request.param))
 
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = tokenize_pairs(both, pairs)[0]
-    drawn = draw_unrelated(everyone, 0)
-    chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
-    return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
-
-
-def measure(model, contrasts, cells, metric=max_logit_change, **options) -> np.ndarray:
-    """One metric of every cell, `[pair, cell]`."""
-    table = sweep_cells(
-        model, contrasts.ready, cells, metrics=[metric], donors=contrasts.donors, everyone=contrasts.everyone,
-        cells_per_forward=64, **options,
-    )  # fmt: skip
-    return table["patched"].to_numpy().reshape(len(contrasts.ready), len(cells))
-
-
-def projected(reading):
-    """The change of all logits, in a fixed random direction: two runs that agree in it agree in all."""
-    change = reading.patched - reading.host
-    direction = torch.randn(change.shape[-1], generator=torch.Generator().manual_seed(0))
-    return change @ (direction / direction.norm())
+    return contrasts_of(both, pairs)
 
 
 def agree(model, contrasts, first, second, **options) -> bool:
-    """Whether two lists of cells give the same logits, which are not the host's."""
-    found = measure(model, contrasts, [*first, *second], projected, **options)
-    one, two = np.split(found, 2, axis=1)
+    """Whether two lists of cells give the same logits, different from the host's."""
+    results = measure(model, contrasts, [*first, *second], projected, **options)
+    one, two = np.split(results, 2, axis=1)
     assert np.abs(one).max() > EXACT
     return bool(np.abs(one - two).max() <= EXACT)
 
 
-# What changes nothing.
+# Patches that change nothing.
 
 
 @pytest.mark.parametrize("always", [(), ("answer-question", "4-1@2", "3-bot")], ids=["whole", "knockout"])
-def test_a_run_written_with_its_own_values_is_unchanged_whatever_is_held(both, contrasts, always):
-    held = [freeze for size in range(len(FREEZABLE) + 1) for freeze in itertools.combinations(FREEZABLE, size)]
-    assert len(held) == 16
-    cells = [cell for freeze in held[1:] for cell in make_cells(PLACES, [itself], ["noising"], freeze)]
+def test_a_run_patched_with_its_own_values_is_unchanged_with_any_routes_frozen(both, contrasts, always):
+    frozen = [freeze for size in range(len(FREEZABLE) + 1) for freeze in itertools.combinations(FREEZABLE, size)]
+    assert len(frozen) == 16
+    cells = [cell for freeze in frozen[1:] for cell in make_cells(PLACES, [itself], ["noising"], freeze)]
     cells += make_cells([QUESTION, BOT], [itself], freeze=["K_T"]) + make_cells(
         [QUESTION, BOT], [itself], freeze=["K_A"]
     )
@@ -124,14 +100,14 @@ def test_a_run_written_with_its_own_values_is_unchanged_whatever_is_held(both, c
     assert measure(both, contrasts, cells, always=[edge(text) for text in always]).max() <= EXACT
 
 
-def test_what_is_written_of_a_runs_own_has_no_size_and_what_is_anothers_has_one(both, contrasts):
+def test_the_edit_norm_is_zero_for_a_self_patch_and_positive_for_another_run(both, contrasts):
     sites = [*PLACES, THOUGHT]
     assert measure(both, contrasts, make_cells(sites, [itself]), "edit_norm").max() <= 10 * EXACT
     assert measure(both, contrasts, make_cells(sites, [other, unrelated]), "edit_norm").min() > 100 * EXACT
 
 
-@pytest.mark.parametrize("kind", INSIDE)
-def test_the_last_layer_at_the_last_step_changes_nothing_however_much_is_written(both, contrasts, kind):
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
+def test_patching_the_last_layer_at_the_last_step_changes_nothing(both, contrasts, kind):
     layer, step = both.n_layers - 1, both.n_latents - 1
     heads = range(both.n_heads) if kind == "head" else [None]
     push = steer(torch.full((both.head_width if kind == "head" else both.d_model,), 10.0))
@@ -142,8 +118,8 @@ def test_the_last_layer_at_the_last_step_changes_nothing_however_much_is_written
     assert measure(both, contrasts, cells, "edit_norm").min() > 10 * EXACT
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
-def test_with_every_route_held_nothing_changes_from_any_source(both, contrasts, freeze):
+@pytest.mark.parametrize("freeze", [tuple(ROUTES), tuple(FREEZABLE)], ids="+".join)
+def test_with_every_route_frozen_no_source_changes_anything(both, contrasts, freeze):
     cells = make_cells(PLACES, [other, unrelated], freeze=freeze)
     cells += make_cells([site for site in PLACES if site.kind != "kv"], COMPUTED, freeze=freeze)
     cells += make_cells([QUESTION, BOT], [other, unrelated], freeze=["K_T", "K_A"])
@@ -151,7 +127,7 @@ def test_with_every_route_held_nothing_changes_from_any_source(both, contrasts, 
 
 
 @pytest.mark.parametrize("text", ["answer-question", "answer-2", "3-question", "4-1", "5-1@1", "2-bot@0"])
-def test_a_run_of_which_an_edge_is_cut_is_that_of_the_model_that_never_had_it(both, contrasts, text):
+def test_a_run_with_a_knockout_equals_the_run_of_a_model_without_that_edge(both, contrasts, text):
     knockout = edge(text)
     bare = measure(both, contrasts, knockout_cells([knockout]), "logit_difference")
     tables = [
@@ -167,7 +143,7 @@ def test_a_run_of_which_an_edge_is_cut_is_that_of_the_model_that_never_had_it(bo
 
 
 @pytest.mark.parametrize("text", ["answer-question", "answer-bot@1", "answer-2"])
-def test_where_only_the_answer_lacks_an_edge_writing_a_runs_own_values_changes_nothing_else(both, contrasts, text):
+def test_with_a_knockout_into_the_answer_a_self_patch_changes_nothing_else(both, contrasts, text):
     knockout = edge(text)
     written = measure(
         both, contrasts, make_cells([*PLACES, *CACHED], [itself], ["noising"], knockouts=[knockout]), projected
@@ -177,10 +153,10 @@ def test_where_only_the_answer_lacks_an_edge_writing_a_runs_own_values_changes_n
     assert np.abs(bare).max() > EXACT
 
 
-# What equals what, cell by cell.
+# Cells that are equal.
 
 
-def test_a_prefix_to_the_last_step_and_a_suffix_from_the_first_are_all_steps_at_once(both, contrasts):
+def test_the_longest_prefix_and_the_longest_suffix_equal_all_steps_at_once(both, contrasts):
     for kind in ("latent", "resid", "attn", "mlp", "kv"):
         listed = Site(kind, step_set=tuple(range(both.n_latents)))
         for site in (prefixes(both, kind)[-1], suffixes(both, kind)[0], listed):
@@ -189,7 +165,7 @@ def test_a_prefix_to_the_last_step_and_a_suffix_from_the_first_are_all_steps_at_
             )
 
 
-def test_a_set_of_neighbouring_steps_is_their_window_in_every_way_of_holding(both, contrasts):
+def test_a_set_of_neighbouring_steps_equals_their_window_with_any_route_frozen(both, contrasts):
     for freeze in ((), *((name,) for name in FREEZABLE), ("R", "K_T")):
         for kind in ("latent", "resid", "kv"):
             window, listed = Site(kind, step=1, step_last=3), Site(kind, step_set=(1, 2, 3))
@@ -202,12 +178,14 @@ def test_a_set_of_neighbouring_steps_is_their_window_in_every_way_of_holding(bot
 
 
 @pytest.mark.parametrize("freeze", [(), ("K_T",), ("R",), ("R", "K_T")], ids="+".join)
-def test_all_entries_at_once_are_the_whole_thought_whatever_is_held_within_it(both, contrasts, freeze):
+def test_all_cache_entries_at_once_equal_the_whole_thought_with_its_inner_routes_open_or_frozen(
+    both, contrasts, freeze
+):
     sources = [other, unrelated]
     assert agree(both, contrasts, make_cells([Site("kv")], sources, freeze=freeze), make_cells([THOUGHT], sources))
 
 
-def test_an_entry_of_all_layers_is_the_same_written_into_the_cache_and_exchanged_by_sight(both, contrasts):
+def test_a_cache_entry_of_all_layers_is_the_same_written_or_exchanged_by_masks(both, contrasts):
     top = both.n_layers - 1
     for freeze in ((), ("K_T",), ("K_A",), ("R",), ("between",)):
         for step in range(both.n_latents - 1):
@@ -220,7 +198,7 @@ def test_an_entry_of_all_layers_is_the_same_written_into_the_cache_and_exchanged
             )
 
 
-def test_after_a_thought_that_stops_early_what_later_steps_hold_changes_nothing(both, contrasts):
+def test_after_an_early_stop_patching_later_steps_changes_nothing(both, contrasts):
     for stop in (0, 2, 5):
         bare = measure(both, contrasts, [Cell("noising", itself, THOUGHT, n_latents=stop)], projected)
         for site in (Site("latent", step=stop, step_last=5), Site("resid", step=stop, step_last=5), Site("kv", step=5)):
@@ -229,19 +207,19 @@ def test_after_a_thought_that_stops_early_what_later_steps_hold_changes_nothing(
                 np.testing.assert_allclose(measure(both, contrasts, [late], projected), bare, rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("freeze", [ROUTES, FREEZABLE], ids="+".join)
-def test_with_every_route_held_a_thought_that_goes_on_beyond_the_last_step_is_unchanged_too(both, contrasts, freeze):
+@pytest.mark.parametrize("freeze", [tuple(ROUTES), tuple(FREEZABLE)], ids="+".join)
+def test_with_every_route_frozen_a_thought_with_additional_steps_is_unchanged_too(both, contrasts, freeze):
     beyond = both.n_latents + 2
     bare = measure(both, contrasts, [Cell("noising", itself, THOUGHT, n_latents=beyond)], projected)
     sites = [*PLACES, Site("resid"), Site("resid", 2, 2, 5, 5)]
     cells = [Cell("noising", other, site, freeze, n_latents=beyond) for site in sites]
-    held = measure(both, contrasts, cells, projected)
-    np.testing.assert_allclose(held, np.broadcast_to(bare, held.shape), rtol=0, atol=EXACT)
+    frozen = measure(both, contrasts, cells, projected)
+    np.testing.assert_allclose(frozen, np.broadcast_to(bare, frozen.shape), rtol=0, atol=EXACT)
     assert np.abs(bare).max() > EXACT
 
 
-def test_means_are_those_of_the_model_whose_edges_are_cut(both, contrasts):
-    """Where the thought sees no question, all runs of a length think alike, and their mean is what stands there."""
+def test_means_are_taken_in_runs_with_the_same_knockouts(both, contrasts):
+    """If no step reads the question, all runs of one length have the same thought, which is their mean."""
     alike = [p for p in contrasts.everyone if p.tokens == contrasts.ready[0].tokens]
     assert len(alike) > 1
     of_a_length = Contrasts(alike[:1], contrasts.donors[:1], alike)
@@ -249,7 +227,7 @@ def test_means_are_those_of_the_model_whose_edges_are_cut(both, contrasts):
     cells = make_cells([Site(kind, 1, 1, 3, 3) for kind in ("resid", "attn", "mlp")], [step_mean])
     kept = {name: value.clone() for name, value in both.project.state_dict().items()}
     try:
-        with torch.no_grad():  # a constant, so that latent 0 does not bring the question in
+        with torch.no_grad():  # a constant projection: latent 0 carries nothing of the question
             both.project[4].weight.zero_()
             both.project[4].bias.copy_(torch.randn(both.d_model, generator=torch.Generator().manual_seed(0)))
         assert measure(both, of_a_length, cells, always=blind).max() <= EXACT
@@ -258,7 +236,7 @@ def test_means_are_those_of_the_model_whose_edges_are_cut(both, contrasts):
         both.project.load_state_dict(kept)
 
 
-# What reproduces a run: several segments of the donor in one cell.
+# Cells that reproduce a run: several segments of the donor in one cell.
 
 
 class Alone(NamedTuple):
@@ -272,7 +250,7 @@ class Alone(NamedTuple):
 def composed(model, contrasts, donor, writes, always=()) -> Alone:
     """Host (cell 0), donor (cell 1) and one cell for each list of (site, freeze) written into it from the donor.
 
-    Each of `writes` is which of the two is its host, and the sites with the routes that are held there.
+    Each of `writes` names its host (0 or 1) and its sites, each with the routes frozen there.
     """
     questions = []
     for ready, drawn in zip(contrasts.ready, contrasts.donors, strict=True):
@@ -281,8 +259,8 @@ def composed(model, contrasts, donor, writes, always=()) -> Alone:
     hosts = [0, 1, *(host for host, _ in writes)]
     rows = encode(model, questions, hosts)
     planned = [
-        Write(cell, host, 1 - host, site, freeze)
-        for cell, (host, sites) in enumerate(writes, 2)
+        CellWrite(run, host, 1 - host, Cell("denoising", other, site, freeze))
+        for run, (host, sites) in enumerate(writes, 2)
         for site, freeze in sites
     ]
     forced = torch.tensor([ready.forced for ready in contrasts.ready])
@@ -298,12 +276,11 @@ def open_(*sites):
     return [(site, ()) for site in sites]
 
 
-def same(found: Alone, cell: int, wanted: int) -> bool:
-    """Whether two cells have the same logits and say the same."""
-    near = all(
-        float((logits[:, cell] - logits[:, wanted]).abs().max()) <= EXACT for logits in (found.at_read, found.at_start)
-    )
-    return near and torch.equal(found.tokens[:, cell], found.tokens[:, wanted])
+def same(results: Alone, cell: int, expected: int) -> bool:
+    """Whether two cells have the same logits and the same greedy answer."""
+    logits = (results.at_read, results.at_start)
+    near = all(float((one[:, cell] - one[:, expected]).abs().max()) <= EXACT for one in logits)
+    return near and torch.equal(results.tokens[:, cell], results.tokens[:, expected])
 
 
 LATENT_0 = Site("latent", step=0, step_last=0)
@@ -317,46 +294,50 @@ def test_question_and_bot_with_the_thought_or_with_latent_0_reproduce_the_donors
         open_(QUESTION, BOT, THOUGHT), open_(QUESTION, BOT, LATENT_0), open_(QUESTION, BOT, Site("kv")),
         open_(QUESTION, BOT), open_(QUESTION, THOUGHT), open_(BOT, THOUGHT), open_(QUESTION, LATENT_0),
     ]  # fmt: skip
-    found = composed(both, contrasts, donor, [(host, sites) for sites in lists])
-    assert [same(found, cell, 1 - host) for cell in range(2, 9)] == [True] * 3 + [False] * 4
+    results = composed(both, contrasts, donor, [(host, sites) for sites in lists])
+    assert [same(results, cell, 1 - host) for cell in range(2, 9)] == [True] * 3 + [False] * 4
 
 
 @DONORS
-def test_question_and_latent_0_reproduce_it_but_for_what_is_read_of_bot(both, contrasts, donor):
+def test_question_and_latent_0_reproduce_the_donors_run_where_nothing_reads_bot(both, contrasts, donor):
     unread = [Edge(reader, "bot") for reader in (None, *range(both.n_latents))]
     lists = [open_(QUESTION, LATENT_0), open_(QUESTION), open_(LATENT_0)]
-    found = composed(both, contrasts, donor, [(0, sites) for sites in lists], unread)
-    assert [same(found, cell, 1) for cell in (2, 3, 4)] == [True, False, False]
+    results = composed(both, contrasts, donor, [(0, sites) for sites in lists], unread)
+    assert [same(results, cell, 1) for cell in (2, 3, 4)] == [True, False, False]
 
 
 @DONORS
-def test_a_thought_written_into_a_run_is_that_runs_question_read_by_the_answer_of_the_other(both, contrasts, donor):
+def test_patching_the_thought_equals_patching_the_question_for_the_answer_alone_in_the_other_run(
+    both, contrasts, donor
+):
     read_late = [(QUESTION, ("K_T",)), (BOT, ("K_T",))]
     for host in (0, 1):
-        found = composed(both, contrasts, donor, [(host, open_(THOUGHT)), (1 - host, read_late)])
-        assert same(found, 2, 3)
-        assert not same(found, 2, 0)
-        assert not same(found, 2, 1)
+        results = composed(both, contrasts, donor, [(host, open_(THOUGHT)), (1 - host, read_late)])
+        assert same(results, 2, 3)
+        assert not same(results, 2, 0)
+        assert not same(results, 2, 1)
 
 
 @DONORS
-def test_the_residual_everywhere_is_the_whole_thought_but_for_what_latent_0_leaves_in_layer_0(both, contrasts, donor):
+def test_the_residual_at_every_site_equals_the_whole_thought_except_for_the_entry_of_latent_0_in_layer_0(
+    both, contrasts, donor
+):
     resid, first = Site("resid"), Site("kv", 0, 0, 0, 0)
     lists = [open_(THOUGHT), open_(resid, LATENT_0), open_(resid, first), open_(resid)]
-    found = composed(both, contrasts, donor, [(0, sites) for sites in lists])
-    assert [same(found, cell, 2) for cell in (3, 4, 5)] == [True, True, False]
+    results = composed(both, contrasts, donor, [(0, sites) for sites in lists])
+    assert [same(results, cell, 2) for cell in (3, 4, 5)] == [True, True, False]
 
 
 @DONORS
-def test_what_blocks_add_everywhere_with_latent_0_is_the_whole_thought(both, contrasts, donor):
+def test_all_block_outputs_with_latent_0_equal_the_whole_thought(both, contrasts, donor):
     every_head = [Site("head", head=head) for head in range(both.n_heads)]
     lists = [
         open_(THOUGHT), open_(Site("attn"), Site("mlp"), LATENT_0), open_(Site("attn"), LATENT_0),
         open_(*every_head, LATENT_0), open_(Site("attn"), Site("mlp")),
     ]  # fmt: skip
-    found = composed(both, contrasts, donor, [(0, sites) for sites in lists])
-    # Attention and latent 0 settle the thought: an MLP depends on nothing else.
-    assert [same(found, cell, 2) for cell in (3, 4, 5, 6)] == [True, True, True, False]
+    results = composed(both, contrasts, donor, [(0, sites) for sites in lists])
+    # Attention and latent 0 determine the thought: an MLP has no other input.
+    assert [same(results, cell, 2) for cell in (3, 4, 5, 6)] == [True, True, True, False]
 
 
 @DONORS
@@ -364,10 +345,10 @@ def test_all_heads_of_a_layer_together_are_its_attention(both, contrasts, donor)
     for freeze in ((), ("R",), ("K_T",), ("K_A",), ("between",)):
         heads = [(Site("head", 1, 1, 2, 3, head), freeze) for head in range(both.n_heads)]
         lists = [heads, [(Site("attn", 1, 1, 2, 3), freeze)], heads[:-1]]
-        found = composed(both, contrasts, donor, [(0, sites) for sites in lists])
-        assert same(found, 2, 3)
-        assert not same(found, 2, 4)
-        assert not same(found, 2, 0)
+        results = composed(both, contrasts, donor, [(0, sites) for sites in lists])
+        assert same(results, 2, 3)
+        assert not same(results, 2, 4)
+        assert not same(results, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +358,7 @@ def test_all_heads_of_a_layer_together_are_its_attention(both, contrasts, donor)
         (Site("kv", step_last=3), "a window to step 3 names no first step; name both"),
     ],
 )
-def test_a_window_without_a_beginning_is_refused_and_not_taken_for_everything(both, site, sentence):
+def test_a_window_without_a_first_layer_or_step_is_refused(both, site, sentence):
     with pytest.raises(ValueError, match=sentence):
         site.places(both)
 
@@ -392,20 +373,20 @@ def blank(both):
 
 def weights(model) -> dict[str, torch.Tensor]:
     parts = {"lm": model.lm._module, "project": model.project}
-    found = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
-    return found | {"bot": model.bot, "eot": model.eot}
+    results = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
+    return results | {"bot": model.bot, "eot": model.eot}
 
 
 def test_re_initialised_lora_adds_nothing_to_the_base(both, blank, contrasts):
     ids = torch.tensor([question_ids(both, contrasts.ready[0].pair.clean.question)])
     base = AutoModelForCausalLM.from_pretrained(both.folder / "base", dtype=torch.float32).eval()
     with torch.no_grad():
-        wanted, bare, trained = (model(input_ids=ids).logits for model in (base, blank.lm._module, both.lm._module))
-    torch.testing.assert_close(bare, wanted, rtol=0, atol=EXACT)
-    assert (trained - wanted).abs().max() > EXACT
+        expected, bare, trained = (model(input_ids=ids).logits for model in (base, blank.lm._module, both.lm._module))
+    torch.testing.assert_close(bare, expected, rtol=0, atol=EXACT)
+    assert (trained - expected).abs().max() > EXACT
 
 
-def test_re_initialising_draws_projection_and_lora_anew_keeps_the_rest_and_leaves_the_model_alone(both):
+def test_re_initialising_redraws_projection_and_lora_and_keeps_the_rest_and_the_model(both):
     before = {name: value.clone() for name, value in weights(both).items()}
     drawn = [weights(reinitialise(both, seed)) for seed in (3, 3, 4)]
     assert all(torch.equal(value, before[name]) for name, value in weights(both).items())
@@ -423,8 +404,8 @@ def test_re_initialising_draws_projection_and_lora_anew_keeps_the_rest_and_leave
 
 
 def test_a_re_initialised_model_keeps_every_identity(both, blank, contrasts):
-    cells = make_cells([*PLACES, *CACHED], [itself]) + make_cells(PLACES, [other], freeze=ROUTES)
+    cells = make_cells([*PLACES, *CACHED], [itself]) + make_cells(PLACES, [other], freeze=tuple(ROUTES))
     assert measure(blank, contrasts, cells).max() <= EXACT
-    found = composed(blank, contrasts, "other", [(0, open_(QUESTION, BOT, THOUGHT)), (0, open_(THOUGHT))])
-    assert same(found, 2, 1)
-    assert not same(found, 3, 0)
+    results = composed(blank, contrasts, "other", [(0, open_(QUESTION, BOT, THOUGHT)), (0, open_(THOUGHT))])
+    assert same(results, 2, 1)
+    assert not same(results, 3, 0)

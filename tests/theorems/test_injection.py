@@ -1,4 +1,4 @@
-"""What comes from pairs, checkpoints and configs is data: no text of theirs becomes markup, script, or a path."""
+"""Texts from pairs, checkpoints and configs are data: none becomes markup, a script or a path."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from codi_tracing.analysis.report import explorer
 from codi_tracing.analysis.report.catalogue import FIGURES
 from codi_tracing.analysis.report.conclusions import conclusions
 from codi_tracing.analysis.report.write import file_stems, write_report
-from tests.analysis.report.test_write import make_run
-from tests.analysis.statistics.test_verdict import cell, experiment
+from tests.support.run_folders import make_run
+from tests.support.tables import cell, experiment
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script>",
@@ -94,13 +94,13 @@ class Seen(HTMLParser):
 
 
 def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
-    """A run whose every free text is hostile: ids, clusters, kinds, protocol, donors, questions, answers, names."""
+    """A run whose every free text is hostile: ids, clusters, edits, protocol, donors, questions, answers, names."""
     count = len(HOSTILE)
     table = experiment(layers=(0.2, 0.9), pairs=count, noise=0.05)
     number = table["pair_id"].astype(int)
     text = number.map(lambda i: HOSTILE[i])
     table["cluster_id"] = text
-    table["kind"] = number.map(lambda i: HOSTILE[i % 4])
+    table["edit"] = number.map(lambda i: HOSTILE[i % 4])
     table["source_pair"] = text
     table["pair_id"] = text
     steps = pd.DataFrame(
@@ -113,8 +113,8 @@ def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
         for step in (0, 1)
     )
     steps = steps.assign(cluster_id=steps["pair_id"])
-    kinds = dict(zip(table["pair_id"], table["kind"], strict=True))
-    steps["kind"] = steps["pair_id"].map(kinds)
+    edits = dict(zip(table["pair_id"], table["edit"], strict=True))
+    steps["edit"] = steps["pair_id"].map(edits)
     table = pd.concat([table, steps], ignore_index=True)
     pairs = [
         {"pair_id": text, **{side: {"question": f"{text} 9?", "answer": i} for side in ("clean", "corrupted")}}
@@ -145,7 +145,7 @@ def hostile_run(folder: Path, experiment_name: str = "sweep") -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The report of a hostile run, and nothing beside it."""
+    """A hostile run with its report; nothing is written beside it."""
     root = tmp_path_factory.mktemp("hostile")
     folder = hostile_run(root / "run")
     write_report(folder)
@@ -172,7 +172,7 @@ def test_a_page_has_only_the_elements_and_attributes_that_we_write(page):
     assert page.comments == []
 
 
-def test_a_page_has_vegas_script_the_figures_as_json_and_the_linked_views_script_with_its_data(page):
+def test_a_page_has_three_scripts_vega_the_figures_as_json_and_the_explorer_with_its_data(page):
     assert len(page.scripts) == 3
     linked = Path(explorer.__file__).with_name("explorer.js").read_text(encoding="utf-8")
     assert page.scripts[2].startswith(linked)
@@ -191,7 +191,7 @@ def test_a_page_has_vegas_script_the_figures_as_json_and_the_linked_views_script
     assert {row["pair"] for row in rows} == set(HOSTILE)
 
 
-def test_hostile_texts_are_all_there_to_be_read(page):
+def test_every_hostile_text_is_shown_as_text(page):
     text = "".join(page.text)
     for hostile in HOSTILE:
         assert (
@@ -201,7 +201,7 @@ def test_hostile_texts_are_all_there_to_be_read(page):
 
 
 def test_no_hostile_text_is_an_expression_a_field_or_a_signal(run):
-    """Only data rows, titles and tooltips may hold them; what Vega compiles does not."""
+    """Only data rows, titles and tooltips may hold them, nothing that Vega evaluates."""
     for path in (run / "charts").rglob("*.json"):
         spec = json.loads(path.read_text(encoding="utf-8"))
         for place, value in leaves(spec):
@@ -243,13 +243,13 @@ def test_every_file_stays_in_the_run_folder_under_a_plain_name(run):
     assert not Path("/tmp/pwned").exists()
 
 
-def test_file_names_of_hostile_ids_are_plain_short_and_apart():
+def test_file_names_of_hostile_ids_are_plain_short_and_different():
     stems = file_stems([*HOSTILE, "a" * 300, "A" * 300, ".", "..", "pair_1", "1", "con", "nul.txt"])
     assert len({stem.lower() for stem in stems.values()}) == len(stems)
     assert all(re.fullmatch(r"pair_[A-Za-z0-9._-]{0,90}", stem) for stem in stems.values())
 
 
-def test_the_terminals_conclusions_of_a_hostile_run_are_made(run):
+def test_the_terminal_prints_conclusions_of_a_hostile_run(run):
     assert list(conclusions(run))
 
 
@@ -262,13 +262,13 @@ def test_a_runs_name_is_no_path(tmp_path, name):
 
     path = tmp_path / "config.toml"
     path.write_text(f'name = {json.dumps(name)}\ncheckpoint = "b"\npairs.file = "c"\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match="'name' is .*, wanted|'name' is .* wanted 100 characters"):
+    with pytest.raises(ConfigError, match="'name' is .*, expected"):
         load_config(path, RunConfig)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("name", ["report.html", "charts/aggregate/all_pairs_by_layer.html"])
-def test_a_browser_draws_the_page_and_runs_nothing_of_theirs(run, name, tmp_path):
+def test_a_browser_draws_the_page_and_runs_no_hostile_script(run, name, tmp_path):
     shown = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom", (run / name).as_uri()],
@@ -277,7 +277,7 @@ def test_a_browser_draws_the_page_and_runs_nothing_of_theirs(run, name, tmp_path
     title = re.search(r"<title>(.*?)</title>", shown, re.DOTALL)
     assert title is not None
     assert title[1].strip() != "pwned"
-    assert "<svg" in shown  # its own scripts ran
+    assert "<svg" in shown  # the page's own scripts ran
     drawn = Seen(shown)
     assert not {"img", "iframe", "a", "object", "embed", "foreignobject"} & drawn.tags
     assert not [name for name in drawn.attributes if name.startswith("on") or name.endswith("href")]

@@ -1,42 +1,28 @@
-"""Planted truths: models and cut edges in which it is known by hand what can matter, and the engine has to find it."""
+"""Planted effects: models and knockouts for which the sites that can matter follow by hand; the engine has to agree."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, DIRECTIONS, FREEZABLE, ROUTES
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import Cell, make_cells
 from codi_tracing.patching.interventions.edges import Edge
 from codi_tracing.patching.interventions.sites import (
-    FREEZABLE,
-    INSIDE,
-    ROUTES,
     THOUGHT,
     Site,
     expand,
     stepwise,
     subsets,
 )
-from codi_tracing.patching.interventions.sources import HOSTS, Value, mean, noise, other, source_name, unrelated, zero
-from codi_tracing.patching.metrics import max_logit_change
-from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
-from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
-from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from codi_tracing.patching.interventions.sources import Value, mean, noise, other, source_name, unrelated, zero
+from tests.support.checkpoints import load_loud, write_random_checkpoint
+from tests.support.contrasts import contrasts_of, measure, projected
 
 EXACT = 1e-5
 SOURCES = [other, unrelated, zero, mean, noise]
-
-
-class Contrasts(NamedTuple):
-    """Pairs that have an unrelated donor, their donors, and all pairs that means are taken over."""
-
-    ready: list[TokenizedPair]
-    donors: list[tuple[Donor, ...]]
-    everyone: list[TokenizedPair]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -47,49 +33,28 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    return loud(folder)
+    return load_loud(folder)
 
 
 @pytest.fixture
 def fresh(folder):
-    """A model of one's own, to plant something in."""
-    return loud(folder)
-
-
-def loud(folder):
-    """The checkpoint with its LoRA made stronger: attention is sharp, and what matters is well above rounding."""
-    model = load_codi(folder, device="cpu")
-    for name, parameter in model.lm._module.named_parameters():
-        if ".lora_B." in name:
-            parameter.data *= 4
-    return model
+    """A new model for each test, to plant something in."""
+    return load_loud(folder)
 
 
 @pytest.fixture(scope="module")
 def contrasts(both, pairs):
-    everyone = tokenize_pairs(both, pairs)[0]
-    drawn = draw_unrelated(everyone, 0)
-    chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
-    return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
-
-
-def measure(model, contrasts, cells, metric=max_logit_change, always=()) -> np.ndarray:
-    """One metric of every cell, `[pair, cell]`."""
-    table = sweep_cells(
-        model, contrasts.ready, cells, metrics=[metric], donors=contrasts.donors, everyone=contrasts.everyone,
-        always=always, cells_per_forward=128,
-    )  # fmt: skip
-    return table["patched"].to_numpy().reshape(len(contrasts.ready), len(cells))
+    return contrasts_of(both, pairs)
 
 
 def every_site(model) -> list[Site]:
-    """Each single place of every kind, and each step whole; of heads, the first and the last."""
-    found = [*stepwise(model, "latent"), *expand(model, ["sitewise", "stepwise"], (*INSIDE, "kv"))]
-    return [site for site in found if site.head in (None, 0, model.n_heads - 1)]
+    """Each layer and step of every kind, and each whole step; of the heads the first and the last."""
+    measured = [*stepwise(model, "latent"), *expand(model, ["sitewise", "stepwise"], (*BLOCK_KINDS, "kv"))]
+    return [site for site in measured if site.head in (None, 0, model.n_heads - 1)]
 
 
-def written(sites, sources=SOURCES, directions=tuple(HOSTS), freeze=()) -> list[Cell]:
-    """Every site from every source that can be written there."""
+def written(sites, sources=SOURCES, directions=tuple(DIRECTIONS), freeze=()) -> list[Cell]:
+    """A cell for every site and every source that can be written there."""
     cells = make_cells(sites, sources, directions, freeze)
     return [cell for cell in cells if not (isinstance(cell.source, Value) and cell.site.kind == "kv")]
 
@@ -98,20 +63,20 @@ def named(cell) -> tuple[str, Site]:
     return ("other" if cell.source is other else source_name(cell.source, cell.host)), cell.site
 
 
-def found_and_planted(model, contrasts, cells, rule, always=()):
-    """Which (source, site) have an effect on some pair in some direction, and which should by the rule for a place."""
+def measured_and_planted(model, contrasts, cells, rule, always=()):
+    """The (source, site) with an effect on some pair and direction, and those that should have one by a rule."""
     changes = measure(model, contrasts, cells, always=always).max(0)
-    found = {named(cell) for cell, change in zip(cells, changes, strict=True) if change > EXACT}
+    measured = {named(cell) for cell, change in zip(cells, changes, strict=True) if change > EXACT}
     planted = {
         named(cell) for cell in cells if any(rule(cell, layer, step) for layer, step in cell.site.places(model))
     }  # fmt: skip
-    assert planted  # else there would be nothing to find
+    assert planted  # else the test could not fail
     assert len(planted) < len({named(cell) for cell in cells})
-    return found, planted
+    return measured, planted
 
 
 def answer_sees_only(model, step: int, layers: Sequence[int] | None = None) -> list[Edge]:
-    """The cuts that leave the answer one step of the thought, and of that all layers' entries or those of some."""
+    """Knockouts that leave the answer one step of the thought, at all layers or at some."""
     others = [Edge(None, at) for at in range(model.n_latents) if at != step]
     unread = [] if layers is None else [Edge(None, step, at) for at in range(model.n_layers) if at not in layers]
     return [Edge(None, "question"), Edge(None, "bot"), *others, *unread]
@@ -122,7 +87,7 @@ def no_step_reads_another(model) -> list[Edge]:
 
 
 def upstream(kind: str, layer: int, step: int, k: int, read: Sequence[int]) -> bool:
-    """Whether a place can reach what the answer reads: the entries that step k leaves at the layers `read`.
+    """Whether an activation reaches the entries that the answer reads, those of step k at the layers `read`.
 
     An entry at a layer is made of what enters that layer, so within step k only what lies in layers below reaches it. A
     step before k reaches latent k through the projections between, and through it all layers; so does its cache entry
@@ -145,7 +110,7 @@ def upstream_without_K_T(kind: str, layer: int, step: int, k: int, read: Sequenc
 
 
 def upstream_without_R(kind: str, layer: int, step: int, k: int, read: Sequence[int]) -> bool:
-    """The same where each latent is a constant: an earlier step is heard only by reading, and each reading rises.
+    """The same where each latent is a constant: an earlier step acts only through reading, and each reading rises.
 
     What is written in a block enters the step's own entries in the layers above, those are read there by step k, and
     what is read enters entries above that once more. A latent is below all layers.
@@ -159,38 +124,38 @@ def upstream_without_R(kind: str, layer: int, step: int, k: int, read: Sequence[
 
 
 @pytest.mark.parametrize("k", range(6))
-def test_where_the_answer_sees_one_step_just_what_is_upstream_of_its_entries_matters(both, contrasts, k):
+def test_where_the_answer_sees_one_step_exactly_the_sites_upstream_of_its_entries_matter(both, contrasts, k):
     layers = range(both.n_layers)
-    found, planted = found_and_planted(
-        both, contrasts, written(every_site(both), directions=[tuple(HOSTS)[k % 2]]),
+    measured, planted = measured_and_planted(
+        both, contrasts, written(every_site(both), directions=[tuple(DIRECTIONS)[k % 2]]),
         lambda cell, layer, step: upstream(cell.site.kind, layer, step, k, layers),
         answer_sees_only(both, k),
     )  # fmt: skip
-    assert found == planted
+    assert measured == planted
 
 
 @pytest.mark.parametrize("layer_read", range(3))
 @pytest.mark.parametrize("k", [0, 3])
-def test_where_it_sees_that_step_in_one_layer_just_what_is_upstream_of_that_entry_matters(
+def test_where_the_answer_sees_one_step_in_one_layer_exactly_the_sites_upstream_of_that_entry_matter(
     both, contrasts, k, layer_read
 ):
-    found, planted = found_and_planted(
+    measured, planted = measured_and_planted(
         both, contrasts, written(every_site(both), [other, noise], ["denoising"]),
         lambda cell, layer, step: upstream(cell.site.kind, layer, step, k, [layer_read]),
         answer_sees_only(both, k, [layer_read]),
     )  # fmt: skip
-    assert found == planted
+    assert measured == planted
 
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_where_no_step_reads_another_an_earlier_entry_is_no_longer_upstream(both, contrasts, k):
     layers = range(both.n_layers)
-    found, planted = found_and_planted(
+    measured, planted = measured_and_planted(
         both, contrasts, written(every_site(both), directions=["noising"]),
         lambda cell, layer, step: upstream_without_K_T(cell.site.kind, layer, step, k, layers),
         [*answer_sees_only(both, k), *no_step_reads_another(both)],
     )  # fmt: skip
-    assert found == planted
+    assert measured == planted
 
 
 def make_latents_constant(model) -> None:
@@ -203,7 +168,7 @@ def make_latents_constant(model) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_where_every_latent_is_the_same_an_edit_rises_a_layer_with_each_reading(fresh, contrasts, k):
+def test_where_every_latent_is_constant_an_edit_rises_one_layer_with_each_reading(fresh, contrasts, k):
     make_latents_constant(fresh)
     layers = range(fresh.n_layers)
 
@@ -214,11 +179,11 @@ def test_where_every_latent_is_the_same_an_edit_rises_a_layer_with_each_reading(
         return upstream_without_R(cell.site.kind, layer, step, k, layers)
 
     cells = written(every_site(fresh), directions=["denoising"])
-    found, planted = found_and_planted(fresh, contrasts, cells, rule, answer_sees_only(fresh, k))
-    assert found == planted
+    measured, planted = measured_and_planted(fresh, contrasts, cells, rule, answer_sees_only(fresh, k))
+    assert measured == planted
 
 
-def test_where_the_answer_sees_no_thought_nothing_of_the_thought_matters_and_the_question_does(both, contrasts):
+def test_where_the_answer_sees_no_thought_the_question_matters_and_the_thought_does_not(both, contrasts):
     hidden = [Edge(None, step) for step in range(both.n_latents)]
     cells = [*written(every_site(both), directions=["noising"]), *make_cells([THOUGHT], [other, unrelated])]
     assert measure(both, contrasts, cells, always=hidden).max() <= EXACT
@@ -227,13 +192,6 @@ def test_where_the_answer_sees_no_thought_nothing_of_the_thought_matters_and_the
 
 
 # Routes: `freeze` removes its edge and nothing else.
-
-
-def projected(reading):
-    """The change of all logits, in a fixed random direction: two runs that agree in it agree in all."""
-    change = reading.patched - reading.host
-    direction = torch.randn(change.shape[-1], generator=torch.Generator().manual_seed(0))
-    return change @ (direction / direction.norm())
 
 
 def same_frozen_and_open(model, contrasts, sites, route, always=(), sources=(other, noise)):
@@ -263,7 +221,7 @@ def test_freezing_K_A_changes_nothing_where_the_answer_does_not_see_the_written_
     assert same_frozen_and_open(both, contrasts, sites, "K_A")[0] > EXACT
 
 
-def test_freezing_R_changes_nothing_where_every_latent_is_the_same(fresh, contrasts):
+def test_freezing_R_changes_nothing_where_every_latent_is_constant(fresh, contrasts):
     sites = [*at_steps(fresh, 0, 2, 5), Site("kv", 0, 1, 1, 3), Site("resid", step_set=(0, 2, 3))]
     assert same_frozen_and_open(fresh, contrasts, sites, "R")[0] > EXACT
     make_latents_constant(fresh)
@@ -275,9 +233,9 @@ def test_freezing_R_changes_nothing_where_every_latent_is_the_same(fresh, contra
 
 
 @pytest.mark.parametrize("k", [0, 2, 5])
-def test_an_edit_whose_only_open_route_is_cut_changes_nothing(both, fresh, contrasts, k):
+def test_an_edit_whose_only_open_route_is_knocked_out_changes_nothing(both, fresh, contrasts, k):
     sites = at_steps(both, k)
-    alone = {route: [held for held in ROUTES if held != route] for route in ROUTES}
+    alone = {route: [other_route for other_route in ROUTES if other_route != route] for route in ROUTES}
     knockout = {"K_A": [Edge(None, k)], "K_T": [Edge(later, k) for later in range(k + 1, both.n_latents)], "R": []}
     for route in ("K_A", "K_T"):
         cells = written(sites, [other, mean, noise], freeze=alone[route])
@@ -290,9 +248,9 @@ def test_an_edit_whose_only_open_route_is_cut_changes_nothing(both, fresh, contr
         assert (opened > EXACT) == (route == "K_A" or not last)
 
 
-def test_above_the_last_layer_there_is_only_R_and_below_an_entry_there_is_none(both, contrasts):
+def test_from_the_last_layer_the_only_route_is_R_and_a_cache_entry_has_no_R(both, contrasts):
     top = both.n_layers - 1
-    highest = [site for site in every_site(both) if site.kind in INSIDE and site.layer == top]
+    highest = [site for site in every_site(both) if site.kind in BLOCK_KINDS and site.layer == top]
     assert measure(both, contrasts, written(highest, [other, noise], freeze=["R"])).max() <= EXACT
     for route in ("K_T", "K_A"):
         assert same_frozen_and_open(both, contrasts, highest, route)[0] <= EXACT
@@ -301,18 +259,18 @@ def test_above_the_last_layer_there_is_only_R_and_below_an_entry_there_is_none(b
     assert measure(both, contrasts, written(entries, freeze=["K_T", "K_A"])).max() <= EXACT
 
 
-def test_what_reaches_the_answer_directly_is_what_its_reading_of_the_step_brings(both, contrasts):
-    def held(sites, *freeze):
+def test_freezing_between_equals_freezing_R_and_K_T_for_single_steps(both, contrasts):
+    def with_frozen(sites, *freeze):
         return measure(both, contrasts, written(sites, [other, noise], ["noising"], freeze), projected)
 
     single = at_steps(both, 0, 2, 4, 5)
-    directly = held(single, "between")
-    np.testing.assert_allclose(directly, held(single, "R", "K_T"), rtol=0, atol=EXACT)
+    directly = with_frozen(single, "between")
+    np.testing.assert_allclose(directly, with_frozen(single, "R", "K_T"), rtol=0, atol=EXACT)
     assert np.abs(directly).max() > EXACT
-    assert np.abs(held(single, "K_A", "between")).max() <= EXACT
+    assert np.abs(with_frozen(single, "K_A", "between")).max() <= EXACT
     several = [Site("kv", None, None, 1, 3), Site("kv", 1, 1), Site("resid", step_set=(0, 2, 3)), Site("attn")]
     np.testing.assert_allclose(
-        held(several, "R", "K_T"), held(several, "R", "K_T", "between"), rtol=0, atol=EXACT
+        with_frozen(several, "R", "K_T"), with_frozen(several, "R", "K_T", "between"), rtol=0, atol=EXACT
     )  # fmt: skip
 
 
@@ -320,7 +278,7 @@ def test_what_reaches_the_answer_directly_is_what_its_reading_of_the_step_brings
 
 
 def silence(model, layer: int, columns: slice) -> None:
-    """Make part of the attention output projection's input count for nothing, LoRA included."""
+    """Zero the weights of some inputs of the attention's output projection, LoRA included."""
     names = model.family
     block = getattr(getattr(model.lm._module, names.decoder), names.blocks)[layer]
     projection = getattr(getattr(block, names.attention), names.heads)
@@ -344,7 +302,7 @@ def test_a_head_that_writes_nothing_is_inert_and_the_others_are_not(fresh, contr
             assert (change <= EXACT) == inert, cell
 
 
-def test_where_no_head_of_a_layer_writes_anything_neither_heads_nor_entries_of_that_layer_matter(fresh, contrasts):
+def test_where_no_head_of_a_layer_writes_its_heads_and_entries_do_not_matter(fresh, contrasts):
     silence(fresh, 1, slice(None))
     inert = [site for site in every_site(fresh) if site.layer == 1 and site.kind in ("head", "kv")]
     assert measure(fresh, contrasts, written([*inert, Site("kv", 1, 1)])).max() <= EXACT
@@ -365,7 +323,7 @@ def game(model, contrasts, freeze=(), always=()) -> dict[frozenset[int], np.ndar
 
 
 @pytest.mark.parametrize("freeze", [(), ("K_T",)], ids=["total", "K_A only"])
-def test_all_steps_together_are_the_whole_thought_in_both_games_and_one_alone_is_its_entry(both, contrasts, freeze):
+def test_in_both_games_all_steps_equal_the_whole_thought_and_one_step_equals_its_entry(both, contrasts, freeze):
     values = game(both, contrasts, freeze)
     whole = measure(both, contrasts, make_cells([THOUGHT], [other], ["denoising"]), "logit_difference")[:, 0]
     np.testing.assert_allclose(values[frozenset(range(both.n_latents))], whole, rtol=0, atol=EXACT)
@@ -388,7 +346,7 @@ def test_a_step_that_the_answer_does_not_see_is_a_dummy_of_the_K_A_game(both, co
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_the_only_step_that_the_answer_sees_decides_the_K_A_game_alone(both, contrasts, k):
+def test_the_only_step_that_the_answer_sees_alone_decides_the_K_A_game(both, contrasts, k):
     always = answer_sees_only(both, k)
     values = game(both, contrasts, ["K_T"], always)
     host = sweep_cells(
@@ -400,14 +358,14 @@ def test_the_only_step_that_the_answer_sees_decides_the_K_A_game_alone(both, con
     assert np.abs(values[frozenset([k])] - host).max() > EXACT
 
 
-def test_steps_of_the_last_layer_alone_do_not_hear_each_other_where_latents_are_constant(fresh, contrasts):
+def test_entries_of_the_last_layer_do_not_affect_each_other_where_latents_are_constant(fresh, contrasts):
     make_latents_constant(fresh)
     top = fresh.n_layers - 1
     sites = [Site("kv", top, top, step_set=chosen) for chosen in ((0,), (1, 4), (0, 1, 2, 3, 5))]
     assert same_frozen_and_open(fresh, contrasts, sites, "K_T", sources=[other, unrelated])[0] <= EXACT
 
 
-def test_every_way_of_holding_has_an_edge_to_hold(both, contrasts):
+def test_freezing_any_route_changes_the_effect_of_an_early_edit(both, contrasts):
     early = [Site("latent", None, None, 0, 0)]
-    for held in FREEZABLE:
-        assert same_frozen_and_open(both, contrasts, early, held)[0] > EXACT
+    for route in FREEZABLE:
+        assert same_frozen_and_open(both, contrasts, early, route)[0] > EXACT

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from codi_tracing.analysis.table import read_table
-from codi_tracing.cli.main import app
 from codi_tracing.traces.gsm8k import read_problems
+from tests.support import command_line
+from tests.support.places import GSM8K
 from tests.support.upstream import write_upstream
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_test.jsonl"
 CONFIG = """
 name = "gsm8k"
 checkpoint = "checkpoint"
@@ -36,29 +35,29 @@ def folder(request, tmp_path_factory):
         ["convert", folder / "codi", "--base", folder / "base", "--alpha", 16, "--out", folder / "checkpoint"],
         ["pairs", "make", GSM8K, "--out", folder / "pairs.jsonl", "--checkpoint", folder / "checkpoint"],
     ):
-        said = CliRunner().invoke(app, [str(word) for word in words])
-        assert said.exit_code == 0, said.output
+        done = command_line.codi(*words)
+        assert done.exit_code == 0, done.output
     return folder
 
 
 @pytest.fixture
 def codi(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+    return command_line.codi
 
 
-def test_hundreds_of_questions_yield_a_pair_of_equal_token_counts_under_its_tokenizer(codi, folder):
-    said = codi("pairs", "check", "pairs.jsonl", "--json")
-    found = json.loads(said.stdout)
-    assert found["usable"] == found["pairs"] > 400
-    assert found["kinds"]["operator_word"] >= 1
+def test_hundreds_of_questions_yield_a_pair_of_equal_token_counts(codi, folder):
+    done = codi("pairs", "check", "pairs.jsonl", "--json")
+    summary = json.loads(done.stdout)
+    assert summary["usable"] == summary["pairs"] > 400
+    assert summary["kinds"]["operator_word"] >= 1
 
 
-def test_the_experiment_runs_on_them_and_counts_every_pair_that_it_leaves_out(codi, folder):
+def test_the_experiment_runs_on_these_pairs_and_lists_every_excluded_one(codi, folder):
     Path("config.toml").write_text(CONFIG.format(filter="usable"))
-    said = codi("run", "config.toml")
-    assert said.exit_code == 0, said.output
-    assert "5 of 5 invariants hold." in said.stdout
+    done = codi("run", "config.toml")
+    assert done.exit_code == 0, done.output
+    assert "5 of 5 invariants hold." in done.stdout
     data = json.loads(Path("runs/gsm8k/manifest.json").read_text())["data"]
     assert data["read"] == data["usable"] + len(data["excluded"])
     assert data["read"] > 400
@@ -71,16 +70,16 @@ def test_the_experiment_runs_on_them_and_counts_every_pair_that_it_leaves_out(co
     assert all({"edit", "change", "cluster_id"} <= set(pair) for pair in prepared)
 
 
-def test_no_pair_of_a_random_model_is_right_on_both_sides_and_the_refusal_says_so(codi, folder):
+def test_a_random_model_answers_no_pair_correctly_and_the_run_is_refused(codi, folder):
     Path("correct.toml").write_text(CONFIG.format(filter="both_correct"))
     lines = Path("pairs.jsonl").read_text().splitlines()[:5]
     Path("few.jsonl").write_text("\n".join(lines))
-    said = codi("run", "correct.toml", "--pairs", "few.jsonl", "--out", "runs/correct")
-    assert said.exit_code == 2
-    assert "few.jsonl: none of its 5 pairs passes the filter 'both_correct'; for instance pair" in said.stderr
+    done = codi("run", "correct.toml", "--pairs", "few.jsonl", "--out", "runs/correct")
+    assert done.exit_code == 2
+    assert "few.jsonl: none of its 5 pairs passes the filter 'both_correct'; for instance pair" in done.stderr
 
 
-def test_accuracy_is_measured_on_gsm8ks_own_file(codi, folder):
-    said = codi("eval", "checkpoint", "--data", GSM8K, "--limit", 4, "--steps", 6, "--max-new-tokens", 4)
-    assert said.exit_code == 0, said.output
-    assert said.stdout.splitlines()[1].endswith("as trained")
+def test_accuracy_is_measured_on_the_file_of_gsm8k(codi, folder):
+    done = codi("eval", "checkpoint", "--data", GSM8K, "--limit", 4, "--steps", 6, "--max-new-tokens", 4)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1].endswith("as trained")

@@ -1,4 +1,4 @@
-"""Nothing of the environment gets out: no key, no home folder, no path of this machine in what a run leaves or says."""
+"""No API key, home folder or path of this machine appears in the files or the output of a run."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codi_tracing.analysis.table import read_table
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 KEYS = (
     "HF_TOKEN",
@@ -26,8 +26,8 @@ SECRETS = {name: f"hf_planted{name.lower()}0123456789" for name in KEYS}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, random_checkpoint, pairs_file):
-    """A folder to work in, a home of its own, the secrets in the environment, and a config."""
+def workplace(tmp_path_factory, random_checkpoint, pairs_file):
+    """A folder with a config, two broken inputs, and a home folder of its own."""
     here = tmp_path_factory.mktemp("visible_work")
     (here / "private_home").mkdir()
     text = (
@@ -43,26 +43,26 @@ def place(tmp_path_factory, random_checkpoint, pairs_file):
     return here
 
 
-def codi(place: Path, *words: str) -> tuple[int, str]:
-    """Run the command as a user would; everything that it says."""
-    home = str(place / "private_home")
-    environment = {**os.environ, **SECRETS, "HOME": home, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "codi_tracing", *words], cwd=place, env=environment, capture_output=True, text=True
-    )
-    return done.returncode, done.stdout + done.stderr
+def python(workplace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A new Python interpreter with the keys in its environment and its own home folder."""
+    home = str(workplace / "private_home")
+    environment = {**os.environ, **SECRETS, "HOME": home, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=workplace, env=environment, capture_output=True, text=True
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(place):
-    """A finished run with its report, and what was said."""
-    code, said = codi(place, "run", "config.toml", "--device", "cpu")
-    assert code == 0, said
-    return place / "runs" / "a", said
+def run(workplace):
+    """A finished run with its report, and its output."""
+    done = python(workplace, "-m", "codi_tracing", "run", "config.toml", "--device", "cpu")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return workplace / "runs" / "a", output
 
 
 def inside(path: Path) -> bytes:
-    """A file's bytes, and those of its compressed parts."""
+    """A file's bytes, and its compressed parts uncompressed."""
     data = path.read_bytes()
     if path.suffix == ".parquet":
         buffer = io.StringIO()
@@ -92,40 +92,64 @@ def test_no_file_of_a_run_holds_a_key(run):
     assert {str(path): leaks(inside(path)) for path in files if leaks(inside(path))} == {}
 
 
-def test_no_file_of_a_run_tells_where_it_was_made(run, place, random_checkpoint, pairs_file):
+def test_no_file_of_a_run_holds_a_path_of_this_machine(run, workplace, random_checkpoint, pairs_file):
     folder, _ = run
-    places = (place, place / "private_home", Path.home(), ROOT, random_checkpoint.parent, pairs_file.parent)
+    folders = (workplace, workplace / "private_home", Path.home(), ROOT, random_checkpoint.parent, pairs_file.parent)
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        held = inside(path)
-        assert [str(where) for where in places if len(where.parts) > 2 and str(where).encode() in held] == [], path.name
+        content = inside(path)
+        leaked = [str(one) for one in folders if len(one.parts) > 2 and str(one).encode() in content]
+        assert leaked == [], path.name
 
 
-def test_a_run_says_no_key_and_no_home(run, place):
-    _, said = run
-    assert leaks(said.encode()) == []
-    assert str(place / "private_home") not in said
+def test_the_output_of_a_run_holds_no_key_and_no_home(run, workplace):
+    _, output = run
+    assert leaks(output.encode()) == []
+    assert str(workplace / "private_home") not in output
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+BAD_COMMANDS = {
+    " ".join(words): words
+    for words in (
         ("run", "missing.toml"),
         ("check", "broken", "--device", "cpu"),
         ("pairs", "check", "config.toml"),
         ("report", "."),
         ("convert", "broken", "--base", "someone/not-cached", "--out", "made"),
         ("ask", "broken", "How many?", "--device", "warp"),
-    ],
-    ids=" ".join,
-)
-def test_a_refusal_says_no_key_and_no_home(place, words):
-    code, said = codi(place, *words)
+    )
+}
+CALL_EACH = """
+import json, sys
+from typer.testing import CliRunner
+from codi_tracing.cli.main import app
+for words in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(app, words)
+    unexpected = result.exception is not None and not isinstance(result.exception, SystemExit)
+    print(json.dumps([result.exit_code, result.output + (f"Traceback {result.exception!r}" if unexpected else "")]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(workplace):
+    """The exit code and the output of every bad command, from one interpreter."""
+    done = python(workplace, "-c", CALL_EACH, json.dumps(list(BAD_COMMANDS.values())))
+    assert done.returncode == 0, done.stderr
+    assert leaks(done.stderr.encode()) == []
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(BAD_COMMANDS, results, strict=True))
+
+
+@pytest.mark.parametrize("command", BAD_COMMANDS)
+def test_a_refusal_holds_no_key_and_no_home(refusals, workplace, command):
+    code, output = refusals[command]
     assert code == 2
-    assert leaks(said.encode()) == []
-    assert str(place / "private_home") not in said
-    assert "Traceback" not in said
+    assert output.startswith("codi: ")
+    assert leaks(output.encode()) == []
+    assert str(workplace / "private_home") not in output
+    assert "Traceback" not in output
 
 
-def test_a_run_leaves_nothing_beside_its_folder(run, place):
-    assert {path.name for path in place.iterdir()} == {"broken", "config.toml", "missing.toml", "private_home", "runs"}
-    assert [path.name for path in (place / "runs").iterdir()] == ["a"]
+def test_a_run_writes_nothing_beside_its_folder(run, refusals, workplace):
+    names = {path.name for path in workplace.iterdir()}
+    assert names == {"broken", "config.toml", "missing.toml", "private_home", "runs"}
+    assert [path.name for path in (workplace / "runs").iterdir()] == ["a"]

@@ -1,4 +1,4 @@
-"""The shipped checkpoints still are what their card says, on a sample."""
+"""The shipped checkpoints agree with their card on a sample."""
 
 import json
 
@@ -14,7 +14,7 @@ from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.word_problems import fresh
+from codi_tracing.traces.training.word_problems import draw_problems
 from tests.conftest import ROOT
 
 EMBEDDED = ROOT / "traces" / "embedded"
@@ -44,7 +44,7 @@ def swept(shipped):
 
 def test_accuracy_is_what_the_card_says(shipped):
     name, model = shipped
-    assert accuracy(model, fresh(31_337, 200), model.n_latents) == pytest.approx(
+    assert accuracy(model, draw_problems(31_337, 200), model.n_latents) == pytest.approx(
         CARD[name]["accuracy_by_steps"]["6"], abs=0.05
     )
 

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 from codi_tracing.analysis.statistics.inference import share_interval
 from codi_tracing.cli.main import app
 from codi_tracing.traces.evaluate import answers, score
-from codi_tracing.traces.gsm8k import Problem
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.gsm8k import GsmProblem
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import fresh
+from codi_tracing.traces.training.word_problems import draw_problems
 
 THOUGHT = Path(__file__).parents[2] / "traces" / "embedded" / "thought"
 
@@ -32,18 +32,18 @@ def test_answers_come_in_the_order_asked_however_they_are_batched(model, problem
 
 
 def test_the_shipped_model_answers_with_its_thought_and_not_without(thought):
-    problems = [Problem(i, p.question, "", float(p.answer)) for i, p in enumerate(fresh(seed=77, count=40))]
+    problems = [GsmProblem(i, p.question, "", float(p.answer)) for i, p in enumerate(draw_problems(seed=77, count=40))]
     with_thought, without = score(thought, problems, 6), score(thought, problems, 0)
     assert sum(item.correct for item in with_thought) >= 39
     assert sum(item.correct for item in without) <= 8
     assert [item.line for item in without] == list(range(40))
 
 
-def test_a_question_is_right_where_the_last_number_said_is_its_key(thought):
-    problem = fresh(seed=78, count=1)[0]
-    right, wrong = (score(thought, [Problem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
+def test_an_answer_is_correct_if_its_last_number_is_the_key(thought):
+    problem = draw_problems(seed=78, count=1)[0]
+    right, wrong = (score(thought, [GsmProblem(1, problem.question, "", key)], 6)[0] for key in (problem.answer, -1.0))
     assert (right.correct, wrong.correct) == (True, False)
-    assert last_number(right.said) == problem.answer
+    assert last_number(right.text) == problem.answer
 
 
 def test_a_question_longer_than_the_model_can_read_is_refused_before_anything_runs(model):
@@ -69,7 +69,8 @@ def test_no_questions_have_no_answers(model):
 @pytest.fixture
 def codi(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = [json.dumps({"question": p.question, "answer": f"#### {p.answer}"}) for p in fresh(seed=79, count=10)]
+    problems = draw_problems(seed=79, count=10)
+    lines = [json.dumps({"question": p.question, "answer": f"#### {p.answer}"}) for p in problems]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     return lambda *words: CliRunner().invoke(app, ["eval", str(THOUGHT), "--data", *map(str, words)])
 

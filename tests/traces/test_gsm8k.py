@@ -1,4 +1,4 @@
-"""Files of GSM8K's form: every key is read as written, and every fault named with its line."""
+"""Files in GSM8K's form: every key is read as written, and every fault is named with its line."""
 
 from pathlib import Path
 
@@ -49,12 +49,12 @@ def test_faults_are_named_with_their_lines_and_the_rest_is_counted(file):
         ('{"question": "A?", "answer": "#### 1234567890123456789"}', "has more than 15 digits, which no number holds"),
     ],
 )
-def test_what_cannot_be_held_is_a_fault(file, line, sentence):
+def test_text_and_numbers_that_cannot_be_represented_are_faults(file, line, sentence):
     with pytest.raises(DataError, match=sentence):
         read_problems(file(line))
 
 
-def test_a_file_that_is_none_is_one_sentence(file, tmp_path):
+def test_an_unreadable_file_is_one_sentence(file, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for path, sentence in (
         (tmp_path, "is a folder"), (tmp_path / "no", "no such file"), (file(""), "is empty"),

@@ -1,10 +1,10 @@
-"""The lens against plain PyTorch: what states say, where numbers rank, what attends to what."""
+"""The lens against plain PyTorch: tokens of states, ranks of numbers, attention."""
 
 import pytest
 import torch
 
-from codi_tracing.traces.lens import answer_beginning, attention_of, eager, logit_lens, number_of, number_tokens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.lens import answer_beginning, ask, attention_of, eager, logit_lens, number_of, number_tokens
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
 
 EXACT = 1e-5
@@ -61,7 +61,7 @@ def test_the_first_position_is_bots_own_state(both, problems):
     torch.testing.assert_close(found.probabilities[0, 0, -1], logits[0].softmax(-1).topk(3).values, atol=EXACT, rtol=0)
 
 
-def test_a_thought_says_the_same_alone_in_a_padded_batch_and_serialised(model, problems):
+def test_the_lens_is_the_same_alone_in_a_padded_batch_and_serialised(model, problems):
     questions = [p.question for p in problems]
     together, serialised = logit_lens(model, questions, top=3), logit_lens(model, questions[:2], top=3, remote="local")
     for index in range(2):
@@ -82,7 +82,7 @@ def test_a_number_that_is_no_single_token_has_no_rank(model, problems):
     ("text", "number"),
     [(" 12", 12.0), ("12", 12.0), ("12.0", 12.0), ("-3", -3.0), ("twelve", None), ("1,200", None), ("12.", None)],
 )
-def test_a_token_is_a_number_where_all_of_it_is_one(text, number):
+def test_a_token_is_a_number_if_all_of_it_is(text, number):
     assert number_of(text) == number
 
 
@@ -116,3 +116,14 @@ def test_after_reading_attention_the_model_attends_as_before_even_where_it_faile
         1 / 0  # noqa: B018
     attention_of(model, [problems[0].question])
     assert model.lm.config._attn_implementation == before != "eager"
+
+
+def test_asking_names_the_nearest_tokens_of_every_step(model, problems):
+    asked = ask(model, problems[0].question)
+    assert len(asked.steps) == model.n_latents
+    assert asked.answer_text == record(model, [problems[0].question]).answers[0]
+
+
+def test_a_question_with_unknown_words_is_refused(model):
+    with pytest.raises(ValueError, match="unknown to this checkpoint"):
+        ask(model, "Xerxes has 3 skateboards. How many skateboards does Xerxes have?")

@@ -1,4 +1,4 @@
-"""LoRA merged into the base changes no number by more than rounding, and stays apart where it would."""
+"""Merging LoRA into the base changes numbers only by rounding; otherwise LoRA stays apart."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_a_sweep_is_the_same_with_lora_merged(folder, pairs):
     assert (table["patched"] - again["patched"]).abs().max() < 1e-4
 
 
-def test_the_change_that_is_told_is_that_of_the_logits(folder, pairs):
+def test_the_reported_change_is_the_largest_change_of_a_logit(folder, pairs):
     questions = [pair.clean.question for pair in pairs]
     model = load_codi(folder, device="cpu", dtype="bfloat16")
     before = answer_logits(model, questions)
@@ -40,7 +40,7 @@ def test_the_change_that_is_told_is_that_of_the_logits(folder, pairs):
     assert found.largest_change == float((answer_logits(merged, questions) - before).abs().max()) > 0
 
 
-def test_where_merging_changes_too_much_lora_stays_apart(folder, pairs, monkeypatch):
+def test_lora_stays_apart_if_merging_changes_too_much(folder, pairs, monkeypatch):
     monkeypatch.setitem(merge.ALLOWED, torch.float32, 0)
     questions = [pair.clean.question for pair in pairs]
     before = answer_logits(load_codi(folder, device="cpu"), questions)

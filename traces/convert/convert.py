@@ -1,7 +1,7 @@
-"""Convert upstream CODI's whole state dict into our checkpoint folder: every tensor used, compared, or refused.
+"""Convert upstream CODI's state dict into a checkpoint folder: every tensor is used, compared with the base or refused.
 
-Rank, targets, projection and special vectors are read off the tensors. What no tensor says (alpha, the number of
-latents, whether EOS stands between the question and BoT) is given, and recorded in `codi.json`.
+Rank, targets, projection and special vectors are read off the tensors. Alpha, the number of latents, and whether EOS
+stands between the question and BoT are in no tensor: they are given, and recorded in `codi.json`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from codi_tracing.traces.convert.upstream import (
     PREFIX,
     PROJECTION,
     SPECIAL,
-    Base,
-    Layout,
-    account,
+    LoadedBase,
+    TensorNames,
+    count_parts,
     differing,
     fault,
     load_base,
     lora_rank,
-    special_rows,
-    untied,
+    with_embedding,
 )
-from codi_tracing.traces.convert.weights_file import WEIGHTS, ConversionError, Part, State, read_state
-from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_thought
+from codi_tracing.traces.convert.weights_file import WEIGHTS, ConversionError, PartCount, StateDict, read_state
+from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_tensors
 
 LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
@@ -53,11 +52,11 @@ def convert(
     keep_base: bool = False,
     n_latents: int = 6,
     remove_eos: bool = True,
-) -> list[Part]:
+) -> list[PartCount]:
     """Convert `source` (a folder, a file or a Hub id) over `base` into the checkpoint folder `out`; returns the report.
 
-    `keep_base` stores the state dict's own base weights where they differ from the base's. Raises `ConversionError`
-    where a tensor is missing, unexpected, of another shape or of another base; then nothing is written.
+    `keep_base` stores the state dict's own base weights where they differ from the base's. Raises `ConversionError` if
+    a tensor is missing, unexpected, of another shape or of another base; then nothing is written.
     """
     out = out.resolve()
     if out == Path.cwd():
@@ -73,59 +72,69 @@ def convert(
             f"{weights}: is no CODI state dict: none of its {len(state)} tensors is under {PREFIX!r}; "
             f"the first is {first}"
         )
-    ground = load_base(str(base))
-    state, wanted = untied(state, ground)
-    report = account(set(state), wanted, special_rows(state, wanted, ground))
-    if sentence := fault(state, wanted, ground) or contradiction(weights.parent, lora_rank(state, wanted)):
-        raise ConversionError(f"{weights}: {sentence}", report)
-    differ = differing(state, wanted, ground)
-    if differ and not keep_base:
-        raise ConversionError(
-            f"{weights}: {len(differ)} of {report[0].expected} base tensors differ from those of {base}, the first is "
-            f"{differ[0]}; name the base that it was trained over, or store its own weights with --keep-base",
-            report,
-        )
-    for own in differ:
-        if not torch.isfinite(state[wanted.base[own]]).all():
-            raise ConversionError(f"{weights}: its own {own} holds NaN or infinity; take an earlier checkpoint", report)
-    special = state[wanted.base[ground.embedding]][-SPECIAL:]
+    loaded = load_base(str(base))
+    state, names = with_embedding(state, loaded)
+    report = count_parts(state, names, loaded)
+    own = own_base_tensors(weights, state, names, loaded, report, keep_base)
+    special = state[names.base[loaded.embedding]][-SPECIAL:]
     card = Card(
-        base="base" if differ else location(ground, out),
+        base="base" if own else location(loaded, out),
         n_latents=n_latents,
         remove_eos=remove_eos,
         dtype=str(special.dtype).removeprefix("torch."),
-        revision=None if differ else ground.revision,
+        revision=None if own else loaded.revision,
         provenance={
             "converted_from": weights.name if Path(source).exists() else f"{source}@{weights.parent.name}",
             "sha256": file_sha256(weights),
             "alpha": alpha,
             "alpha_from": alpha_from,
-            "base_tensors": {"compared": report[0].expected, "own": len(differ)},
+            "base_tensors": {"compared": report[0].expected, "own": len(own)},
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         },
     )
     with whole_folder(out) as folder:
-        if differ:
-            write_base(folder / "base", state, wanted, ground)
-        write_adapter(folder / ADAPTER, state, wanted, alpha, card.base)
-        write_thought(folder, {**{name: state[name] for name in PROJECTION}, "bot": special[1], "eot": special[2]})
+        if own:
+            write_base(folder / "base", state, names, loaded)
+        write_adapter(folder / ADAPTER, state, names, alpha, card.base)
+        write_tensors(folder, {**{name: state[name] for name in PROJECTION}, "bot": special[1], "eot": special[2]})
         write_card(folder, card)
     return report
 
 
+def own_base_tensors(
+    weights: Path, state: StateDict, names: TensorNames, base: LoadedBase, report: list[PartCount], keep_base: bool
+) -> list[str]:
+    """The base tensors whose values are the state dict's own; refuses a state dict that does not fit the base."""
+    if sentence := fault(state, names, base) or contradiction(weights.parent, lora_rank(state, names)):
+        raise ConversionError(f"{weights}: {sentence}", report)
+    own = differing(state, names, base)
+    if own and not keep_base:
+        raise ConversionError(
+            f"{weights}: {len(own)} of {report[0].expected} base tensors differ from those of {base.name}, the first "
+            f"is {own[0]}; name the base that it was trained over, or store its own weights with --keep-base",
+            report,
+        )
+    for name in own:
+        if not torch.isfinite(state[names.base[name]]).all():
+            raise ConversionError(
+                f"{weights}: its own {name} holds NaN or infinity; take an earlier checkpoint", report
+            )
+    return own
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all is written, and vanishes where something fails."""
+    """A folder to write into that becomes `out` at the end, or is deleted after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
-        folder = Path(made, out.name)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary, out.name)
         folder.mkdir()
         yield folder
         os.replace(folder, out)
 
 
 def find_weights(source: str) -> Path:
-    """The state dict's file: `source` itself, in the folder `source`, or in the Hub's repository of that name."""
+    """The file of the state dict: `source` itself, or in the folder or the Hub repository `source`."""
     path = Path(source)
     if path.is_file():
         return path
@@ -137,7 +146,7 @@ def find_weights(source: str) -> Path:
 
 
 def fetch(repository: str) -> Path:
-    """A Hub repository's weights and configs, from the local cache where they are there."""
+    """The folder of a Hub repository's weights and configs, from the local cache if they are in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -153,46 +162,46 @@ def fetch(repository: str) -> Path:
 
 
 def configs_beside(folder: Path) -> dict[str, dict[str, Any]]:
-    """The LoRA configs that lie beside the weights, by file name; refused where one is not plain LoRA."""
-    found = {}
+    """The LoRA configs beside the weights, by file name; refused unless plain LoRA."""
+    configs = {}
     for path in (folder / name for name in ALPHA_FILES):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except (ValueError, RecursionError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({reason(error)}); mend it or take it away") from None
+            raise CheckpointError(f"{path}: cannot be read ({reason(error)}); repair or delete it") from None
         if not isinstance(config, dict):
             continue
         if odd := [key for key in NOT_PLAIN if config.get(key)]:
-            raise CheckpointError(f"{path}: {odd[0]!r} is {config[odd[0]]!r}, wanted plain LoRA, one alpha for all")
-        found[path.name] = config
-    return found
+            raise CheckpointError(f"{path}: {odd[0]!r} is {config[odd[0]]!r}, expected plain LoRA, one alpha for all")
+        configs[path.name] = config
+    return configs
 
 
 def find_alpha(folder: Path, given: float | None) -> tuple[float, str]:
-    """LoRA's alpha and where it is from: `given`, or a config beside the weights; no two may disagree."""
-    said = {"--alpha": given} if given is not None else {}
+    """LoRA's alpha and its source: `given`, or a config beside the weights; they may not disagree."""
+    alphas = {"--alpha": given} if given is not None else {}
     for name, config in configs_beside(folder).items():
         if "lora_alpha" in config:
             alpha = config["lora_alpha"]
             if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < LARGEST_ALPHA:
-                raise CheckpointError(f"{folder / name}: 'lora_alpha' is {str(alpha)[:20]}, wanted a number above 0")
-            said[name] = float(alpha)
-    if len(set(said.values())) > 1:
-        two = " and ".join(f"{name} says {alpha:g}" for name, alpha in said.items())
+                raise CheckpointError(f"{folder / name}: 'lora_alpha' is {str(alpha)[:20]}, expected a number above 0")
+            alphas[name] = float(alpha)
+    if len(set(alphas.values())) > 1:
+        two = " and ".join(f"{name} says {alpha:g}" for name, alpha in alphas.items())
         raise CheckpointError(f"{folder}: about LoRA's alpha, {two}; settle on one")
-    if not said:
+    if not alphas:
         raise CheckpointError(
-            f"{folder}: no config beside the weights says LoRA's alpha, and no tensor can; "
+            f"{folder}: no config beside the weights gives LoRA's alpha, and no tensor can; "
             "give --alpha (32 for the published checkpoints)"
         )
-    name, alpha = next(iter(said.items()))
+    name, alpha = next(iter(alphas.items()))
     return alpha, name
 
 
 def contradiction(folder: Path, rank: int) -> str | None:
-    """What a config beside the weights says otherwise of LoRA's rank, as the end of a sentence."""
+    """The disagreement of a config beside the weights with LoRA's rank, as the end of a sentence."""
     for name, config in configs_beside(folder).items():
         if "r" in config and config["r"] != rank:
             return (
@@ -201,32 +210,32 @@ def contradiction(folder: Path, rank: int) -> str | None:
     return None
 
 
-def location(ground: Base, out: Path) -> str:
+def location(base: LoadedBase, out: Path) -> str:
     """The base as `codi.json` names it: a Hub id, or its folder relative to the checkpoint's."""
-    return os.path.relpath(ground.name, out) if Path(ground.name).is_dir() else ground.name
+    return os.path.relpath(base.name, out) if Path(base.name).is_dir() else base.name
 
 
-def write_base(folder: Path, state: State, wanted: Layout, ground: Base) -> None:
+def write_base(folder: Path, state: StateDict, names: TensorNames, base: LoadedBase) -> None:
     """Write the state dict's own base, without the special rows, and the tokenizer."""
-    own = {name: state[there] for name, there in wanted.base.items() if there in state}
-    for table in (ground.embedding, "lm_head.weight"):
+    own = {name: state[stored] for name, stored in names.base.items() if stored in state}
+    for table in (base.embedding, "lm_head.weight"):
         if table in own:
-            own[table] = own[table][: ground.vocabulary]
-    ground.lm.load_state_dict(own, strict=False, assign=True)
-    ground.lm.tie_weights()
-    ground.lm.save_pretrained(folder)
-    ground.tokenizer.save_pretrained(folder)
+            own[table] = own[table][: base.vocabulary]
+    base.lm.load_state_dict(own, strict=False, assign=True)
+    base.lm.tie_weights()
+    base.lm.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
 
 
-def write_adapter(folder: Path, state: State, wanted: Layout, alpha: float, base: str) -> None:
+def write_adapter(folder: Path, state: StateDict, names: TensorNames, alpha: float, base: str) -> None:
     """Write the LoRA as a standard PEFT adapter."""
     from peft import LoraConfig
 
     config = LoraConfig(
-        r=lora_rank(state, wanted),
+        r=lora_rank(state, names),
         lora_alpha=alpha,  # type: ignore[arg-type]
-        target_modules=sorted({name.rpartition(".")[2] for name in wanted.modules}),
-        fan_in_fan_out=not isinstance(next(iter(wanted.modules.values())), nn.Linear),
+        target_modules=sorted({name.rpartition(".")[2] for name in names.modules}),
+        fan_in_fan_out=not isinstance(next(iter(names.modules.values())), nn.Linear),
         inference_mode=True,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
@@ -234,7 +243,7 @@ def write_adapter(folder: Path, state: State, wanted: Layout, alpha: float, base
     config.save_pretrained(str(folder))
     tensors = {
         f"base_model.model.{name}{side.replace('.default', '')}": state[f"{PREFIX}{name}{side}"].contiguous()
-        for name in wanted.modules
+        for name in names.modules
         for side in (LORA_A, LORA_B)
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

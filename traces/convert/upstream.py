@@ -1,4 +1,4 @@
-"""Upstream CODI's whole state dict, accounted for tensor by tensor.
+"""Upstream CODI's state dict, checked tensor by tensor against a base.
 
 Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`):
 
@@ -19,24 +19,24 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from codi_tracing.traces.convert.weights_file import OLD_BUFFERS, Part, State
-from codi_tracing.traces.model.families import Family, family_of
-from codi_tracing.traces.model.integrity import check_base
-from codi_tracing.traces.model.loading import refusing
+from codi_tracing.traces.convert.weights_file import OLD_BUFFERS, PartCount, StateDict
+from codi_tracing.traces.model.checkpoint import named_tensors, new_projection
+from codi_tracing.traces.model.families import Family
+from codi_tracing.traces.model.loading import open_base, refusing
 
 PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
 SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
 
 
-class Base(NamedTuple):
-    """The base as `from_pretrained` gives it, in its own dtype."""
+class LoadedBase(NamedTuple):
+    """A base with its tokenizer, in its own dtype."""
 
     name: str
     lm: Any
     tokenizer: Any
     family: Family
-    revision: str | None  # the commit, where it came from the Hub
+    revision: str | None  # the commit, if it came from the Hub
 
     @property
     def embedding(self) -> str:
@@ -47,45 +47,39 @@ class Base(NamedTuple):
         return self.lm.get_input_embeddings().weight.shape[0]
 
 
-def load_base(name: str) -> Base:
-    """The base with its tokenizer, weights in the dtype that they are stored in."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+def load_base(name: str) -> LoadedBase:
+    """Load a base with its tokenizer; its weights keep the stored dtype."""
+    from transformers import AutoModelForCausalLM
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _, family, tokenizer = open_base("the base", name)
     with refusing("the base", name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        family = family_of(config, name)
-        check_base(name, config)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
-    return Base(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
+    return LoadedBase(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
 
 
 def commit(repository: str) -> str | None:
-    """The commit of a Hub repository that lies in the cache and was just loaded."""
+    """The commit of a Hub repository in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(repository, "config.json")
     return Path(path).parent.name if isinstance(path, str) else None
 
 
-class Layout(NamedTuple):
-    """The names that a CODI state dict over one base must have. `base` goes from the base's own names to them."""
+class TensorNames(NamedTuple):
+    """The tensor names of a CODI state dict over one base; `base` maps the base's own names to them."""
 
     modules: dict[str, nn.Module]  # the adapted modules, by the base's own names
     lora: set[str]
     base: dict[str, str]
-    optional: set[str]  # what may be there or not: a tied LM head, old buffers
+    optional: set[str]  # a tied LM head, old buffers
 
     @property
-    def wanted(self) -> set[str]:
+    def required(self) -> set[str]:
         return (self.lora | set(self.base.values()) | set(PROJECTION)) - self.optional
 
 
-def layout(state: State, lm: nn.Module, family: Family) -> Layout:
-    """What `state` must hold, given the base; which of its modules are adapted is read off the names."""
+def tensor_names(state: StateDict, lm: nn.Module, family: Family) -> TensorNames:
+    """The names that `state` must have over this base; its own names tell which modules are adapted."""
     adapted = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name}
     targets = {name.rpartition(".")[2] for name in adapted} & set(family.adapted)
     linear = [(name, module) for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D)]
@@ -95,11 +89,11 @@ def layout(state: State, lm: nn.Module, family: Family) -> Layout:
     for name in lm.state_dict():
         module, _, leaf = name.rpartition(".")
         base[name] = f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
-    # Old GPT-2 code named its attention `attn` and stored its masks there; Llama's is another.
+    # Old GPT-2 code stored its causal masks in its attention `attn`.
     masks = {f"{PREFIX}{name}{end.removeprefix('.attn')}" for name, _ in lm.named_modules() for end in OLD_BUFFERS
              if name.endswith(".attn")}  # fmt: skip
     optional = (masks & set(state)) - set(base.values())
-    return Layout(modules, lora, base, optional | ({base["lm_head.weight"]} if is_tied(lm) else set()))
+    return TensorNames(modules, lora, base, optional | ({base["lm_head.weight"]} if is_tied(lm) else set()))
 
 
 def is_tied(lm: Any) -> bool:
@@ -107,17 +101,19 @@ def is_tied(lm: Any) -> bool:
     return lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
 
 
-def account(names: set[str], wanted: Layout, rows: int) -> list[Part]:
-    """Expected, landed, missing and unexpected, part by part; `rows` is how many rows follow the vocabulary."""
-    known = {"base": set(wanted.base.values()), "LoRA": wanted.lora, "projection": set(PROJECTION), "other": set()}
-    stray = Counter(part_of(name) for name in names - wanted.wanted - wanted.optional)
-    parts = []
+def count_parts(state: StateDict, names: TensorNames, base: LoadedBase) -> list[PartCount]:
+    """Expected, landed, missing and unexpected tensors of each part, and the special rows of the embedding."""
+    stored, parts = set(state), []
+    known = {"base": set(names.base.values()), "LoRA": names.lora, "projection": set(PROJECTION), "other": set()}
+    stray = Counter(part_of(name) for name in stored - names.required - names.optional)
     for part, of_part in known.items():
-        expected = of_part & wanted.wanted
+        expected = of_part & names.required
         if expected or stray[part]:
-            parts.append(Part(part, len(expected), len(expected & names), len(expected - names), stray[part]))
+            parts.append(PartCount(part, len(expected), len(expected & stored), len(expected - stored), stray[part]))
+    table = state.get(names.base[base.embedding])
+    rows = 0 if table is None else table.shape[0] - base.vocabulary
     landed = min(max(rows, 0), SPECIAL)
-    return [*parts, Part("special rows", SPECIAL, landed, SPECIAL - landed, max(rows - SPECIAL, 0))]
+    return [*parts, PartCount("special rows", SPECIAL, landed, SPECIAL - landed, max(rows - SPECIAL, 0))]
 
 
 def part_of(name: str) -> str:
@@ -127,99 +123,90 @@ def part_of(name: str) -> str:
     return ("LoRA" if ".lora_" in name else "base") if name.startswith(PREFIX) else "other"
 
 
-def untied(state: State, ground: Base) -> tuple[dict[str, Tensor], Layout]:
-    """The state dict with its embedding in place: files that store tied weights once may keep the LM head instead."""
-    state = dict(state)
-    wanted = layout(state, ground.lm, ground.family)
-    embedding, head = wanted.base[ground.embedding], wanted.base["lm_head.weight"]
-    if is_tied(ground.lm) and embedding not in state and head in state:
+def with_embedding(state: StateDict, base: LoadedBase) -> tuple[dict[str, Tensor], TensorNames]:
+    """The state dict with its embedding, and its names: a file may store tied weights under the LM head alone."""
+    state, names = dict(state), tensor_names(state, base.lm, base.family)
+    embedding, head = names.base[base.embedding], names.base["lm_head.weight"]
+    if is_tied(base.lm) and embedding not in state and head in state:
         state[embedding] = state[head]
-    return state, wanted
+    return state, names
 
 
-def special_rows(state: State, wanted: Layout, ground: Base) -> int:
-    """How many rows the state dict's embedding has beyond the base's vocabulary."""
-    table = state.get(wanted.base[ground.embedding])
-    return -ground.vocabulary if table is None else table.shape[0] - ground.vocabulary
-
-
-def fault(state: State, wanted: Layout, ground: Base) -> str | None:
-    """The first thing that is wrong with the state dict over this base, as the end of a sentence."""
-    names = set(state)
-    missing, unexpected = sorted(wanted.wanted - names), sorted(names - wanted.wanted - wanted.optional)
-    if not names & set(PROJECTION):
-        return "has no projection (prj.1, prj.3, prj.ln), so it cannot think; give a model trained with use_prj"
-    if not wanted.modules:
-        return f"adapts none of {', '.join(ground.family.adapted)}, so it is no CODI LoRA over {ground.name}"
-    table, head = (state.get(wanted.base[name]) for name in (ground.embedding, "lm_head.weight"))
-    if is_tied(ground.lm) and table is not None and head is not None and not torch.equal(table, head):
-        return f"its LM head differs from its embedding, and {ground.name} has one matrix for both"
-    if table is not None and table.shape[1:] == ground.lm.get_input_embeddings().weight.shape[1:]:
-        rows, want = table.shape[0], ground.vocabulary + SPECIAL
-        if rows == ground.vocabulary:
-            return f"its embedding has {rows} rows, wanted {want}: the rows of pad, BoT and EoT are missing"
-        if rows != want:
-            return f"its embedding has {rows} rows, wanted {want}; it was trained over another base than {ground.name}"
+def fault(state: StateDict, names: TensorNames, base: LoadedBase) -> str | None:
+    """The first fault of the state dict over this base, as the end of a sentence."""
+    stored = set(state)
+    missing, unexpected = sorted(names.required - stored), sorted(stored - names.required - names.optional)
+    if not stored & set(PROJECTION):
+        return "has no projection (prj.1, prj.3, prj.ln); give a model trained with use_prj"
+    if not names.modules:
+        return f"adapts none of {', '.join(base.family.adapted)}, so it is no CODI LoRA over {base.name}"
+    table, head = (state.get(names.base[name]) for name in (base.embedding, "lm_head.weight"))
+    if is_tied(base.lm) and table is not None and head is not None and not torch.equal(table, head):
+        return f"its LM head differs from its embedding, and {base.name} has one matrix for both"
+    if table is not None and table.shape[1:] == base.lm.get_input_embeddings().weight.shape[1:]:
+        rows, expected = table.shape[0], base.vocabulary + SPECIAL
+        counts = f"its embedding has {rows} rows, expected {expected}"
+        if rows == base.vocabulary:
+            return f"{counts}: the rows of pad, BoT and EoT are missing"
+        if rows != expected:
+            return f"{counts}; it was trained over another base than {base.name}"
     if missing or unexpected:
-        said = [f"{len(some)} {what}, the first is {some[0]}"
-                for what, some in (("missing", missing), ("unexpected", unexpected)) if some]  # fmt: skip
-        why = f"it is incomplete or was trained over another base than {ground.name}"
-        return f"its tensors do not fit: {'; '.join(said)}; {why}"
-    return shape_fault(state, wanted, ground) or value_fault(state, wanted, ground)
+        counts = "; ".join(
+            f"{len(some)} {kind}, the first is {some[0]}"
+            for kind, some in (("missing", missing), ("unexpected", unexpected))
+            if some
+        )
+        return f"its tensors do not fit: {counts}; it is incomplete or was trained over another base than {base.name}"
+    return shape_fault(state, names, base) or value_fault(state, names, base)
 
 
-def shape_fault(state: State, wanted: Layout, ground: Base) -> str | None:
+def shape_fault(state: StateDict, names: TensorNames, base: LoadedBase) -> str | None:
     """The first tensor whose shape does not fit the base or the others."""
-    d_model, rank, prj_dim = ground.lm.config.hidden_size, lora_rank(state, wanted), state["prj.1.weight"].shape[0]
-    ln = "prj.ln."
-    shapes = {
-        "prj.1.weight": (prj_dim, d_model), "prj.1.bias": (prj_dim,), "prj.3.weight": (d_model, prj_dim),
-        "prj.3.bias": (d_model,), f"{ln}weight": (d_model,), f"{ln}bias": (d_model,),
-    }  # fmt: skip
-    for name, module in wanted.modules.items():
+    d_model, rank, prj_dim = base.lm.config.hidden_size, lora_rank(state, names), state["prj.1.weight"].shape[0]
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(new_projection(d_model, prj_dim)).items()}
+    for name, module in names.modules.items():
         n_in, n_out = features(module)
         shapes |= {f"{PREFIX}{name}{LORA_A}": (rank, n_in), f"{PREFIX}{name}{LORA_B}": (n_out, rank)}
-    tables = {ground.embedding, "lm_head.weight"}
-    for own, tensor in ground.lm.state_dict().items():
+    tables = {base.embedding, "lm_head.weight"}
+    for own, tensor in base.lm.state_dict().items():
         extra = SPECIAL if own in tables else 0
-        shapes[wanted.base[own]] = (tensor.shape[0] + extra, *tensor.shape[1:])
+        shapes[names.base[own]] = (tensor.shape[0] + extra, *tensor.shape[1:])
     for name, shape in shapes.items():
         if name in state and tuple(state[name].shape) != shape:
-            found = list(state[name].shape)
-            return (
-                f"{name} has shape {found}, wanted {list(shape)}; it was trained over another base than {ground.name}"
-            )
+            both = f"{list(state[name].shape)}, expected {list(shape)}"
+            return f"{name} has shape {both}; it was trained over another base than {base.name}"
     return None
 
 
-def value_fault(state: State, wanted: Layout, ground: Base) -> str | None:
-    """The first tensor of CODI's own that holds NaN or infinity."""
-    own = {name: state[name] for name in (*sorted(wanted.lora), *PROJECTION)}
-    own[wanted.base[ground.embedding]] = state[wanted.base[ground.embedding]][-SPECIAL:]
+def value_fault(state: StateDict, names: TensorNames, base: LoadedBase) -> str | None:
+    """The first tensor of LoRA, projection or special rows that holds NaN or infinity."""
+    own = {name: state[name] for name in (*sorted(names.lora), *PROJECTION)}
+    own[names.base[base.embedding]] = state[names.base[base.embedding]][-SPECIAL:]
     for name, tensor in own.items():
         if not torch.isfinite(tensor).all():
-            return f"{name} holds NaN or infinity, as a training that diverged leaves them; take an earlier checkpoint"
+            return f"{name} holds NaN or infinity: its training diverged; take an earlier checkpoint"
     return None
 
 
 def features(module: Any) -> tuple[int, int]:
-    """Inputs and outputs of a linear layer; GPT-2 keeps its weights the other way round."""
+    """Inputs and outputs of a linear layer; GPT-2 stores its weights transposed."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     return tuple(module.weight.shape)
 
 
-def lora_rank(state: State, wanted: Layout) -> int:
-    """LoRA's rank, read off the first module; all others are compared with it."""
-    return state[f"{PREFIX}{next(iter(wanted.modules))}{LORA_A}"].shape[0]
+def lora_rank(state: StateDict, names: TensorNames) -> int:
+    """LoRA's rank in the first adapted module; `shape_fault` compares all others."""
+    return state[f"{PREFIX}{next(iter(names.modules))}{LORA_A}"].shape[0]
 
 
-def differing(state: State, wanted: Layout, ground: Base) -> list[str]:
-    """The base tensors whose values are not the base's, compared in the state dict's precision."""
+def differing(state: StateDict, names: TensorNames, base: LoadedBase) -> list[str]:
+    """The base tensors whose values differ from the base's, compared in the state dict's precision."""
     differ = []
-    for own, tensor in ground.lm.state_dict().items():
-        if (name := wanted.base[own]) in state:
-            stored = state[name][: ground.vocabulary] if own in (ground.embedding, "lm_head.weight") else state[name]
+    for own, tensor in base.lm.state_dict().items():
+        if (name := names.base[own]) in state:
+            stored = state[name][: base.vocabulary] if own in (base.embedding, "lm_head.weight") else state[name]
             if not torch.equal(tensor.to(stored.dtype), stored):
                 differ.append(own)
     return differ

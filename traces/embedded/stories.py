@@ -1,4 +1,4 @@
-"""Draw the README's figure, of two models: python traces/embedded/stories.py SITEWISE_A MATCHED_A SITEWISE_B MATCHED_B
+"""Draw the README's figure of two models: python traces/embedded/stories.py SITEWISE_A MATCHED_A SITEWISE_B MATCHED_B
 
 The runs are those of configs/sitewise.toml and configs/matched.toml, with `--checkpoint` and `--out`.
 """
@@ -25,12 +25,12 @@ from codi_tracing.analysis.table import read_table
 HERE = Path(__file__).parent
 CARD = HERE / "card.json"
 WIDE = 210  # pixels, so that two columns fill a printed page
-GIVEN = {name: COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
+ANSWER_COLOURS = {name: COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
 INTERMEDIATE = 1
 
 
 def main(*runs: str) -> None:
-    """A column for each model: its corners, its layers × steps, and whose answer its rewritten steps give."""
+    """A column per model: corners, layers × steps, and shares of answers by the last step written."""
     card = json.loads(CARD.read_text(encoding="utf-8"))
     columns: list = []
     for swept, matched in zip(map(Path, runs[::2]), map(Path, runs[1::2]), strict=True):
@@ -43,7 +43,7 @@ def main(*runs: str) -> None:
         shares = matched_shares(read_table(matched / "cells.parquet"))
         parts = [
             corner_panel(corners(table), f"{name}: accuracy {accuracy:.1%}", first),
-            place_panel(table, first),
+            site_panel(table, first),
             share_panel(shares),
         ]
         columns.append(alt.vconcat(*parts, spacing=22).resolve_scale(color="independent"))
@@ -51,19 +51,19 @@ def main(*runs: str) -> None:
         "Same accuracy, different causal story",
         "Top: the answer of a question (q.) that reads another question's thought. Middle: clean values of one layer "
         "and step written into the corrupted run; effect on the logit difference beyond an unrelated donor's, pooled, "
-        "1 is all the way; faint: not told apart from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
+        "1 is all the way; faint: not different from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
         f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
         "intermediate; dashed: hybrid answers by an unrelated donor; bars: 95% over clusters). Protocol latent_loop.",
         width=770,
     )
-    drawn = dress(alt.hconcat(*columns, spacing=30), title).to_dict()
-    (HERE / "stories.png").write_bytes(vl_convert.vegalite_to_png(drawn, ppi=PPI, scale=SCALE))
+    spec = dress(alt.hconcat(*columns, spacing=30), title).to_dict()
+    (HERE / "stories.png").write_bytes(vl_convert.vegalite_to_png(spec, ppi=PPI, scale=SCALE))
 
 
-def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
+def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
     """The shares of answers in each corner."""
     labels = {corner: f"{question} q., {thought} thought" for corner, (question, thought) in CORNERS.items()}
-    long = found.assign(corner=found["corner"].map(labels)).melt(
+    long = shares.assign(corner=shares["corner"].map(labels)).melt(
         ["corner"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
     )
     long["answer"] = long["answer"].str.removeprefix("answer_")
@@ -75,12 +75,12 @@ def corner_panel(found: pd.DataFrame, title: str, named: bool) -> Any:
             x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3)),
             color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
         )
-        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, counted(found), 13))
+        .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, sample_size(shares), 13))
     )
 
 
-def place_panel(table: pd.DataFrame, first: bool) -> Any:
-    """Specific effects by layer and step, colours centred on 0 and alike for all models."""
+def site_panel(table: pd.DataFrame, first: bool) -> Any:
+    """Specific effects by layer and step, on one colour scale for all models."""
     sites = site_effects(table)
     sites = sites[(sites["direction"] == "denoising") & (sites["kind"] == "resid") & sites["step"].notna()]
     sites = sites.assign(differs=sites["p_fwer"] <= ALPHA)
@@ -96,17 +96,17 @@ def place_panel(table: pd.DataFrame, first: bool) -> Any:
     colour = alt.Color("effect:Q", title="effect", scale=scale, legend=legend)
     cells = base.mark_rect().encode(color=colour, opacity=alt.condition("datum.differs", alt.value(1), alt.value(0.3)))
     words = base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=ink)
-    title = panel_title("Specific effect, residual stream", f"ceiling {top}{note}; {counted(sites)}")
+    title = panel_title("Specific effect, residual stream", f"ceiling {top}{note}; {sample_size(sites)}")
     return (cells + words).properties(width=WIDE, height=alt.Step(20), title=title)
 
 
 def share_panel(shares: pd.DataFrame) -> Any:
-    """Each answer's share by the last step written, with the unrelated donor's hybrids."""
+    """The share of each answer by the last step written, and of the unrelated donor's hybrid answers."""
     apart = (shares["intermediate_is"] == "different") & (shares["answer_is"] == "different")
     rows = shares[apart & (shares["intermediate"] == INTERMEDIATE) & (shares["written"] == "prefix")]
-    true = rows[(rows["source"] == "clean") & rows["answer"].isin(list(GIVEN))]
+    true = rows[(rows["source"] == "clean") & rows["answer"].isin(list(ANSWER_COLOURS))]
     control = rows[(rows["source"] == "unrelated") & (rows["answer"] == "hybrid")]
-    colours = scale_of(GIVEN)
+    colours = scale_of(ANSWER_COLOURS)
     x = alt.X("step:O", title="steps 0 to k written", axis=alt.Axis(labelAngle=0))
     y = alt.Y("share:Q", title="share of runs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1]))
     colour = alt.Color("answer:N", title="answer", scale=colours, legend=below(4, "left"))
@@ -114,12 +114,12 @@ def share_panel(shares: pd.DataFrame) -> Any:
     lines = base.mark_line(strokeWidth=2, point=True).encode(y=y)
     bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
     dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=COLOURS["hybrid"]).encode(x=x, y=y)
-    title = panel_title("Whose answer, once steps are a donor's", counted(true))
+    title = panel_title("Whose answer, once steps are a donor's", sample_size(true))
     return (dashed + bars + lines).properties(width=WIDE, height=120, title=title)
 
 
-def counted(rows: pd.DataFrame) -> str:
-    """How many pairs and clusters a panel rests on."""
+def sample_size(rows: pd.DataFrame) -> str:
+    """The numbers of pairs and clusters in a panel."""
     return f"n = {rows['n'].max()} pairs, {rows['clusters'].max()} clusters"
 
 

@@ -1,4 +1,4 @@
-"""What passes from trace to trace of the loop, and the masks that say what each cell sees."""
+"""The state between the traces of the loop, and the masks of what each cell sees."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.grouped_attention import additive
 
 Masks = dict[int | None, Bool[Tensor, "row query key"]]  # by layer, as `Sights`
-Additive = dict[int | None, Float[Tensor, "row 1 query key"]]  # the same as numbers that attention adds
+Additive = dict[int | None, Float[Tensor, "row 1 query key"]]  # numbers that attention adds
 
 
 @dataclass
-class State:
-    """What passes from trace to trace: the cache, what each cell sees of it next, and the latent to feed next."""
+class LoopState:
+    """The state between traces: the cache, what each cell sees of it next, next positions and the latent to feed."""
 
     cache: Any
     seen: Masks
@@ -28,22 +28,22 @@ class State:
 
 
 def seen_by(rows: Rows, sights: Sights, steps: int) -> Masks:
-    """What each cell sees of the cache, layer by layer where layers differ."""
+    """The mask of each cell over the cache, by layer where layers differ."""
     return {layer: rows.seen(sight, steps) for layer, sight in sights.items()}
 
 
-def beside(masks: Masks, own: Bool[Tensor, "row query key"]) -> Masks:
-    """The masks with the keys of the present forward behind those of the cache."""
+def append_keys(masks: Masks, own: Bool[Tensor, "row query key"]) -> Masks:
+    """The masks over the cache, followed by the keys of the current forward."""
     return {layer: torch.cat([mask, own], -1) for layer, mask in masks.items()}
 
 
-def as_numbers(model: CodiModel, masks: Masks) -> Additive:
-    """The masks as the model's attention wants them."""
+def additive_masks(model: CodiModel, masks: Masks) -> Additive:
+    """The masks in the form that the model's attention adds."""
     return {layer: additive(mask, model.group, model.dtype) for layer, mask in masks.items()}
 
 
 def set_masks(model: CodiModel, masks: Additive, layer: int) -> None:
-    """Give one layer its own mask; call inside a trace, before anything else of that layer."""
+    """Give one layer its own mask; call inside a trace, before any other access to that layer."""
     if layer in masks:
         attention = model.attention(model.blocks[layer])
         args, kwargs = attention.inputs

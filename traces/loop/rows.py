@@ -1,10 +1,10 @@
-"""Questions and cells side by side in rows: where everything stands in the cache, and what each cell sees of it."""
+"""Questions and cells side by side in rows: the columns of the cache, and what each cell sees of it."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,26 +12,29 @@ from torch import Tensor
 
 
 class Sight(NamedTuple):
-    """What the cells see of the cache in one phase, and whose: of the questions a segment, of each step a cell's entry.
+    """Per cell: whose cache entries it attends to in one phase; -1 is masked."""
 
-    -1 is nobody's: that edge of the attention is cut.
-    """
-
-    question: Int[Tensor, " cell"]  # the question's tokens, without BoT
-    bot: Int[Tensor, " cell"]
-    steps: Int[Tensor, "cell step"]
+    question: Int[Tensor, " cell"]  # the segment of the row, without its BoT
+    bot: Int[Tensor, " cell"]  # the segment
+    steps: Int[Tensor, "cell step"]  # the cell whose entry of each step
 
     def copy(self) -> Sight:
-        """A sight of its own, to be changed."""
+        """A copy that can be changed in place."""
         return Sight(*(tensor.clone() for tensor in self))
 
 
-Sights = dict[int | None, Sight]  # by layer; that of `None` holds for all layers without one of their own
+Sights = dict[int | None, Sight]  # by layer; `None` is every other layer
 
 
-def moved(sights: Sights, device: torch.device) -> Sights:
-    """The same sights on a device."""
-    return {layer: Sight(*(tensor.to(device) for tensor in sight)) for layer, sight in sights.items()}
+def on_device(value: Any, device: torch.device) -> Any:
+    """A nested value with every tensor on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: on_device(inner, device) for key, inner in value.items()}
+    if isinstance(value, Sight):
+        return Sight(*on_device(tuple(value), device))
+    return tuple(on_device(inner, device) for inner in value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,13 @@ class Rows:
     """Questions side by side in rows, and the cells that read them.
 
     Each question is padded on the left to one width and ends in a placeholder for BoT. `reads[cell]` is the segment
-    (which question of the row) that a cell reads. A cell sees its own question and its own thought, unless `during`
-    (sights for each latent step) or `after` (for the answer) say whose instead: so thoughts, questions and single
-    entries are exchanged or cut without touching the cache. `stops` says after how many steps each cell's thought
-    ends, where it does not take all that are run.
+    (question of the row) that a cell reads. By default a cell sees its own question and thought; `during` (for each
+    latent step) and `after` (for the answer) replace that, so thoughts, questions and single entries are exchanged or
+    knocked out without changing the cache. `stops` is the number of steps after which each cell's thought ends, if
+    some stop early.
 
-    A cell that is its host up to some step need not think until then: `first` says at which step each begins (in
-    rising order), and before it the cell has the latents and the entries of `hosts[cell]`, which begins at 0.
+    A cell equals its host up to its first written step, so it need not run before: `first` is the step at which each
+    begins (in rising order); until then its latents and entries are those of `hosts[cell]`, which begins at 0.
     """
 
     ids: Int[Tensor, "row segment token"]
@@ -54,21 +57,12 @@ class Rows:
     during: tuple[Sights, ...] = ()
     after: Sights | None = None
     stops: Int[Tensor, " cell"] | None = None
-    first: tuple[int, ...] = ()  # none: all at 0
+    first: tuple[int, ...] = ()  # empty: all at 0
     hosts: Int[Tensor, " cell"] | None = None
 
     def to(self, device: torch.device) -> Rows:
-        """The same, with every tensor on a device."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            valid=self.valid.to(device),
-            reads=self.reads.to(device),
-            during=tuple(moved(sights, device) for sights in self.during),
-            after=None if self.after is None else moved(self.after, device),
-            stops=None if self.stops is None else self.stops.to(device),
-            hosts=None if self.hosts is None else self.hosts.to(device),
-        )
+        """The rows with every tensor on a device."""
+        return Rows(**on_device(vars(self), device))
 
     @property
     def n_cells(self) -> int:
@@ -81,7 +75,7 @@ class Rows:
 
     @property
     def bot_column(self) -> Int[Tensor, " segment"]:
-        """Where BoT stands in the flattened row."""
+        """The column of each BoT in the flattened row."""
         segments, width = self.ids.shape[1:]
         return torch.arange(1, segments + 1, device=self.ids.device) * width - 1
 
@@ -90,24 +84,24 @@ class Rows:
         return (self.valid.cumsum(-1) - 1).clamp(min=0).flatten(1)
 
     def column(self, cell: Int[Tensor, " n"], step: int) -> Int[Tensor, " n"]:
-        """Where a cell's entry of a latent step, at which it has begun, stands in the cache."""
+        """The cache column of a cell's entry of a latent step, at which it must have begun."""
         return self.ids[0].numel() + sum(map(self.begun, range(step))) + cell
 
     def begun(self, step: int) -> int:
-        """How many cells think at a latent step: they are the first ones."""
+        """How many cells run at a latent step; these are the first ones."""
         return bisect_right(self.first, step) if self.first else self.n_cells
 
     def thinker(self, cell: int, step: int) -> int:
-        """Whose entry of a step is a cell's own: its host's, before it has begun."""
+        """The cell whose entry of a step belongs to a cell: its host before it begins, else itself."""
         return cell if self.hosts is None or self.first[cell] <= step else int(self.hosts[cell])
 
     def joined(self, step: int) -> Int[Tensor, " cell"]:
-        """Of the cells that thought one step earlier, whose latent each takes that thinks at this one."""
+        """For each cell that runs at a step: the cell of the step before whose latent it takes."""
         cells = torch.arange(self.begun(step), device=self.ids.device)
         return cells if self.hosts is None else cells.where(cells < self.begun(step - 1), self.hosts[: len(cells)])
 
     def own(self, steps: int) -> Sight:
-        """The sight of cells that see their own question and thought, with nothing exchanged or cut."""
+        """Every cell sees its own question and its own thought."""
         cells = torch.arange(self.n_cells, device=self.ids.device)[:, None].expand(-1, steps)
         if self.hosts is not None:
             late = torch.tensor(self.first, device=cells.device)[:, None] > torch.arange(steps, device=cells.device)
@@ -115,11 +109,11 @@ class Rows:
         return Sight(self.reads, self.reads, cells)
 
     def at_step(self, step: int) -> Sights:
-        """What the cells see while they think a step."""
+        """What the cells see during a latent step."""
         return self.during[step] if step < len(self.during) else {None: self.own(step)}
 
     def at_answer(self, steps: int) -> Sights:
-        """What they see while they answer: of a thought that stopped early, the steps that it took."""
+        """What the cells see during the answer; of a thought that stopped early, only the steps that it took."""
         sights = {layer: sight.copy() for layer, sight in (self.after or {None: self.own(steps)}).items()}
         if self.stops is not None:
             untaken = torch.arange(steps, device=self.ids.device) >= self.stops[:, None]
@@ -128,23 +122,25 @@ class Rows:
         return sights
 
     def question_mask(self) -> Bool[Tensor, "row query key"]:
-        """Each question sees itself, causally. Padding sees only itself: a row of a mask may not be empty."""
+        """Each question sees itself, causally. Padding sees itself, since no row of a mask may be empty."""
         segments, width = self.ids.shape[1:]
         causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
         allowed = torch.block_diag(*[causal] * segments) & self.valid.flatten(1)[:, None]
         return allowed | torch.eye(segments * width, dtype=torch.bool, device=self.ids.device)
 
     def seen(self, sight: Sight, steps: int) -> Bool[Tensor, "row cell key"]:
-        """What each cell sees of the cache after so many latent steps."""
+        """Each cell's mask over the cache after some latent steps."""
         segments, width = self.ids.shape[1:]
         last = torch.arange(width, device=self.ids.device) == width - 1  # BoT
-        tokens = torch.where(last, chosen(sight.bot, segments)[..., None], chosen(sight.question, segments)[..., None])
+        tokens = torch.where(
+            last, one_hot(sight.bot, segments)[..., None], one_hot(sight.question, segments)[..., None]
+        )
         of_questions = (self.valid[:, None] & tokens[None]).flatten(2)
-        of_steps = [chosen(sight.steps[:, step], self.begun(step)) for step in range(steps)]
+        of_steps = [one_hot(sight.steps[:, step], self.begun(step)) for step in range(steps)]
         rows = [part.expand(len(self.ids), -1, -1) for part in of_steps]
         return torch.cat([of_questions, *rows], -1)
 
 
-def chosen(indices: Int[Tensor, " n"], size: int) -> Bool[Tensor, "n size"]:
-    """One-hot rows; a row of `False` for -1."""
+def one_hot(indices: Int[Tensor, " n"], size: int) -> Bool[Tensor, "n size"]:
+    """One-hot rows; -1 gives a row of False."""
     return indices[:, None] == torch.arange(size, device=indices.device)

@@ -1,4 +1,4 @@
-"""Questions and answers in a model's tokens, and how many positions they take."""
+"""Tokenise questions and answers for a model, and count their positions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import clean_text
 
 
-class Reader(Protocol):
-    """What it takes to turn text into tokens: a model, or a checkpoint of which no weight is loaded."""
+class TextEncoder(Protocol):
+    """The attributes that turn text into tokens: of a model, or of a checkpoint without its weights."""
 
     @property
     def tokenizer(self) -> Any: ...
@@ -28,24 +28,24 @@ class Reader(Protocol):
     def n_positions(self) -> int: ...
 
 
-def question_ids(model: Reader, question: str) -> list[int]:
-    """Token ids of a question with the tokenizer's own special tokens, and EOS where the checkpoint wants it."""
+def question_ids(model: TextEncoder, question: str) -> list[int]:
+    """Token ids of a question with the tokenizer's special tokens, and EOS if the checkpoint was trained with it."""
     ids = model.tokenizer(clean_text(question))["input_ids"]
     return ids if model.card.remove_eos else [*ids, model.tokenizer.eos_token_id]
 
 
-def opening_ids(model: Reader) -> list[int]:
-    """What ends a thought: a placeholder for EoT, and EOS where the checkpoint's questions end in EOS too."""
+def opening_ids(model: TextEncoder) -> list[int]:
+    """The tokens that end a thought: a placeholder for EoT, and EOS if the checkpoint's questions end in EOS."""
     return [0] if model.card.remove_eos else [0, model.tokenizer.eos_token_id]
 
 
-def answer_ids(model: Reader, text: str = "") -> list[int]:
+def answer_ids(model: TextEncoder, text: str = "") -> list[int]:
     """Token ids of the answer prefix with `text` after it, no special tokens."""
     return model.tokenizer(f"{model.card.answer_prefix}{text}", add_special_tokens=False)["input_ids"]
 
 
-def positions_needed(model: Reader, question: int, answer: int, n_latents: int | None = None) -> int:
-    """How many positions a run takes: so many question tokens, BoT, the thought, EoT, and so many answer tokens."""
+def positions_needed(model: TextEncoder, question: int, answer: int, n_latents: int | None = None) -> int:
+    """Positions of a run: `question` tokens, BoT, the thought, EoT (and EOS), `answer` tokens."""
     steps = model.n_latents if n_latents is None else n_latents
     return question + 1 + steps + len(opening_ids(model)) + answer
 
@@ -64,6 +64,6 @@ def encode(model: CodiModel, rows: Sequence[Sequence[str]], reads: Sequence[int]
 def texts(model: CodiModel, tokens: Int[Tensor, "row cell token"]) -> list[list[str]]:
     """Decoded text of each cell of each row, up to EOS: `texts[cell][row]`."""
     eos = model.tokenizer.eos_token_id
-    knockout = [[said[: said.index(eos)] if eos in said else said for said in cells] for cells in tokens.tolist()]
-    decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in knockout]
+    ended = [[ids[: ids.index(eos)] if eos in ids else ids for ids in cells] for cells in tokens.tolist()]
+    decoded = [model.tokenizer.batch_decode(cells, skip_special_tokens=True) for cells in ended]
     return [list(column) for column in zip(*decoded, strict=True)]

@@ -1,12 +1,12 @@
-"""A CODI checkpoint folder, written and read strictly.
+"""A CODI checkpoint folder: written, read and checked.
 
     <folder>/
-      codi.json               the card: base, latents, answer prefix, special-token rule, dtype, provenance
-      adapter/                a standard PEFT LoRA
-      thought.safetensors     projection (prj.1, prj.3, prj.ln, as upstream names them) and the vectors bot and eot
+      codi.json           the card: base, number of latents, answer prefix, special-token rule, dtype, provenance
+      adapter/            a standard PEFT LoRA
+      codi.safetensors    projection (prj.1, prj.3, prj.ln, upstream's names) and the vectors bot and eot
 
-`base` in the card is a folder relative to the checkpoint's, or a Hugging Face id; several checkpoints over one base
-name the same one. The projection's and the special vectors' sizes are read off the tensors, never configured.
+`base` in the card is a folder relative to the checkpoint's, or a Hugging Face id. The sizes of the projection and of
+the special vectors are read off the tensors. Folders of version 1, with `thought.safetensors`, are read too.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 DTYPES = ("float32", "bfloat16", "float16")
-CARD, ADAPTER, THOUGHT = "codi.json", "adapter", "thought.safetensors"
-
-
+CARD, ADAPTER, TENSORS = "codi.json", "adapter", "codi.safetensors"
+VERSION, VERSION_1_TENSORS = 2, "thought.safetensors"
 SHIPPED = Path(__file__).parents[1] / "embedded"  # thought and bypass, over one base
 
 
 class CheckpointError(ValueError):
-    """The folder is not a CODI checkpoint that can be loaded exactly."""
+    """The folder is no CODI checkpoint, or cannot be loaded exactly."""
 
 
 def reason(error: Exception) -> str:
-    """The first sentence of what another library says went wrong."""
+    """The first sentence of another library's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     sentence = first.partition(". ")[0].rstrip(".")
     return sentence if len(sentence) <= 500 else f"{sentence[:500]}…"  # it may quote a damaged file
 
 
-def shown(value: Any) -> str:
-    """A value as Python writes it, as much of it as a sentence bears."""
+def short_repr(value: Any) -> str:
+    """A value's repr, cut to the length of a sentence."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # thousands of digits, or of brackets
@@ -50,20 +49,28 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+
+
 @dataclass(frozen=True)
 class Card:
-    """What `codi.json` says: everything about a checkpoint that its tensors do not."""
+    """The content of `codi.json`: what the tensors do not tell about a checkpoint."""
 
     base: str
     n_latents: int
     answer_prefix: str = "The answer is:"
-    remove_eos: bool = True  # whether BoT follows the question directly, without EOS between
+    remove_eos: bool = True  # BoT follows the question directly, without EOS between them
     dtype: str = "float32"
     revision: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def projection(d_model: int, prj_dim: int) -> nn.Sequential:
+def new_projection(d_model: int, prj_dim: int) -> nn.Sequential:
     """From a step's final hidden state to the next latent: Linear, GELU, Linear, LayerNorm."""
     return nn.Sequential(
         nn.Sequential(),  # upstream's dropout: keeps its names, prj.1 and prj.3
@@ -73,7 +80,7 @@ def projection(d_model: int, prj_dim: int) -> nn.Sequential:
     ).append(nn.LayerNorm(d_model))
 
 
-def _names(module: nn.Sequential) -> dict[str, Tensor]:
+def named_tensors(module: nn.Sequential) -> dict[str, Tensor]:
     """The projection's tensors under upstream's names."""
     return {f"prj.{name.replace('4.', 'ln.')}": tensor for name, tensor in module.state_dict().items()}
 
@@ -82,81 +89,100 @@ def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Te
     """Write a checkpoint folder from a PEFT model, its projection and its two special vectors."""
     folder.mkdir(parents=True, exist_ok=True)
     for adapter in adapted.peft_config.values():
-        adapter.base_model_name_or_path = card.base  # not the path that it was trained at
-    adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # they are frozen
+        adapter.base_model_name_or_path = card.base  # not the path of its training
+    adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # which are frozen
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    write_thought(folder, {**_names(project), "bot": bot, "eot": eot})
+    write_tensors(folder, {**named_tensors(project), "bot": bot, "eot": eot})
     write_card(folder, card)
 
 
-def write_thought(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Write `thought.safetensors`: the projection under upstream's names, and the vectors bot and eot."""
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, folder / THOUGHT)
+def write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `codi.safetensors`: the projection under upstream's names, and the vectors bot and eot."""
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
 
 
 def write_card(folder: Path, card: Card) -> None:
-    (folder / CARD).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    """Write `codi.json`."""
+    text = json.dumps({"version": VERSION, **asdict(card)}, indent=2)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+FIELDS: dict[str, tuple[Any, str]] = {  # of a card: types, and how a sentence names them
+    "base": (str, "a folder or a Hub id"), "n_latents": (int, "an integer"), "answer_prefix": (str, "text"),
+    "remove_eos": (bool, "true or false"), "dtype": (str, "text"), "revision": (str | None, "text or null"),
+    "provenance": (dict, "an object"),
+}  # fmt: skip
 
 
 def read_card(folder: Path) -> Card:
-    """Read `codi.json`, refusing a folder without one, unknown keys and missing keys."""
+    """Read and check `codi.json`; unknown and missing keys are refused."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give a CODI checkpoint folder (with {CARD} in it)")
     path = folder / CARD
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {CARD} in it, so it is not a CODI checkpoint folder")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: found a JSON {type(values).__name__}, wanted an object")
-    known = set(Card.__dataclass_fields__)
-    if unknown := sorted(set(values) - known):
-        raise CheckpointError(f"{path}: unknown key {shown(unknown[0])}; known are {', '.join(sorted(known))}")
-    for key, kind in (("base", str), ("n_latents", int)):
-        if not isinstance(values.get(key), kind) or isinstance(values.get(key), bool):
-            raise CheckpointError(f"{path}: {key!r} is {shown(values.get(key))}, wanted a {kind.__name__}")
-    optional = {
-        "answer_prefix": (str, "text"), "remove_eos": (bool, "true or false"), "dtype": (str, "text"),
-        "revision": (str | None, "text or null"), "provenance": (dict, "an object"),
-    }  # fmt: skip
-    for key, (kinds, wanted) in optional.items():
-        if key in values and not isinstance(values[key], kinds):
-            raise CheckpointError(f"{path}: {key!r} is {shown(values[key])}, wanted {wanted}")
+    if not isinstance(values := read_json(path), dict):
+        raise CheckpointError(f"{path}: is a JSON {type(values).__name__}, expected an object")
+    version = values.pop("version", 1)
+    if type(version) is not int or version not in (1, VERSION):
+        raise CheckpointError(
+            f"{path}: 'version' is {short_repr(version)}, expected 1 or {VERSION}; update codi-tracing"
+        )
+    if unknown := sorted(set(values) - set(FIELDS)):
+        raise CheckpointError(f"{path}: unknown key {short_repr(unknown[0])}; known are {', '.join(sorted(FIELDS))}")
+
+    def refuse(key: str, expected: str) -> CheckpointError:
+        return CheckpointError(f"{path}: {key!r} is {short_repr(values.get(key))}, expected {expected}")
+
+    for key, (types, expected) in FIELDS.items():
+        value = values.get(key)
+        if key in (*values, "base", "n_latents") and (
+            not isinstance(value, types) or (types is int and isinstance(value, bool))
+        ):
+            raise refuse(key, expected)
     if not _can_be_a_path(values["base"]):
-        raise CheckpointError(f"{path}: 'base' is {shown(values['base'])}, wanted a folder or a Hub id")
+        raise refuse("base", FIELDS["base"][1])
     if values["n_latents"] < 1:
-        raise CheckpointError(f"{path}: 'n_latents' is {shown(values['n_latents'])}, wanted 1 or more")
+        raise refuse("n_latents", "1 or more")
     if values.get("dtype", DTYPES[0]) not in DTYPES:
-        raise CheckpointError(f"{path}: 'dtype' is {shown(values['dtype'])}, wanted {', '.join(DTYPES)}")
+        raise refuse("dtype", ", ".join(DTYPES))
     return Card(**values)
 
 
 def _can_be_a_path(text: str) -> bool:
-    """Whether a file system could have such a name: no NUL, no half of a character, and not too long."""
+    """Whether a file system accepts this name: no NUL, no half of a surrogate pair, not too long."""
     parts = text.encode("utf-8", "replace").split(b"/")
     return "\0" not in text and text.encode(errors="ignore").decode() == text and max(map(len, parts)) <= 255
 
 
-def read_thought(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """The projection and the vectors BoT and EoT (fp32), every tensor accounted for and of the base's width."""
-    path = folder / THOUGHT
+def tensors_path(folder: Path) -> Path:
+    """The file of projection, BoT and EoT: `codi.safetensors`, or else `thought.safetensors` of version 1."""
+    path, old = folder / TENSORS, folder / VERSION_1_TENSORS
+    return old if old.is_file() and not path.is_file() else path
+
+
+def read_projection(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The projection and the vectors BoT and EoT (fp32); names and shapes must be those of a base of this width."""
+    path = tensors_path(folder)
     if not path.is_file():
-        raise CheckpointError(f"{path}: missing, so the checkpoint has no projection and cannot think")
+        raise CheckpointError(f"{path}: missing, so the checkpoint has no projection; restore the file")
     tensors = read_tensors(path)
     first = tensors.get("prj.1.weight")
-    with torch.device("meta"):  # sizes alone: a damaged file may claim any
-        project = projection(d_model, first.shape[0] if first is not None and first.ndim == 2 and first.numel() else 1)
-        wanted = {**_names(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
-    if missing := sorted(set(wanted) - set(tensors)):
-        raise CheckpointError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
-    if unknown := sorted(set(tensors) - set(wanted)):
+    with torch.device("meta"):  # shapes alone: a damaged file may name any size
+        project = new_projection(
+            d_model, first.shape[0] if first is not None and first.ndim == 2 and first.numel() else 1
+        )
+        expected = {**named_tensors(project), "bot": torch.empty(d_model), "eot": torch.empty(d_model)}
+    if missing := sorted(set(expected) - set(tensors)):
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]}"
+        )
+    if unknown := sorted(set(tensors) - set(expected)):
         raise CheckpointError(f"{path}: {len(unknown)} unexpected tensors, the first is {unknown[0][:200]}")
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape:
-            found, want = list(tensors[name].shape), list(tensor.shape)
-            raise CheckpointError(f"{path}: {name} has shape {found}, wanted {want}; it belongs to another base")
+            shapes = f"{list(tensors[name].shape)}, expected {list(tensor.shape)}"
+            raise CheckpointError(f"{path}: {name} has shape {shapes}; it belongs to another base")
     state = {name.removeprefix("prj.").replace("ln.", "4."): t for name, t in tensors.items() if name[:4] == "prj."}
     project.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return project.requires_grad_(False), tensors["bot"].float(), tensors["eot"].float()
@@ -173,7 +199,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def base_location(folder: Path, card: Card) -> str:
-    """The base as `from_pretrained` takes it: the folder the card points to where there is one, else its Hub id."""
+    """The base for `from_pretrained`: the folder that the card names if it exists, else its Hub id."""
     inside = (folder / card.base).resolve()
     if inside.is_dir():
         return str(inside)
@@ -192,6 +218,6 @@ def fingerprint(folder: Path) -> str:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint: `name` itself, or the shipped checkpoint of that name where no such folder exists."""
+    """The folder of a checkpoint: `name` itself if it exists, else the shipped checkpoint of that name."""
     shipped = SHIPPED / name
     return shipped if not Path(name).exists() and (shipped / CARD).is_file() else Path(name)

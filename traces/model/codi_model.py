@@ -11,21 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from codi_tracing.configs.schema import Remote
-from codi_tracing.traces.model import grouped_attention as attention
 from codi_tracing.traces.model.checkpoint import Card, fingerprint
 from codi_tracing.traces.model.families import Family
-from codi_tracing.traces.remote.submitted_jobs import Ledger
+from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
 
 
 class LoadReport(NamedTuple):
-    """LoRA-carrying modules: how many the adapter's config asks for, and how many hold the values of its file."""
+    """Modules with LoRA: how many the adapter's config names, and how many hold the values of its file."""
 
     expected: int
     landed: int
-
-    @property
-    def complete(self) -> bool:
-        return self.expected == self.landed
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class CodiModel:
 
     model.lm                     the nnsight TransformersModel: base with its LoRA attached, no PEFT prefix
     ├── model.embedding          token embeddings; BoT and EoT are written at its output over a placeholder
-    ├── model.blocks[layer]      .output is the residual stream after the block, [pair, token, d_model]
+    ├── model.blocks[layer]      a block; model.activation(block, kind) is what can be read and patched in it
     ├── model.norm               .output, projected, is the next latent
     └── model.lm.lm_head         .output are the logits
     model.project                final hidden state -> latent
@@ -49,12 +44,12 @@ class CodiModel:
     eot: Tensor
     card: Card
     folder: Path
-    loaded: LoadReport | None  # None where the weights are a deployment's
+    loaded: LoadReport | None  # None if a deployment holds the weights
     deployment: Remote | None = None
-    ledger: Ledger | None = None  # where jobs are submitted and collected later
+    ledger: Any = None  # `submitted_jobs.Ledger`: jobs that are submitted now and collected later
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent where a session runs elsewhere: nothing of this machine, and tensors that any can read."""
+        """The part that travels with a job: no path of this machine, and tensors on the CPU."""
         parts = {"project": deepcopy(self.project).cpu(), "bot": self.bot.cpu(), "eot": self.eot.cpu()}
         return {**self.__dict__, **parts, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
 
@@ -75,22 +70,26 @@ class CodiModel:
         return getattr(self.decoder, self.family.norm)
 
     def attention(self, block: Any) -> Any:
-        """A block's attention; `.output[0]` is what it adds to the residual stream."""
+        """A block's attention; `.output[1]` are its weights where the model attends in eager mode."""
         return getattr(block, self.family.attention)
 
-    def heads(self, block: Any) -> Any:
-        """The attention's output projection; `.input` are the heads side by side, [pair, token, head × d_head]."""
-        return getattr(self.attention(block), self.family.heads)
+    def activation(self, block: Any, kind: str) -> Any:
+        """A block's activation of a kind, `[row, token, width]`; inside a trace it is read, and written by index.
 
-    def mlp(self, block: Any) -> Any:
-        """A block's MLP; `.output` is what it adds to the residual stream."""
-        return getattr(block, self.family.mlp)
+        `head`: all heads side by side, the input of the attention's output projection · `attn`, `mlp`: what they add
+        to the residual stream · `resid`: the residual stream after the block. This is their forward order.
+        """
+        if kind == "head":
+            return getattr(self.attention(block), self.family.heads).input
+        if kind == "attn":
+            return self.attention(block).output[0]
+        return getattr(block, self.family.mlp).output if kind == "mlp" else block.output
 
     @property
     def group(self) -> int:
-        """How many heads' queries share keys in one attention, see `codi_tracing.traces.model.grouped_attention`; 1 where the model's own runs."""
+        """How many heads share keys in one attention; 1 where the base's own attention runs (`grouped_attention`)."""
         config = self.lm.config
-        grouped = config._attn_implementation == attention.NAME
+        grouped = config._attn_implementation == GROUPED
         return config.num_attention_heads // config.num_key_value_heads if grouped else 1
 
     @property
@@ -120,22 +119,22 @@ class CodiModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and tensors are made; the CPU where this process has none."""
-        place = self.lm._module.device
-        return torch.device("cpu") if place.type == "meta" else place
+        """The device of the weights; the CPU if this process holds none."""
+        device = self.lm._module.device
+        return torch.device("cpu") if device.type == "meta" else device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, wherever they are: a deployment's may be another than was asked for."""
+        """The weights' dtype; a deployment's may differ from the one that was asked for."""
         return self.lm._module.dtype
 
     def latent_after(self, hidden: Tensor) -> Tensor:
-        """The next latent, from the final hidden state (after the final norm): projected where that state is."""
+        """The next latent: the final hidden state (after the final norm), projected on its own device."""
         project = self.project.to(hidden.device)
         return project(hidden.to(next(project.parameters()).dtype)).to(hidden.dtype)
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest records of the model; sizes are read off the model."""
+        """The manifest's record of the model."""
         return {
             "checkpoint": self.folder.name,
             "base": self.card.base,

@@ -1,4 +1,4 @@
-"""Model families: where each keeps the modules that the loop uses."""
+"""Model families: the names of the modules that the loop uses. A new family is one more record."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from codi_tracing.traces.model.checkpoint import CheckpointError
 
 
 class Family(NamedTuple):
-    """Where a model family keeps the modules that the loop touches: names in the nnsight tree."""
+    """A family's names of modules in the nnsight tree."""
 
     decoder: str
     embedding: str
     blocks: str
     norm: str
-    attention: str  # these three: inside a block
+    attention: str  # inside a block
     heads: str  # inside the attention: the output projection, whose input are the heads side by side
-    mlp: str
-    adapted: tuple[str, ...]  # PEFT's names of the linear layers that CODI adapts
+    mlp: str  # inside a block
+    adapted: tuple[str, ...]  # the linear layers that CODI adapts, as PEFT names them
 
 
 FAMILIES = {
@@ -30,7 +30,7 @@ FAMILIES = {
 
 
 def family_of(config: Any, base: str) -> Family:
-    """The record of a base's family, by its config's model type."""
+    """The record of a base's family, by the model type in its config."""
     if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise CheckpointError(f"{base}: is of family {config.model_type!r}; supported are {known}")

@@ -1,8 +1,8 @@
-"""Attention of many cells: masks that are made once a forward, and heads that share keys attended together.
+"""Attention for many cells: masks are made once a forward, and heads that share keys attend together.
 
-transformers copies keys and values for every head that shares them and PyTorch turns a boolean mask into numbers anew
-in every layer. Here the queries of the heads that share keys stand side by side instead, in one attention with those
-keys, and the mask is additive from the beginning, as long as these queries. Nothing else changes.
+transformers copies keys and values for every head that shares them, and PyTorch converts a boolean mask in every
+layer. Here the queries of the heads that share keys form one longer attention over those keys, and the mask is additive
+from the start. The results are the same.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "grouped_sdpa"
-ALIGNED = 16  # a mask's rows begin at multiples of so many numbers, or a GPU copies it in every layer
+ALIGNED = 16  # rows of a mask start at multiples of this, else a GPU copies it in every layer
 
 
 def grouped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attend, `query` being `[row, head, token, d_head]`, `key` and `value` `[row, kv head, entry, d_head]`.
+    """Attention of `query [row, head, token, d_head]` over `key` and `value` `[row, kv head, entry, d_head]`.
 
-    A mask of `additive` with a group is as long as the queries of all heads that share keys; any other goes the
-    ordinary way.
+    A mask from `additive` has a row per query and head of a group; with any other mask, transformers' attention runs.
     """
     rows, heads, tokens, width = query.shape
     shared = key.shape[1]
     if attention_mask is None or attention_mask.shape[2] == tokens:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     together = query.reshape(rows, shared, -1, width)
-    found = nn.functional.scaled_dot_product_attention(
+    attended = nn.functional.scaled_dot_product_attention(
         together, key, value, attn_mask=attention_mask, scale=options.get("scaling")
     )
-    return found.view(rows, heads, tokens, width).transpose(1, 2), None
+    return attended.view(rows, heads, tokens, width).transpose(1, 2), None
 
 
 def additive(seen: Tensor, group: int, dtype: torch.dtype) -> Tensor:
-    """The mask of what is seen, `[row, query, key]`, as numbers to add, `[row, 1, group × query, key]`.
+    """A boolean mask `[row, query, key]` as numbers to add, `[row, 1, group × query, key]`.
 
-    No query may see nothing.
+    Every query must see at least one key.
     """
     rows, queries, keys = seen.shape
     room = -(-keys // ALIGNED) * ALIGNED
@@ -51,4 +50,4 @@ def additive(seen: Tensor, group: int, dtype: torch.dtype) -> Tensor:
 
 
 AttentionInterface.register(NAME, grouped_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # where no mask is given, the ordinary one is made
+AttentionMaskInterface.register(NAME, sdpa_mask)  # used where no mask is given

@@ -1,6 +1,6 @@
-"""What a base's and an adapter's configs promise against what their files hold, before anything of that size is built.
+"""Compare the configs of a base and an adapter with the tensors in their files, before a model of that size is built.
 
-transformers draws a tensor that its file lacks at random, and believes a config's sizes whatever they are.
+transformers initialises a tensor that is missing from the file at random, and trusts any size in a config.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from codi_tracing.traces.model.checkpoint import CheckpointError, reason
+from codi_tracing.traces.model.checkpoint import CheckpointError, read_json, reason
 
 WEIGHTS, INDEX, LORA = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
@@ -21,38 +21,36 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_base(base: str, config: Any, revision: str | None = None) -> None:
-    """Refuse a base whose files lack a tensor of the model that its config describes, or have one of another shape.
+    """Refuse a base whose files lack a tensor of its config's model, or hold one of another shape.
 
     A base without safetensors is left to transformers.
     """
-    files = base_files(base, revision)
+    files = safetensors_of(base, revision)
     if not files:
         return
-    held: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        held |= shapes_of(path)
+    stored = {name: shape for path in files for name, shape in shapes_of(path).items()}
     from transformers import AutoModelForCausalLM
 
     layers = config.num_hidden_layers
-    if layers > len(held):  # a layer has several tensors
-        raise CheckpointError(f"{base}: its config has {layers} layers, its files {len(held)} tensors; restore them")
+    if layers > len(stored):  # a layer has several tensors
+        raise CheckpointError(f"{base}: its config has {layers} layers, its files {len(stored)} tensors; restore them")
     with torch.device("meta"):  # names and shapes alone
         model = AutoModelForCausalLM.from_config(config)
-    prefix = f"{model.base_model_prefix}."  # which the files of a bare decoder leave out
+    prefix = f"{model.base_model_prefix}."  # absent from the files of a bare decoder
     tied = config.tie_word_embeddings
     for name, parameter in model.named_parameters():
         if tied and name == "lm_head.weight":
             continue
-        found = held.get(name, held.get(name.removeprefix(prefix)))
-        if found is None:
-            raise CheckpointError(f"{base}: its files lack {name}, which its config promises; restore them")
-        if found != tuple(parameter.shape):
-            wanted = list(parameter.shape)
-            raise CheckpointError(f"{base}: {name} has shape {list(found)}, its config wants {wanted}; restore them")
+        shape, expected = stored.get(name, stored.get(name.removeprefix(prefix))), tuple(parameter.shape)
+        if shape is None:
+            raise CheckpointError(f"{base}: its files lack {name}, which its config requires; restore them")
+        if shape != expected:
+            shapes = f"{list(shape)}, its config requires {list(expected)}"
+            raise CheckpointError(f"{base}: {name} has shape {shapes}; restore them")
 
 
-def base_files(base: str, revision: str | None = None) -> list[Path]:
-    """The base's safetensors, in its folder or in the Hub's cache; none where its weights are kept otherwise."""
+def safetensors_of(base: str, revision: str | None = None) -> list[Path]:
+    """The base's safetensors in its folder or in the Hub's cache; none if its weights have another format."""
     from transformers.utils.hub import cached_file
 
     def find(name: str) -> Path | None:
@@ -70,20 +68,17 @@ def base_files(base: str, revision: str | None = None) -> list[Path]:
 
 
 def check_lora(adapter: Path) -> None:
-    """Refuse an adapter whose config asks for a rank that its file does not have, or for no LoRA."""
+    """Refuse an adapter that is no LoRA, or whose config names a rank that its file does not have."""
     path = adapter / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is not the config of a LoRA ('peft_type' is not LORA); restore the file")
-    held = {shape[0] for name, shape in shapes_of(adapter / LORA).items() if ".lora_A." in name and shape}
+    ranks = {shape[0] for name, shape in shapes_of(adapter / LORA).items() if ".lora_A." in name and shape}
     pattern = config.get("rank_pattern") or {}
     asked = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [])]
-    if odd := [rank for rank in asked if isinstance(rank, bool) or not isinstance(rank, int) or rank not in held]:
-        found = ", ".join(map(str, sorted(held))) or "none"
-        raise CheckpointError(f"{path}: asks for the rank {str(odd[0])[:50]}, its file has {found}; restore the file")
+    if odd := [rank for rank in asked if isinstance(rank, bool) or not isinstance(rank, int) or rank not in ranks]:
+        stored = ", ".join(map(str, sorted(ranks))) or "none"
+        raise CheckpointError(f"{path}: asks for the rank {str(odd[0])[:50]}, its file has {stored}; restore the file")
 
 
 def shapes_of(path: Path) -> Shapes:

@@ -1,4 +1,4 @@
-"""Load a CODI checkpoint folder as an nnsight model; every tensor is accounted for."""
+"""Load a CODI checkpoint folder as an nnsight model, and check every tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from codi_tracing.configs.schema import Remote
-from codi_tracing.traces.model import grouped_attention as attention
 from codi_tracing.traces.model.checkpoint import (
     ADAPTER,
     DTYPES,
@@ -21,12 +20,13 @@ from codi_tracing.traces.model.checkpoint import (
     base_location,
     find_checkpoint,
     read_card,
+    read_projection,
     read_tensors,
-    read_thought,
     reason,
 )
 from codi_tracing.traces.model.codi_model import CodiModel, LoadReport
-from codi_tracing.traces.model.families import family_of
+from codi_tracing.traces.model.families import Family, family_of
+from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
 from codi_tracing.traces.model.integrity import check_base, check_lora
 
 
@@ -46,14 +46,14 @@ def load_codi(
     folder: str | Path, device: str = "auto", dtype: str = "auto", remote: Remote | str | bool | None = None,
     *, adapted: bool = True,
 ) -> CodiModel:  # fmt: skip
-    """Load a checkpoint folder: base, adapter, projection, special vectors; all of it or a `CheckpointError`.
+    """Load a checkpoint folder, or a shipped checkpoint by name, completely; otherwise raise a `CheckpointError`.
 
     `dtype` is `auto` (the card's), `float32`, `bfloat16` or `float16`. With `remote` (True, an address, or a config's
-    record) a deployment of NDIF runs the model: no weights are loaded here, projection, BoT and EoT are sent with each
-    job, and `device` has no meaning. `"local"` loads as ever and serialises each session as it would be sent. Without
-    `adapted`, a deployment leaves the adapter off, as a control.
+    record) an NDIF deployment runs the model: no weights are loaded here, projection, BoT and EoT travel with each job,
+    and `device` is ignored. `"local"` loads the weights and serialises each session as for a deployment. Without
+    `adapted`, a deployment runs the base without the adapter, as a control.
     """
-    place = as_remote(remote)
+    deployment = as_remote(remote)
     folder = find_checkpoint(folder)
     card = read_card(folder)
     base = base_location(folder, card)
@@ -62,37 +62,37 @@ def load_codi(
     name = card.dtype if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
-    elsewhere = place is not None and place.host != "local"
-    here, kind = pick_device("cpu" if elsewhere else device), getattr(torch, name)
-    lm, tokenizer, family = _load_base(base, folder, card, here, kind, place if elsewhere else None, adapted)
+    elsewhere = deployment is not None and deployment.host != "local"
+    where, number = pick_device("cpu" if elsewhere else device), getattr(torch, name)
+    lm, tokenizer, family = _load_base(base, folder, card, where, number, deployment if elsewhere else None, adapted)
     if not elsewhere and getattr(lm.config, "num_key_value_heads", None) is not None:
-        lm._module.set_attn_implementation(attention.NAME)
-    project, bot, eot = read_thought(folder, lm.config.hidden_size)
+        lm._module.set_attn_implementation(GROUPED)
+    project, bot, eot = read_projection(folder, lm.config.hidden_size)
     return CodiModel(
         lm=lm,
         tokenizer=tokenizer,
         family=family,
-        project=project.to(here, kind).requires_grad_(False),
-        bot=bot.to(here, kind),
-        eot=eot.to(here, kind),
+        project=project.to(where, number).requires_grad_(False),
+        bot=bot.to(where, number),
+        eot=eot.to(where, number),
         card=card,
         folder=folder,
         loaded=None if elsewhere else _compare_adapter(lm._module, folder / ADAPTER),
-        deployment=place,
+        deployment=deployment,
     )
 
 
 def as_remote(remote: Remote | str | bool | None) -> Remote | None:
-    """The record of what `load_codi` was told of a deployment."""
+    """`load_codi`'s argument `remote` as a config's record; None for this machine."""
     if isinstance(remote, str):
         return Remote(host=remote)
     return Remote() if remote is True else (remote or None)
 
 
 def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
-    """The same checkpoint loaded anew, LoRA and projection as they were before any training: LoRA adds nothing then.
+    """The checkpoint loaded again with LoRA and projection as before training, where LoRA adds nothing.
 
-    What it shows is due to the base, the loop and the positions, and not to what the thought was trained for.
+    A control: its effects come from the base, the loop and the positions, not from CODI's training.
     """
     blank = load_codi(model.folder, str(model.device), str(model.dtype).removeprefix("torch."))
     with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
@@ -108,45 +108,48 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     return blank
 
 
-def _load_base(
-    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None,
-    adapted: bool = True,
-):  # fmt: skip
-    """The base under nnsight with the adapter attached, its tokenizer and its family; without weights `elsewhere`."""
-    from nnsight.modeling.transformers import TransformersModel
+def open_base(what: str, base: str, revision: str | None = None) -> tuple[Any, Family, Any]:
+    """A base's config, its family and its tokenizer, after a check of its files; `what` it is begins an error."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    pinned: dict[str, Any] = {"revision": card.revision} if card.revision else {}
-    pinned["trust_remote_code"] = False  # else transformers asks at the keyboard whether it may run a checkpoint's code
-    with refusing(f"{folder}: its base", base):
-        config = AutoConfig.from_pretrained(base, **pinned)
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
+    with refusing(what, base):  # without trust_remote_code=False, transformers asks at the keyboard
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned)
         family = family_of(config, base)
-        check_base(base, config, card.revision)
-        check_lora(folder / ADAPTER)
-        tokenizer = AutoTokenizer.from_pretrained(base, **pinned)
-        own = str((folder / ADAPTER).resolve())
-        known_as_it_is(base)
-        if elsewhere is None:
-            lm = TransformersModel(
-                base, task="text-generation", tokenizer=tokenizer, peft=own, dtype=dtype, device_map=device,
-                dispatch=True, **pinned,
-            )  # fmt: skip
-            return lm, tokenizer, family
-    named, adapter = elsewhere.base or base, elsewhere.adapter or own
-    known_as_it_is(named)
-    with refusing(f"{folder}: for a deployment,", f"{named} with the adapter {adapter}"):  # of both, the configs alone
+        check_base(base, config, revision)
+        return config, family, AutoTokenizer.from_pretrained(base, trust_remote_code=False, **pinned)
+
+
+def _load_base(
+    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None,
+    adapted: bool = True,
+):  # fmt: skip
+    """The base under nnsight with the adapter, its tokenizer and its family; without weights if it runs `elsewhere`."""
+    from nnsight.modeling.transformers import TransformersModel
+
+    what = f"{folder}: its base"
+    _, family, tokenizer = open_base(what, base, card.revision)
+    check_lora(folder / ADAPTER)
+    adapter, options = str((folder / ADAPTER).resolve()), {"device_map": device, "dispatch": True}
+    if elsewhere is not None:  # the configs of base and adapter alone are read
+        base, adapter, options = elsewhere.base or base, elsewhere.adapter or adapter, {}
+        what = f"{folder}: for a deployment, with the adapter {adapter},"
+    if card.revision:
+        options["revision"] = card.revision
+    skip_hub_lookup(base)
+    with refusing(what, base):
         lm = TransformersModel(
-            named, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
-            **pinned,
+            base, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
+            trust_remote_code=False, **options,
         )  # fmt: skip
     return lm, tokenizer, family
 
 
-def known_as_it_is(base: str) -> None:
-    """Tell nnsight that a folder is known to a deployment by its path: else it asks the Hub how the name is spelled."""
+def skip_hub_lookup(base: str) -> None:
+    """Let nnsight name a folder to a deployment by its path, without asking the Hub for its spelling."""
     from nnsight.modeling import huggingface
 
     if os.path.isabs(base):
@@ -155,7 +158,7 @@ def known_as_it_is(base: str) -> None:
 
 @contextmanager
 def refusing(what: str, base: str) -> Iterator[None]:
-    """Turn what transformers, PEFT and the Hub raise while a base is loaded into one sentence."""
+    """Raise any error of transformers, PEFT or the Hub while a base loads as a `CheckpointError` of one sentence."""
     try:
         yield
     except CheckpointError:
@@ -172,18 +175,18 @@ def refusing(what: str, base: str) -> Iterator[None]:
 
 
 def _compare_adapter(module: nn.Module, adapter: Path) -> LoadReport:
-    """Count the LoRA modules whose matrices equal the adapter's file; PEFT leaves what it does not find at zero."""
+    """Count the LoRA modules whose matrices equal the adapter's file; PEFT leaves missing ones at zero."""
     stored = read_tensors(adapter / "adapter_model.safetensors")
     lora = {name.replace(".default.", "."): p for name, p in module.named_parameters() if ".lora_" in name}
-    asked = {name.partition(".lora_")[0] for name in lora}
-    unfit = []
+    expected = {name.partition(".lora_")[0] for name in lora}
+    differing = []
     for name, parameter in lora.items():
         tensor = stored.pop(f"base_model.model.{name}", None)
         if tensor is None or not torch.equal(tensor.to(parameter), parameter):
-            unfit.append(name.partition(".lora_")[0])
-    report = LoadReport(expected=len(asked), landed=len(asked - set(unfit)))
-    if unfit or stored or not lora:
-        first = min([*unfit, *stored], default="none")
+            differing.append(name.partition(".lora_")[0])
+    report = LoadReport(expected=len(expected), landed=len(expected - set(differing)))
+    if differing or stored or not lora:
+        first = min([*differing, *stored], default="none")
         raise CheckpointError(
             f"{adapter}: LoRA landed on {report.landed} of {report.expected} linear layers and {len(stored)} of its "
             f"tensors fit nowhere, the first is {first}; the adapter belongs to another base or is incomplete"

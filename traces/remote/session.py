@@ -1,36 +1,24 @@
-"""Where a session runs: here, here after a serialisation dry run, or on a deployment of NDIF. One code path for all."""
+"""Run a session here, here after a trial serialisation, or on an NDIF deployment, through one code path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import nnsight
 import torch
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.model.loading import as_remote
+from codi_tracing.traces.remote.ndif import NdifJob, SubmittedJob
 
-OURS = ("configs", "traces", "patching")  # sent by value: where a session runs, they are not installed
+PACKAGE = "codi_tracing"  # a deployment does not have it: its functions and classes travel by value
 LOCAL = "local"
 
 
-class Started(Protocol):
-    """A session that was begun, here or elsewhere."""
-
-    @property
-    def state(self) -> str:
-        """Where it stands, in a word."""
-
-    def ready(self) -> bool:
-        """Whether its result is there; waits a moment for it."""
-
-    def result(self) -> Any:
-        """What its body returned; waits until that is there."""
-
-
-class Done(NamedTuple):
-    """A session that ran here."""
+class LocalResult(NamedTuple):
+    """The result of a session that ran here."""
 
     value: Any
     state: str = "COMPLETED"
@@ -42,33 +30,32 @@ class Done(NamedTuple):
         return self.value
 
 
+PendingResult = LocalResult | NdifJob | SubmittedJob
+
+
 def start(
     model: CodiModel, body: Callable[[], Any], *, gradients: bool = False, remote: bool | str | None = None
-) -> Started:
-    """Call `body` inside a session of the model's; what it returns (tensors, numbers, texts) comes back.
+) -> PendingResult:
+    """Call `body` inside a session of the model; the tensors, numbers and texts that it returns are the result.
 
-    `remote` says where: False here; `"local"` here too, after the session was serialised as it would be sent; True or
-    an address on a deployment of NDIF; left out, where the model was loaded.
+    `remote`: False runs here; `"local"` runs here after serialising the session as for a deployment; True or an address
+    runs on an NDIF deployment; None runs where the model was loaded.
     """
-    place = place_of(model, remote)
-    if place is not None:
-        for package in OURS:
-            nnsight.register(package)
-        if place.host != LOCAL:
-            from codi_tracing.traces.remote.ndif import Job, LaterJob
-
+    deployment = deployment_of(model, remote)
+    if deployment is not None:
+        nnsight.register(PACKAGE)
+        if deployment.host != LOCAL:
             if gradients:
                 raise ValueError("a deployment's sandbox computes no gradients; load the model here for them")
-            return LaterJob(model, body, place) if model.ledger and model.ledger.batch else Job(model, body, place)
-    with torch.set_grad_enabled(gradients), model.lm.session(remote=False if place is None else LOCAL):
+            submits = model.ledger is not None and model.ledger.batch
+            return (SubmittedJob if submits else NdifJob)(model, body, deployment)
+    with torch.set_grad_enabled(gradients), model.lm.session(remote=False if deployment is None else LOCAL):
         value = nnsight.save(body())
-    return Done(value)
+    return LocalResult(value)
 
 
-def place_of(model: CodiModel, remote: bool | str | None) -> Remote | None:
-    """The deployment that is meant; None for this machine."""
+def deployment_of(model: CodiModel, remote: bool | str | None) -> Remote | None:
+    """The deployment that the argument `remote` names for a model; None for this machine."""
     if remote is None:
         return model.deployment
-    if isinstance(remote, str):
-        return Remote(host=remote)
-    return (model.deployment or Remote()) if remote else None
+    return model.deployment if remote is True and model.deployment else as_remote(remote)

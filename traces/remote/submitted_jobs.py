@@ -1,7 +1,7 @@
-"""Jobs that are submitted now and collected later: which is which, in a file of the run's folder. No torch.
+"""Jobs that are submitted now and collected later, listed in `jobs.json` of the run folder. No torch.
 
-`jobs.json` holds, for each session that was sent, its name (of the batch, and its place in it), its id on the
-deployment, and when it was sent. A batch that is not finished raises `NotYet`.
+The file holds, for each submitted session, its name (batch and index within it), its id on the deployment, and the time
+of submission.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Submitted(NamedTuple):
-    """A job's id, and when it was sent (seconds since 1970)."""
+class JobRecord(NamedTuple):
+    """A job's id, and when it was submitted (seconds since 1970)."""
 
     job: str
-    sent: float
+    submitted: float
 
 
-class NotYet(Exception):
-    """What was submitted is not there yet; the message says how far it is."""
+class JobsPending(Exception):
+    """Submitted jobs have no result yet; the message gives their states."""
 
 
 @dataclass
 class Ledger:
-    """The jobs of one run. While `begin` has named a batch, its sessions are submitted or collected, not waited for."""
+    """The jobs of one run. After `begin` names a batch, its sessions are submitted or collected, never waited for."""
 
     path: Path
     sending: bool
-    patience: float = 3600.0  # seconds after which a job counts as lost, and may be sent again
-    jobs: dict[str, Submitted] = field(default_factory=dict)
+    patience: float = 3600.0  # seconds after which a job counts as lost, and may be submitted again
+    jobs: dict[str, JobRecord] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)  # name -> state
     batch: str = ""
     count: int = 0
@@ -42,13 +42,13 @@ class Ledger:
     def __post_init__(self) -> None:
         if self.path.is_file():
             try:
-                told = json.loads(self.path.read_text("utf-8"))
-                self.jobs = {name: Submitted(str(job), float(sent)) for name, (job, sent) in told.items()}
+                records = json.loads(self.path.read_text("utf-8"))
+                self.jobs = {name: JobRecord(str(job), float(sent)) for name, (job, sent) in records.items()}
             except (ValueError, TypeError, AttributeError):
                 raise ValueError(f"{self.path}: is not whole JSON; delete it, and submit again") from None
 
     def begin(self, batch: str) -> None:
-        """The sessions that follow are this batch's; none's, where it has no name."""
+        """The next sessions belong to this batch; an empty name ends a batch."""
         self.batch, self.count = batch, 0
 
     def next(self) -> str:
@@ -57,20 +57,20 @@ class Ledger:
         return f"{self.batch}.{self.count}"
 
     def submitted(self, name: str, send: Callable[[], str]) -> str | None:
-        """A session's id; sent where it is not, and that is wanted."""
+        """A session's job id; None if it was not submitted and this ledger only collects."""
         if name not in self.jobs and self.sending:
-            self.jobs[name] = Submitted(send(), time.time())
-            self._write()  # before anything else, since the id is all there is of the job
+            self.jobs[name] = JobRecord(send(), time.time())
+            self._write()  # at once: without its id the job is lost
         return self.jobs[name].job if name in self.jobs else None
 
     def forget(self, name: str) -> None:
-        """Send a job again the next time: it failed, or is lost."""
+        """Drop a job that failed or is lost, so that it is submitted again."""
         self.jobs.pop(name, None)
         self._write()
 
     def is_lost(self, name: str) -> bool:
-        """Whether a job has been away for too long: one that was queued when a server restarted stays so for ever."""
-        return name in self.jobs and time.time() > self.jobs[name].sent + self.patience
+        """Whether a job exceeds `patience`: a job that was queued when a server restarted never runs."""
+        return name in self.jobs and time.time() > self.jobs[name].submitted + self.patience
 
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -78,7 +78,7 @@ class Ledger:
         os.replace(temporary, self.path)
 
     def sentence(self) -> str:
-        """How many jobs are in which state."""
+        """The number of unfinished jobs in each state."""
         counted = Counter(self.pending.values())
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counted.items()))
         return f"{len(self.pending)} jobs are not finished ({states}); collect them later: codi remote collect"

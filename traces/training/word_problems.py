@@ -1,16 +1,16 @@
-"""English arithmetic word problems in GSM8K's manner, each with its annotated chain, and a tokenizer for them.
+"""English arithmetic word problems like GSM8K's, each with its annotated chain, and a tokenizer for them.
 
 The shipped checkpoints are trained on these. A problem is a *program* (a start value and two to four dependent
-operations) and a *story* (who, what, in which order it is told); the text is rendered from both, so that one number can
-be changed and everything that follows from it recomputed.
+operations) and a *story* (names, objects, order of the sentences). The text is rendered from both, so that one number
+can be changed and all later results recomputed.
 
     >>> import random
-    >>> problem = draw(random.Random(1))
+    >>> problem = draw_problem(random.Random(1))
     >>> problem.chain[0]
     '19-6=13'
 
-In more than half of the problems the chain cannot be composed while reading: the start value is told last, or the
-sentences that depend on one another come in another order than the one to compute in.
+In more than half of the problems the chain cannot be computed while reading: the start value comes last, or the
+sentences come in another order than that of the computation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 LARGEST = 49  # every number in a problem lies in 1..LARGEST and is one token
 LARGEST_OPERAND = 19
-NAMES = "Ann Ben Carla Dan Eva Finn Grace Hugo Iris Jack Kim Leo Mia Noah Olga Paul".split()
+PEOPLE = "Ann Ben Carla Dan Eva Finn Grace Hugo Iris Jack Kim Leo Mia Noah Olga Paul".split()
 ITEMS = "apples books coins cards marbles pens shells stamps stickers toys".split()
 DAYS = "Sunday Monday Tuesday Wednesday Thursday".split()  # the start value, then one day for each step
 EOS, BOS, PAD, UNKNOWN = "<eos>", "<bos>", "<pad>", "<unk>"
@@ -36,7 +36,7 @@ ASK = ("How many {item} does {a} have now?", "How many {item} does {a} own in th
 
 @dataclass(frozen=True)
 class Story:
-    """How a program is told: `order[i]` is the sentence (0 = the start value) told i-th; `phrasing[i]` its wording."""
+    """The text of a program: `order[i]` is the i-th sentence (0 = the start value), `phrasing[i]` its wording."""
 
     name: str
     item: str
@@ -45,13 +45,13 @@ class Story:
 
     @property
     def in_order(self) -> bool:
-        """Whether the chain could be composed while reading."""
+        """Whether the chain can be computed while reading."""
         return self.order == tuple(range(len(self.order)))
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One problem. `numbers` are the start value and the operand of each step, in the order of computing."""
+class WordProblem:
+    """A problem; `numbers` are the start value and the operand of each step, in the order of computation."""
 
     numbers: tuple[int, ...]
     operators: str
@@ -79,7 +79,7 @@ class Problem:
 
     @property
     def template(self) -> str:
-        """Everything but name, item and numbers: problems that share it form one cluster."""
+        """All but name, item and numbers; problems of one template form a cluster."""
         order, phrasing = ("".join(map(str, part)) for part in (self.story.order, self.story.phrasing))
         return f"{self.operators}:{order}:{phrasing}"
 
@@ -87,36 +87,36 @@ class Problem:
     def question(self) -> str:
         story = self.story
         about = {"a": story.name, "item": story.item}
-        told = []
-        for place in story.order:
-            wordings = START if place == 0 else EVENTS[self.operators[place - 1]]
-            told.append(wordings[story.phrasing[place]].format(day=DAYS[place], k=self.numbers[place], **about))
-        return " ".join([*told, ASK[story.phrasing[-1]].format(**about)])
+        sentences = []
+        for i in story.order:
+            wordings = START if i == 0 else EVENTS[self.operators[i - 1]]
+            sentences.append(wordings[story.phrasing[i]].format(day=DAYS[i], k=self.numbers[i], **about))
+        return " ".join([*sentences, ASK[story.phrasing[-1]].format(**about)])
 
     @property
     def valid(self) -> bool:
-        """Whether every number is one that problems are drawn with."""
+        """Whether every number is in the allowed range."""
         operands = all(2 <= operand <= LARGEST_OPERAND for operand in self.numbers[1:])
         return operands and all(1 <= value <= LARGEST for value in (self.numbers[0], *self.values))
 
-    def with_number(self, place: int, value: int) -> Problem:
+    def with_number(self, index: int, value: int) -> WordProblem:
         """The same story with one number changed."""
-        return replace(self, numbers=(*self.numbers[:place], value, *self.numbers[place + 1 :]))
+        return replace(self, numbers=(*self.numbers[:index], value, *self.numbers[index + 1 :]))
 
 
-def draw(rng: random.Random, steps: int | None = None) -> Problem:
-    """One random problem: 2, 3 or 4 dependent steps (25, 35 and 40 %) unless `steps` says how many."""
+def draw_problem(rng: random.Random, steps: int | None = None) -> WordProblem:
+    """A random problem of `steps` dependent steps; by default 2, 3 or 4 (25, 35 and 40 %)."""
     steps = steps or rng.choices((2, 3, 4), (25, 35, 40))[0]
     while True:
         operators = "".join(rng.choices("+-", k=steps))
         numbers = (rng.randint(2, LARGEST), *(rng.randint(2, LARGEST_OPERAND) for _ in operators))
-        problem = Problem(numbers, operators, _story(rng, steps))
+        problem = WordProblem(numbers, operators, _story(rng, steps))
         if problem.valid:
             return problem
 
 
 def _story(rng: random.Random, steps: int) -> Story:
-    """In 30 % the story is told in order, in 30 % the start value comes last, in 40 % the order is another."""
+    """A random story: in 30 % in order, in 30 % with the start value last, in 40 % in another order."""
     order = list(range(steps + 1))
     kind = rng.random()
     if kind < 0.3:
@@ -125,18 +125,18 @@ def _story(rng: random.Random, steps: int) -> Story:
         while order == sorted(order):
             rng.shuffle(order)
     phrasing = tuple(rng.randint(0, 1) for _ in range(steps + 2))
-    return Story(rng.choice(NAMES), rng.choice(ITEMS), tuple(order), phrasing)
+    return Story(rng.choice(PEOPLE), rng.choice(ITEMS), tuple(order), phrasing)
 
 
-def chain_text(problem: Problem) -> str:
+def chain_text(problem: WordProblem) -> str:
     """The explicit chain of thought, as in GSM8K's annotations: `<<7+5=12>> <<12*2=24>>`."""
     return " ".join(f"<<{step}>>" for step in problem.chain)
 
 
-def results(problem: Problem) -> list[int]:
-    """The chain as bare results, one a latent step, from the start value to the answer; chains of three start one late.
+def results(problem: WordProblem) -> list[int]:
+    """The chain as bare results, one per latent step, from the start value to the answer.
 
-    So the answers of chains of different length do not all become known at one step.
+    Chains of three start one step late, so that the answers do not all appear at the same step.
     """
     late = [problem.numbers[0]] if len(problem.values) == 3 else []
     return [*late, problem.numbers[0], *problem.values]
@@ -152,11 +152,11 @@ def vocabulary() -> list[str]:
     for mark in ".,?:":
         text = text.replace(mark, f" {mark} ")
     words = sorted(set(text.split()))
-    return [PAD, UNKNOWN, BOS, EOS, *map(str, range(100)), *words, *NAMES, *ITEMS]
+    return [PAD, UNKNOWN, BOS, EOS, *map(str, range(100)), *words, *PEOPLE, *ITEMS]
 
 
 def build_tokenizer():
-    """A Hugging Face fast tokenizer, one token per word, number or mark; BOS is put first, as Llama's does."""
+    """A Hugging Face fast tokenizer, one token per word, number or mark; it prepends BOS, as Llama's does."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -175,12 +175,12 @@ def build_tokenizer():
     )
 
 
-def fresh(seed: int, count: int, avoid: Iterable[str] = ()) -> list[Problem]:
+def draw_problems(seed: int, count: int, avoid: Iterable[str] = ()) -> list[WordProblem]:
     """`count` different problems from a seed, none of whose questions is in `avoid`."""
     rng, seen = random.Random(seed), set(avoid)
-    problems: list[Problem] = []
+    problems: list[WordProblem] = []
     while len(problems) < count:
-        problem = draw(rng)
+        problem = draw_problem(rng)
         if problem.question not in seen:
             seen.add(problem.question)
             problems.append(problem)

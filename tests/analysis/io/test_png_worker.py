@@ -1,4 +1,4 @@
-"""Figures drawn by several processes are those that one process draws."""
+"""Several processes draw the same figures as one process."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.io import png_worker as drawing
+from codi_tracing.analysis.io import png_worker
 from codi_tracing.analysis.io.png_worker import Drawing, draw
 
 
@@ -33,10 +33,10 @@ def test_several_processes_draw_what_one_draws(specs, monkeypatch):
     assert len({*drawn}) == 20
 
 
-def test_a_process_that_dies_is_told_of(specs, monkeypatch, tmp_path):
+def test_a_process_that_dies_raises_an_error(specs, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     (tmp_path / "dies").write_text(f"#!/bin/sh\nexec {sys.executable} -c 'raise SystemExit(1)'\n")
     (tmp_path / "dies").chmod(0o755)
-    monkeypatch.setattr(drawing.sys, "executable", str(tmp_path / "dies"))
-    with pytest.raises(RuntimeError, match=r"could not be drawn; what its process says stands above"):
+    monkeypatch.setattr(png_worker.sys, "executable", str(tmp_path / "dies"))
+    with pytest.raises(RuntimeError, match=r"could not be drawn; see its process's error above"):
         list(Drawing(specs))

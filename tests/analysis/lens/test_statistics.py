@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from codi_tracing.analysis.lens.statistics import attended, decodable, match_tokens, overall, said_where, uncertainty
+from codi_tracing.analysis.lens.statistics import (
+    decodable,
+    decodable_overall,
+    match_tokens,
+    mean_attention,
+    mean_entropy,
+    number_shares,
+)
 
 
 def value(question, index, step, rank, *, owner="own", role="intermediate", steps=3, layer=3, cluster=None):
@@ -41,7 +48,10 @@ def test_all_of_a_questions_intermediates_must_be_said_somewhere_each_counts_by_
 
 
 def test_more_tokens_say_no_less_and_other_layers_are_read_where_asked(three):
-    shares = [overall(three, top).set_index(["measure", "owner"])["share"]["all of them", "own"] for top in (1, 5, 6)]
+    shares = [
+        decodable_overall(three, top).set_index(["measure", "owner"])["share"]["all of them", "own"]
+        for top in (1, 5, 6)
+    ]
     assert shares == [0.0, pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert decodable(three, 5, layer=0)["n"].tolist() == [1, 1]
     with pytest.raises(ValueError, match="layer 9 is not in the table; it has 0 .* to 3"):
@@ -52,7 +62,7 @@ def test_intervals_of_independent_questions_are_those_of_a_bootstrap():
     rng = np.random.default_rng(0)
     hits = rng.random(60) < 0.3
     table = values(*(value(str(i), 0, 0, 1 if hit else 50, steps=2) for i, hit in enumerate(hits)))
-    row = overall(table).query("measure == 'all of them'").iloc[0]
+    row = decodable_overall(table).query("measure == 'all of them'").iloc[0]
     expected = stats.bootstrap((hits.astype(float),), np.mean, n_resamples=9999, method="BCa", rng=1)
     assert row["share"] == hits.mean()
     assert row[["low", "high"]].tolist() == pytest.approx(list(expected.confidence_interval), abs=0.02)
@@ -61,13 +71,13 @@ def test_intervals_of_independent_questions_are_those_of_a_bootstrap():
 def test_questions_of_one_cluster_are_no_independent_cases():
     apart = [value(str(i), 0, 0, 1 if i % 2 else 50, steps=2) for i in range(40)]
     together = [{**row, "cluster_id": str(i // 10)} for i, row in enumerate(apart)]
-    wide, none = (overall(values(*rows)).iloc[0] for rows in (apart, together))
+    wide, none = (decodable_overall(values(*rows)).iloc[0] for rows in (apart, together))
     assert wide["high"] - wide["low"] > 0.25
     assert none["high"] - none["low"] < 0.05  # each cluster is half right
 
 
 def test_where_a_number_is_said_counts_by_place_and_leaves_out_what_is_no_token(three):
-    found = said_where(three, top=5).set_index(["number", "step", "layer"])
+    found = number_shares(three, top=5).set_index(["number", "step", "layer"])
     assert found.loc[("intermediate 1", 0, 3), "share"] == 0.5
     assert found.loc[("intermediate 1", 0, 3), "median_rank"] == 5.0
     assert found.loc[("intermediate 2", 1, 3), "share"] == 0.0
@@ -92,10 +102,10 @@ def test_attention_is_averaged_over_layers_beside_what_even_spread_would_give():
         for layer in (0, 1)
         for key, w, n in (("words", 0.9 - shift - layer / 2, 3), ("BoT", 0.1 + shift + layer / 2, 1))
     ]
-    found = attended(pd.DataFrame(rows)).set_index("key")
+    found = mean_attention(pd.DataFrame(rows)).set_index("key")
     assert found["weight"].to_dict() == pytest.approx({"words": 0.55, "BoT": 0.45})
     assert found["even"].to_dict() == {"words": 0.75, "BoT": 0.25}
-    by_layer = attended(pd.DataFrame(rows), by_layer=True).set_index(["key", "layer"])["weight"]
+    by_layer = mean_attention(pd.DataFrame(rows), by_layer=True).set_index(["key", "layer"])["weight"]
     assert by_layer["BoT", 1] == pytest.approx(0.7)
 
 
@@ -103,7 +113,7 @@ def test_entropy_is_that_of_each_state_once_however_many_tokens_are_kept():
     says = pd.DataFrame(
         {"question_id": ["a", "a", "b"], "step": 0, "layer": 0, "rank": [1, 2, 1], "entropy": [1.0, 1.0, 2.0]}
     )
-    found = uncertainty(says, pd.DataFrame({"question_id": ["a", "b"], "cluster_id": ["a", "b"]}))
+    found = mean_entropy(says, pd.DataFrame({"question_id": ["a", "b"], "cluster_id": ["a", "b"]}))
     assert found["entropy"].tolist() == [1.5]
     assert found["n"].tolist() == [2]
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.report.explorer import explorer, explorer_section
+from codi_tracing.analysis.report.explorer import explorer_data
 from codi_tracing.analysis.report.write import write_report
 from codi_tracing.analysis.statistics.effects import by_site, effect, specific
+from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import COLUMNS, check_table
 from tests.analysis.report.test_original_files import prepared
 from tests.analysis.report.test_write import make_run
@@ -53,7 +54,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def found(table):
-    return explorer(table, prepared(12), 0.5)
+    return explorer_data(Results(table), prepared(12))
 
 
 def numbers(text: str, kind: str, pairs: int) -> np.ndarray:
@@ -92,7 +93,7 @@ def test_pooled_effects_are_those_of_the_heatmap(table, found):
 
 def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
     table = swept(6, 2, 3, unrelated=False)
-    found = explorer(table, prepared(6), 0.5)
+    found = explorer_data(Results(table), prepared(6))
     assert not any(place["specific"] for place in found["places"])
     assert all(place["p_fwer"] is None and not place["critical"] for place in found["places"])
     plain = by_site(effect(table), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
@@ -102,7 +103,7 @@ def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
 
 def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_has_one(table):
     without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
-    places = explorer(without, prepared(12), 0.5)["places"]
+    places = explorer_data(Results(without), prepared(12))["places"]
     assert {(place["panel"], place["specific"]) for place in places} == {
         ("residual stream", False),
         ("whole thought", True),
@@ -113,12 +114,12 @@ def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_ha
 
 
 def test_a_table_that_exchanges_nothing_has_no_linked_view(table):
-    assert explorer(table[table["source"] == "unrelated"], prepared(12), 0.5) is None
+    assert explorer_data(Results(table[table["source"] == "unrelated"]), prepared(12)) is None
 
 
 def test_kinds_of_sites_that_do_not_fit_the_page_are_named(table, monkeypatch):
     monkeypatch.setattr("codi_tracing.analysis.report.explorer.MOST_VALUES", 200)
-    found = explorer(table, prepared(12), 0.5)
+    found = explorer_data(Results(table), prepared(12))
     assert found["left_out"] == ["residual stream"]
     assert {place["panel"] for place in found["places"]} == {"whole thought"}
 
@@ -228,11 +229,14 @@ def test_the_table_of_pairs_can_be_searched_and_sorted(report, shown):
     assert page.locator("th[aria-sort=ascending]").inner_text().startswith("effect")
 
 
-def test_a_column_that_no_pair_fills_is_left_out(table):
-    found = explorer(table.assign(kind=None), prepared(12), 0.5)
-    assert 'data-sort="edit"' not in explorer_section(found)
-    found = explorer(table.assign(kind="later_operand"), prepared(12), 0.5)
-    assert 'data-sort="edit"' in explorer_section(found)
+def test_the_pairs_have_a_column_of_edits_only_if_they_are_known(table, report, shown, tmp_path):
+    assert 'data-sort="edit"' not in report.read_text()
+    edited = table.assign(edit=np.where(table["pair_id"] == "3", "later_operand", "first_operand"))
+    path = write_report(make_run(tmp_path / "edited", edited, prepared(12)), figures=False)
+    page = shown(path)
+    page.locator("#search").fill("later operand")
+    assert page.locator("#pairs tbody tr").all_inner_texts()[0].split("\t")[:2] == ["3", "later operand"]
+    assert page.locator("#found").inner_text() == "1 of 12 pairs"
 
 
 def test_the_page_is_no_wider_than_a_narrow_window(report, shown):

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens, write_lens_report
 from codi_tracing.cli.main import app
-from codi_tracing.traces.training.word_problems import chain_text, fresh
+from codi_tracing.traces.training.word_problems import chain_text, draw_problems
 from tests.conftest import ROOT
 from tests.patching.lens.test_dump import DUMP
 
-FIGURES = {"thought", "decodable", "said_where", "entropy", "attention", "attention_by_layer"}
+FIGURES = {"thought", "decodable", "number_shares", "entropy", "attention", "attention_by_layer"}
 
 
 def codi(*arguments):
@@ -73,7 +73,7 @@ def test_without_solutions_the_rest_is_shown_and_what_is_not_is_said(folder):
     table[table["role"] == "answer"].to_parquet(folder / "values.parquet")
     page = write_lens_report(folder).read_text()
     assert "Not shown: no question has a solution of two or more annotated steps" in page
-    assert '<div id="said_where"></div>' in page
+    assert '<div id="number_shares"></div>' in page
 
 
 @pytest.mark.parametrize("name", ["lens.json", "says.parquet", "values.parquet", "attention.parquet"])
@@ -86,17 +86,17 @@ def test_a_damaged_folder_is_refused_in_a_sentence(folder, name, content):
     assert "Traceback" not in result.output
 
 
-def test_what_was_cut_short_is_not_taken_for_whole_and_can_be_given_again(folder, monkeypatch):
+def test_an_interrupted_lens_has_no_report_and_can_be_run_again(folder, monkeypatch):
     thought = ROOT / "traces" / "embedded" / "thought"
     (folder / "lens.json").write_text('{"finished": false}')
-    assert "this lens was cut short; run codi lens again" in codi("report", folder).output
+    assert "this lens was interrupted; run codi lens again" in codi("report", folder).output
     assert codi("lens", thought, "--limit", 2, "--out", folder, "--device", "cpu").exit_code == 0
     assert "answers 4 of 4 questions" in codi("report", folder).output
-    monkeypatch.setattr("codi_tracing.analysis.io.atomic.write_whole", lambda *_: 1 / 0)
+    monkeypatch.setattr("codi_tracing.patching.lens.tables.write_whole", lambda *_: 1 / 0)
     assert (
         codi("lens", thought, "--limit", 3, "--out", folder, "--device", "cpu").exit_code == 1
     )  # it broke in the middle
-    assert "this lens was cut short" in codi("report", folder).output
+    assert "this lens was interrupted" in codi("report", folder).output
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_table_that_is_whole_and_wrong_is_refused_in_a_sentence(folder, name, 
     assert sentence in result.output
 
 
-def test_figures_of_a_lens_go_where_they_are_wanted(folder, tmp_path):
+def test_a_lens_writes_its_figures_to_a_folder_of_choice(folder, tmp_path):
     assert codi("report", folder, "--figures", tmp_path / "figures").exit_code == 0
     assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == FIGURES
 
@@ -148,7 +148,7 @@ def test_questions_and_folders_that_are_not_there_or_hold_other_things_are_refus
 
 
 def test_gsm8ks_form_is_read_too(tmp_path):
-    (problem,) = fresh(seed=3, count=1)
+    (problem,) = draw_problems(seed=3, count=1)
     line = {"question": problem.question, "answer": f"{chain_text(problem)} #### {problem.answer}"}
     (tmp_path / "data.jsonl").write_text(json.dumps(line) + "\n")
     result = codi("lens", ROOT / "traces" / "embedded" / "thought", "--data", tmp_path / "data.jsonl",

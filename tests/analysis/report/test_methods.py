@@ -1,8 +1,9 @@
 """The methods text says what the manifest and the table hold, and defines every metric that there is."""
 
-from codi_tracing.analysis.report.methods import AT_EOT, METRICS, citations, definitions, methods
-from codi_tracing.patching.metrics import EOT_METRICS, STEP_METRICS
-from codi_tracing.patching.metrics import METRICS as MEASURED
+from codi_tracing.analysis.report.methods import citations, definitions, methods
+from codi_tracing.configs.vocabulary import METRICS
+from codi_tracing.patching.metrics import METRIC_NAMES as MEASURED
+from codi_tracing.patching.metrics import STEP_METRICS
 from tests.analysis.statistics.test_verdict import experiment
 
 MANIFEST = {
@@ -22,15 +23,15 @@ MANIFEST = {
 
 def test_every_metric_has_a_definition():
     measured = {*MEASURED, *STEP_METRICS, "logit_difference_estimate"}
-    assert measured - set(EOT_METRICS) - set(METRICS) == set()
+    assert measured - set(METRICS) == set()
 
 
 def test_only_metrics_of_the_table_are_defined():
     table = experiment(pairs=3).query("metric in ['logit_difference', 'answer_is_clean']")
     table.loc[table["metric"] == "answer_is_clean", "metric"] = "kl_to_clean_at_eot"
     found = dict(definitions(table, 0.5))
-    assert set(found) & set(METRICS) == {"logit_difference"}
-    assert found["kl_to_clean_at_eot"] == AT_EOT
+    assert set(found) & set(METRICS) == {"logit_difference", "kl_to_clean_at_eot"}
+    assert found["kl_to_clean_at_eot"] == f"{METRICS['kl_to_clean_at_eot'].definition}."
     assert "a ceiling of at least 0.5" in found["critical"]
 
 
@@ -41,7 +42,8 @@ def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_t
         "43 pairs were read from pairs.json. 2 left out before the run (2: both answers are 13).",
         "1 failed in it (1: its questions are of different length).",
         "40 pairs in 20 clusters",
-        "residual stream, whole thought; values from the pair's clean run, its corrupted run, the run of an unrelated",
+        "residual stream, whole thought; values from the pair's clean run, the pair's corrupted run, "
+        "the run of an unrelated question of equal token count",
         "into the corrupted run (denoising) and the clean run (noising)",
         "2000 resamples of whole clusters",
         "sign flips of whole clusters",
@@ -50,9 +52,9 @@ def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_t
         assert words in text
 
 
-def test_problems_that_joined_the_files_are_told():
+def test_extra_problems_are_in_the_methods():
     table = experiment(pairs=3)
-    joined = MANIFEST | {"config": {"seed": 7, "fresh": 1200}}
+    joined = MANIFEST | {"config": {"seed": 7, "extra_problems": 1200}}
     assert "1200 fresh word problems joined their questions" in " ".join(methods(joined, table))
     assert "fresh" not in " ".join(methods(MANIFEST, table))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.report.original_files import aggregate_statistics, patching_results, write_legacy
+from codi_tracing.analysis.report.original_files import aggregate_statistics, patching_results, write_original_files
 from tests.analysis.statistics.test_verdict import experiment
 
 
@@ -57,7 +57,7 @@ def test_what_is_undefined_or_was_not_measured_is_null(tmp_path):
     table = experiment(pairs=3)
     table = table[table["metric"] != "rms_logit_difference"]
     table.loc[(table["metric"] == "kl_from_corrupted") & (table["layer"] == 1), "patched"] = float("nan")
-    write_legacy(tmp_path, table, prepared(3))
+    write_original_files(tmp_path, table, prepared(3))
     results = json.loads((tmp_path / "patching_results.json").read_text())
     assert results[0]["layer_results"][1]["kl_divergence"] is None
     assert results[0]["layer_results"][0]["l2_difference"] is None

@@ -102,7 +102,7 @@ def test_a_run_without_a_time_is_called_by_its_experiment():
 
 def told(run: Path, mode: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
     """What the command line does with a finished run."""
-    code = f"{before}\nfrom pathlib import Path\nfrom codi import tell_tracking\n"
+    code = f"{before}\nfrom pathlib import Path\nfrom codi_tracing.cli.run import tell_tracking\n"
     code += f"tell_tracking(Path({str(run)!r}), {mode!r}, 'p', None)"
     bare = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     return subprocess.run(

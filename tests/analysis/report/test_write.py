@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from codi_tracing.analysis.report.methods import excluded
+from codi_tracing.analysis.report.original_files import PICTURES
+from codi_tracing.analysis.report.sections import flat_rows
 from codi_tracing.analysis.report.write import file_stems, write_report
 from codi_tracing.analysis.table import write_table
 from tests.analysis.report.test_original_files import prepared
@@ -99,7 +101,7 @@ def test_the_pages_fetch_nothing(run):
 def test_text_from_pairs_and_manifest_is_never_markup(run):
     text = (run / "report.html").read_text()
     assert "alert('eggs')" not in re.sub(r"\\u003c/script>\\u003cscript>alert\('eggs'\)", "", text)
-    assert "&lt;/script&gt;&lt;script&gt;alert(&#x27;eggs&#x27;)" in text
+    assert "&lt;/script&gt;&lt;script&gt;alert(&#39;eggs&#39;)" in text
     assert text.count("</script>") == text.count("<script>") == 3
 
 
@@ -122,10 +124,11 @@ def test_the_report_leads_with_the_verdict_then_the_checks(run):
 def test_reasons_that_differ_in_their_own_numbers_and_answers_alone_count_together():
     reasons = [f"pair {i}: the clean question is answered 'It is {i}', its key is {i + 1}" for i in range(30)]
     left_out = [{"pair_id": i, "reason": reason} for i, reason in enumerate([*reasons, "pair 30: too long"])]
-    _, table = excluded({"excluded": left_out})
-    assert "<td>30</td><td>the clean question is answered …, its key is …</td><td>0, 1, 2," in table
-    assert "18, 19 and 10 more, see manifest.json</td>" in table
-    assert "<td>1</td><td>too long</td><td>30</td>" in table
+    [(_, rows)] = excluded({"excluded": left_out})
+    assert rows[0][:2] == (30, "the clean question is answered …, its key is …")
+    assert rows[0][2].startswith("0, 1, 2,")
+    assert rows[0][2].endswith("18, 19 and 10 more, see manifest.json")
+    assert rows[1:] == [(1, "too long", "30")]
 
 
 def test_a_report_can_be_written_without_figure_files(run, tmp_path):
@@ -162,9 +165,9 @@ def test_a_half_written_file_is_named(tmp_path, name):
         write_report(folder)
 
 
-def test_a_run_that_was_cut_short_has_no_report(tmp_path):
+def test_an_interrupted_run_has_no_report(tmp_path):
     folder = make_run(tmp_path / "run", experiment(pairs=2), prepared(2), finished=False)
-    with pytest.raises(ValueError, match="was cut short; run it again, it goes on where it stopped"):
+    with pytest.raises(ValueError, match="was interrupted; run it again, it resumes where it stopped"):
         write_report(folder)
 
 
@@ -173,7 +176,7 @@ def test_files_of_the_wrong_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"prepared_pairs.json: an entry is not of the form \{pair_id, clean"):
         write_report(folder)
     (folder / "checks.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"checks.json: holds a JSON dict, wanted a list"):
+    with pytest.raises(ValueError, match=r"checks.json: holds a JSON dict, expected a list"):
         write_report(folder)
 
 
@@ -185,12 +188,9 @@ def test_file_names_are_plain_and_never_collide():
 
 
 def test_a_list_of_records_in_the_manifest_is_a_row_for_each():
-    from codi_tracing.analysis.io.html import facts
-
-    shown = facts({"forwards": [{"pairs": 66, "batches": 5}, {"pairs": 720, "batches": 45}], "seeds": [1, 2]})
-    assert "forwards 1</td><td>pairs 66, batches 5" in shown
-    assert "forwards 2</td><td>pairs 720, batches 45" in shown
-    assert "1, 2" in shown
+    assert list(
+        flat_rows({"forwards": [{"pairs": 66, "batches": 5}, {"pairs": 720, "batches": 45}], "seeds": [1, 2]})
+    ) == [("forwards 1", "pairs 66, batches 5"), ("forwards 2", "pairs 720, batches 45"), ("seeds", "1, 2")]
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_a_table_without_a_single_effect_still_has_a_report_that_says_so(tmp_pat
 
 def test_a_file_in_the_place_of_a_folder_is_named(run, tmp_path):
     (file := tmp_path / "notes.txt").write_text("eggs")
-    with pytest.raises(ValueError, match=r"notes.txt: is a file; wanted a folder to write figures to"):
+    with pytest.raises(ValueError, match=r"notes.txt: is a file; expected a folder to write figures to"):
         write_report(run, figures=file)
-    with pytest.raises(FileNotFoundError, match=r"notes.txt/manifest.json: no such file; wanted the folder of a fin"):
+    with pytest.raises(FileNotFoundError, match=r"notes.txt/manifest.json: no such file; expected the folder of a fin"):
         write_report(file)
 
 
@@ -223,3 +223,23 @@ def test_a_number_close_to_zero_has_no_sign(run):
     assert not re.search(
         r"[-−]0\.00\b", re.sub(r"<script>.*?</script>", "", (run / "report.html").read_text(), flags=re.S)
     )
+
+
+@pytest.mark.parametrize("name", ["sweep", "original"])
+def test_a_run_of_single_layers_also_has_the_originals_pictures_by_name(tmp_path, name):
+    table = experiment(layers=(0.2, 0.9), pairs=3)
+    run = make_run(tmp_path / "run", table, prepared(3), experiment=name)
+    write_report(run)
+    for figure, original in PICTURES.items():
+        picture = run / "aggregate_analysis" / f"{original}.png"
+        assert picture.read_bytes() == (run / "charts" / "aggregate" / f"{figure}.png").read_bytes()
+    assert {path.name for path in (run / "individual_heatmaps").iterdir()} == {f"pair_{i}.png" for i in range(3)}
+
+
+def test_a_run_without_single_layers_has_none_of_the_originals_pictures(tmp_path):
+    table = experiment(pairs=3).query("kind == 'thought'")
+    run = make_run(tmp_path / "run", table, prepared(3))
+    write_report(run)
+    assert (run / "charts" / "aggregate" / "corners.png").is_file()
+    assert not (run / "aggregate_analysis").exists()
+    assert not (run / "individual_heatmaps").exists()

@@ -29,7 +29,7 @@ def test_every_command_says_what_it_is_for(codi, words):
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(codi):
-    assert "wanted the folder of a finished run" in refused(codi("report", "."))
+    assert "expected the folder of a finished run" in refused(codi("report", "."))
 
 
 def test_a_file_that_may_not_be_read_is_one_sentence(codi, monkeypatch):

@@ -6,7 +6,7 @@ from tests.support.command_line import PAIR, refused
 
 
 def test_a_config_for_another_command_is_one_sentence(codi, config):
-    wanted = "config.toml: is a config for `codi run`, wanted one for `codi train`"
+    wanted = "config.toml: is a config for `codi run`, expected one for `codi train`"
     assert refused(codi("train", config())) == f"codi: {wanted}"
 
 

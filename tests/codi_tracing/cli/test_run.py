@@ -20,7 +20,7 @@ def test_an_unknown_key_is_one_sentence_with_the_nearest_key(codi, config):
 
 def test_a_wrong_option_is_named_as_it_was_typed(codi, config):
     line = refused(codi("run", config(), "--limit", "0", "--dtype", "fp16"))
-    assert "--limit is 0, wanted 1 or more; --dtype is 'fp16', wanted 'auto'" in line
+    assert "--limit is 0, expected 1 or more; --dtype is 'fp16', expected 'auto'" in line
 
 
 def test_bad_pairs_are_one_sentence_when_run(codi, config, tmp_path):
@@ -80,9 +80,9 @@ def test_shards_are_run_into_folders_of_their_own_and_merged(codi, tmp_path, ran
         assert done.stdout == f"shard {part} is in {folder}; when all are finished: codi merge RUN… --out DIR\n"
     assert "holds this run, finished" in codi("run", config, "--shard", "2/2").stderr
     line = refused(codi("report", "runs/small.1-of-2"))
-    assert line.endswith("is slice 1/2 of a run and has no table; join the slices: codi merge RUN… --out DIR")
+    assert line.endswith("is shard 1/2 of a run and has no table; merge the shards: codi merge RUN… --out DIR")
     line = refused(codi("merge", "runs/small.1-of-2", "--out", "runs/all"))
-    assert line == "codi: slice 2/2 is missing; run it: codi run CONFIG --shard 2/2"
+    assert line == "codi: shard 2/2 is missing; run it: codi run CONFIG --shard 2/2"
     merged = codi("merge", "runs/small.1-of-2", "runs/small.2-of-2", "--out", "runs/all")
     assert merged.exit_code == 0, merged.output
     assert "Report: runs/all/report.html" in merged.stdout

@@ -9,9 +9,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
-from codi_tracing.patching.engine.attribution import KINDS, METRIC, attribute, to_verify
+from codi_tracing.configs.vocabulary import BLOCK_KINDS, GRID_KINDS
+from codi_tracing.patching.engine.attribution import METRIC, attribute, to_verify
 from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import INSIDE, Site, single_places
+from codi_tracing.patching.interventions.sites import Site, single_sites
 from codi_tracing.patching.interventions.sources import other
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
@@ -73,12 +74,12 @@ def estimated_change(table, ready, site, direction):
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
+@pytest.mark.parametrize("kind", GRID_KINDS)
+def test_an_estimate_is_the_derivative_of_one_hooked_run_towards_the_donor(both, pairs, kind, direction):
     (ready,) = tokenize_pairs(both, pairs[1:2])[0]
     table = attribute(both, [ready], [kind], [direction])
     runs = runs_of(both, ready, direction)
-    sites = single_places(both, [kind])
+    sites = single_sites(both, [kind])
     sizes = []
     for site in sites[:: {"latent": 1, "head": 7}.get(kind, 2)]:
         above, below = (exact_change(both, ready, site, share, *runs) for share in (1e-3, -1e-3))
@@ -88,19 +89,19 @@ def test_an_estimate_is_the_slope_of_one_hooked_run_towards_the_donor(both, pair
     assert max(sizes) > 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GRID_KINDS)
 def test_the_estimate_of_a_small_edit_errs_to_second_order(both, pairs, kind):
     (ready,) = tokenize_pairs(both, pairs[:1])[0]
     table = attribute(both, [ready], [kind], ["noising"])
     runs = runs_of(both, ready, "noising")
-    site = max(single_places(both, [kind]), key=lambda place: abs(estimated_change(table, ready, place, "noising")))
+    site = max(single_sites(both, [kind]), key=lambda place: abs(estimated_change(table, ready, place, "noising")))
     slope = estimated_change(table, ready, site, "noising")
     errors = [exact_change(both, ready, site, share, *runs) - share * slope for share in (0.04, 0.02)]
     assert errors[0] == pytest.approx(4 * errors[1], rel=0.1)
     assert abs(errors[1]) < 0.1 * abs(0.02 * slope)
 
 
-@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
 def test_the_last_layer_at_the_last_step_is_estimated_to_change_exactly_nothing(both, pairs, kind):
     table = effect(attribute(both, tokenize_pairs(both, pairs[:4])[0], [kind]))
     never_fed = (table["layer"] == both.n_layers - 1) & (table["step"] == both.n_latents - 1)
@@ -120,7 +121,7 @@ def test_pairs_of_different_lengths_are_estimated_together_as_one_at_a_time(both
 def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
     ready = tokenize_pairs(both, pairs[:3])[0]
     whole = attribute(both, ready)
-    for kind in KINDS:
+    for kind in GRID_KINDS:
         alone = attribute(both, ready, [kind])
         part = whole[whole["kind"] == kind].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, part, atol=1e-9, rtol=0)
@@ -129,7 +130,7 @@ def test_a_kind_is_estimated_the_same_alone_as_beside_the_others(both, pairs):
 def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, pairs):
     ready = tokenize_pairs(both, pairs[:4])[0]
     estimates = attribute(both, ready)
-    exact = sweep(both, pairs[:4], single_places(both, KINDS), [other], metrics=["logit_difference"])
+    exact = sweep(both, pairs[:4], single_sites(both, GRID_KINDS), [other], metrics=["logit_difference"])
     pd.testing.assert_frame_equal(estimates[PLACE], exact[PLACE])
     for side in ("clean", "corrupted"):
         assert (estimates[side] - exact[side]).abs().max() < 1e-5
@@ -166,7 +167,7 @@ def test_a_model_in_bfloat16_is_estimated_much_as_in_float32(random_checkpoint, 
         ({"kinds": []}, "nothing to estimate: 1 usable pairs, 0 kinds of site and 2 directions"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused(model, pairs, options, sentence):
+def test_sites_without_an_estimate_are_refused(model, pairs, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         attribute(model, tokenize_pairs(model, pairs[:1])[0], **options)
 
@@ -194,23 +195,23 @@ def test_the_largest_estimates_of_either_sign_are_verified_and_as_many_others_dr
     assert len(to_verify(estimates_of(sizes), 4, seed=0)) == len(to_verify(estimates_of(sizes), 9, seed=0)) == 6
 
 
-def test_a_place_whose_directions_cancel_is_not_chosen_before_one_where_they_agree():
+def test_a_site_whose_directions_cancel_is_chosen_after_one_where_they_agree():
     table = estimates_of([0.9, 0.2])
     noised = (table["direction"] == "noising") & (table["step"] == 0)
     table.loc[noised, "patched"] = 1.0 + 0.9 * 2.0  # an effect of -0.9
     assert to_verify(table, 1, seed=0)[0].step == 1
 
 
-def test_the_chosen_places_can_be_swept_exactly(model, pairs):
+def test_the_chosen_sites_can_be_swept_exactly(model, pairs):
     ready = tokenize_pairs(model, pairs[:3])[0]
     chosen = to_verify(attribute(model, ready), 3, seed=1)
     exact = sweep(model, pairs[:3], chosen, [other], metrics=["logit_difference"])
     assert len(exact) == len(chosen) * 3 * 2
 
 
-def test_choosing_nothing_or_from_no_estimates_is_refused():
+def test_choosing_no_site_or_without_estimates_is_refused():
     table = estimates_of([0.1])
-    with pytest.raises(ValueError, match="top 0 chooses no place; use 1 or more"):
+    with pytest.raises(ValueError, match="top 0 chooses no site; use 1 or more"):
         to_verify(table, 0, seed=0)
     with pytest.raises(ValueError, match="no rows of metric 'logit_difference_estimate'"):
         to_verify(table.assign(metric="logit_difference"), 1, seed=0)

@@ -1,4 +1,4 @@
-"""What befalls a batch of pairs: memory that runs out, numbers that overflow, cells that begin late."""
+"""Batches of pairs: memory runs out, numbers overflow, cells begin late."""
 
 import pandas as pd
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from codi_tracing.patching.answer_metrics import WHOLE_ANSWER
 from codi_tracing.patching.engine.batch import out_of_memory
+from codi_tracing.patching.engine.batch_store import MemoryStore
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import Cell
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, expand, first_step
@@ -18,6 +19,17 @@ from codi_tracing.traces.model.loading import load_codi
 from tests.conftest import write_random_checkpoint
 
 METRICS = ("logit_difference", "kl_to_clean", "answer", "prediction_change", "edit_norm", *WHOLE_ANSWER)
+
+
+class RecordingStore(MemoryStore):
+    """Keeps the results that a sweep saves."""
+
+    def __init__(self):
+        self.results = []
+
+    def save(self, batch, result):
+        self.results.append(result)
+        return result
 
 
 def cells_of(model):
@@ -49,7 +61,7 @@ def own_model(tmp_path):
     return load_codi(write_random_checkpoint(tmp_path / "own"), device="cpu")
 
 
-def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs, monkeypatch):
+def test_the_questions_are_encoded_once_for_all_blocks_of_a_batch(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:2])
     width = 2 * (max(p.tokens for p in ready) + 1)
     seen = counted_forwards(own_model, monkeypatch)
@@ -57,12 +69,14 @@ def test_the_questions_are_read_once_for_all_blocks_of_a_batch(own_model, pairs,
     assert seen.count(width) == 1
 
 
-def test_a_cell_does_not_think_before_it_is_first_written(own_model, pairs, monkeypatch):
+def test_a_cell_is_not_computed_before_its_first_written_step(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:1])
     seen = counted_forwards(own_model, monkeypatch)
     cells = [Cell("denoising", other, Site("resid", 1, 1, step, step)) for step in range(6)]
     sweep_cells(own_model, ready, cells, metrics=["logit_difference"])
-    assert seen[1:7] == [2 + begun for begun in (1, 2, 3, 4, 5, 6)]  # the two unpatched runs, and who has begun
+    assert seen[1:7] == [
+        2 + begun for begun in (1, 2, 3, 4, 5, 6)
+    ]  # the two unpatched runs, and the cells that have begun
 
 
 def test_an_entry_is_read_from_the_next_step_on_and_a_thought_by_the_answer(model):
@@ -72,7 +86,7 @@ def test_an_entry_is_read_from_the_next_step_on_and_a_thought_by_the_answer(mode
     assert first_step(model, Site("bot")) == 0
 
 
-def test_no_unrelated_question_is_read_where_no_cell_wants_one(own_model, pairs, monkeypatch):
+def test_no_unrelated_question_is_encoded_unless_a_cell_uses_it(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:1])
     seen = counted_forwards(own_model, monkeypatch)
     sweep_cells(own_model, ready, [Cell("denoising", itself, THOUGHT)], metrics=["logit_difference"])
@@ -81,26 +95,22 @@ def test_no_unrelated_question_is_read_where_no_cell_wants_one(own_model, pairs,
     assert asked == [2 * (ready[0].tokens + 1), 3 * (ready[0].tokens + 1)]
 
 
-def test_where_memory_runs_out_fewer_cells_run_and_the_numbers_stay(own_model, pairs, monkeypatch):
+def test_if_memory_runs_out_fewer_cells_run_at_once_and_the_numbers_stay(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:3])
-    cells, found = cells_of(own_model), []
+    cells, store = cells_of(own_model), RecordingStore()
     whole = sweep_cells(own_model, ready, cells, metrics=METRICS)
-
-    def keep(due, compute):
-        found.append(compute())
-        return found[-1]
 
     longest = 2 * (max(p.tokens for p in ready) + 1)
     seen = counted_forwards(own_model, monkeypatch, most=longest)
-    halved = sweep_cells(own_model, ready, cells, metrics=METRICS, keep=keep)
-    assert sum(batch.halvings for batch in found) > 0
+    halved = sweep_cells(own_model, ready, cells, metrics=METRICS, store=store)
+    assert sum(result.halvings for result in store.results) > 0
     assert max(seen) > longest
     keys = [column for column in whole.columns if column not in ("patched", "clean", "corrupted")]
     pd.testing.assert_frame_equal(whole[keys], halved[keys])
     assert (whole["patched"] - halved["patched"]).abs().max() < 1e-5
 
 
-def test_where_not_even_one_cell_fits_the_sweep_says_so(own_model, pairs, monkeypatch):
+def test_a_sweep_is_refused_if_not_even_one_cell_fits_into_memory(own_model, pairs, monkeypatch):
     ready, _ = tokenize_pairs(own_model, pairs[:2])
     counted_forwards(own_model, monkeypatch, most=1)
     with pytest.raises(MemoryError, match=r"pair \d+: one cell of one pair does not fit into memory; use a lower"):
@@ -121,7 +131,7 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(own_model, pairs):
 
 def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(own_model, pairs):
     ready, _ = tokenize_pairs(own_model, pairs[:4])
-    cells, batches = [*cells_of(own_model), Cell("noising", unrelated, THOUGHT)], []
+    cells, store = [*cells_of(own_model), Cell("noising", unrelated, THOUGHT)], RecordingStore()
     before = sweep_cells(own_model, ready, cells, metrics=METRICS, donors=[()] * 4)
 
     def words(p):
@@ -130,14 +140,9 @@ def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(o
 
     only = next(iter(words(ready[2]) - words(ready[0]) - words(ready[1]) - words(ready[3])))
     own_model.embedding._module.weight.data[only] = float("inf")
-
-    def keep(due, compute):
-        batches.append(compute())
-        return batches[-1]
-
-    after = sweep_cells(own_model, ready, cells, metrics=METRICS, donors=[()] * 4, keep=keep)
+    after = sweep_cells(own_model, ready, cells, metrics=METRICS, donors=[()] * 4, store=store)
     assert set(after["pair_id"]) == {"0", "1", "3"}
-    ((pair, reason),) = [failure for batch in batches for failure in batch.failed]
+    ((pair, reason),) = [failure for result in store.results for failure in result.failed]
     assert pair == "2"
     assert reason.endswith("runs are not finite in float32")
     assert reason.startswith("the logits of ")
@@ -145,7 +150,7 @@ def test_a_pair_whose_logits_overflow_has_no_rows_and_leaves_the_others_theirs(o
     assert (kept["patched"] - after["patched"]).abs().max() < 1e-5
 
 
-def test_what_is_decoded_does_not_depend_on_what_is_forced(problems):
+def test_decoding_does_not_depend_on_the_forced_tokens(problems):
     trained = load_codi("traces/embedded/thought", device="cpu")
     prefix, count = answer_ids(trained), len(problems)
     rows = encode(trained, [[problem.question] for problem in problems])
@@ -163,7 +168,7 @@ def test_what_is_decoded_does_not_depend_on_what_is_forced(problems):
     )
 
 
-def test_the_corners_need_no_thought_of_their_own(model):
+def test_the_corners_run_no_latent_step_of_their_own(model):
     from codi_tracing.configs.schema import RunConfig
 
     config = RunConfig(name="x", checkpoint="x", pairs={"file": "x"})

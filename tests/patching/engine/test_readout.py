@@ -96,7 +96,7 @@ def test_an_exchanged_question_is_read_at_every_step(both, pairs, site):
     assert table["patched"].tolist() == pytest.approx(wanted, abs=EXACT)
 
 
-def test_rows_stand_for_exactly_the_steps_after_the_last_that_is_written(model, pairs):
+def test_rows_exist_for_exactly_the_steps_after_the_last_written_one(model, pairs):
     ready, _ = tokenize_pairs(model, pairs[:2])
     sites = [*SITES, Site("resid", 0, 0, 5, 5), Site("resid", 0, 0), THOUGHT]
     table = sweep_cells(
@@ -120,7 +120,7 @@ def test_rows_stand_for_exactly_the_steps_after_the_last_that_is_written(model, 
         assert chosen["read_step"].tolist() == steps, site
 
 
-def test_a_run_written_with_its_own_values_stays_where_it_was_at_every_step(both, pairs):
+def test_a_self_patch_changes_no_step(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:2])
     for held in ((), ("between",)):
         table = sweep_cells(
@@ -149,7 +149,7 @@ def directly(model, p, host, site, edited, mine):
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-def test_between_held_every_later_reader_sees_the_edit_and_else_the_host(both, pairs, direction):
+def test_with_between_frozen_every_later_reader_attends_to_the_edit_and_otherwise_to_the_host(both, pairs, direction):
     ready, _ = tokenize_pairs(both, pairs[2:3])
     cells = make_cells(SINGLE, [other], [direction], ["between"])
     table = sweep_cells(
@@ -172,7 +172,7 @@ def test_between_held_every_later_reader_sees_the_edit_and_else_the_host(both, p
                     assert value == pytest.approx(wanted[metric], abs=EXACT), (site, step, metric)
 
 
-def test_between_held_a_step_without_its_own_route_hears_of_a_late_edit_in_its_cache_alone(both, pairs):
+def test_with_between_frozen_a_late_edit_reaches_another_step_only_through_its_cache(both, pairs):
     """With every route held too, nothing is left of an edit."""
     held = ("R", "K_T", "K_A", "between")
     sites = [site for site in SINGLE if site.kind != "kv"]
@@ -198,7 +198,7 @@ def test_step_readings_do_not_depend_on_blocks_and_batches(both, pairs):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_in_bfloat16_every_new_kind_of_cell_and_metric_runs_and_its_own_values_change_nothing(
+def test_in_bfloat16_every_kind_of_cell_and_metric_runs_and_a_self_patch_changes_nothing(
     family, pairs, tmp_path_factory
 ):
     low = load_codi(write_random_checkpoint(tmp_path_factory.mktemp("low"), family=family), "cpu", "bfloat16")
@@ -223,7 +223,7 @@ def test_a_metric_that_cannot_be_read_at_a_step_is_refused(model, pairs):
 
 
 @pytest.mark.parametrize("site", [THOUGHT, QUESTION, BOT], ids=str)
-def test_between_means_nothing_for_a_whole_segment(model, pairs, site):
+def test_between_is_refused_for_a_whole_segment(model, pairs, site):
     ready, _ = tokenize_pairs(model, pairs[:1])
     with pytest.raises(ValueError, match=f"freeze 'between' means nothing for site '{site.kind}'"):
         sweep_cells(model, ready, [Cell("noising", other, site, ("between",))])

@@ -45,7 +45,7 @@ def test_as_many_steps_as_trained_changes_nothing_and_any_other_number_does(both
     assert table.loc[table["n_latents"] != n, "patched"].min() > EXACT
 
 
-def test_the_references_think_all_their_steps_whatever_the_cells_do(both, pairs):
+def test_the_references_run_all_their_steps_beside_any_cells(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:2])
     table = sweep_cells(both, ready, stopped([0, both.n_latents + 2]), metrics=["logit_difference"])
     for p in ready:
@@ -65,7 +65,7 @@ def test_a_thought_that_stops_early_does_not_depend_on_the_other_cells_of_its_bl
         assert kept["patched"].tolist() == pytest.approx(alone["patched"].tolist(), abs=EXACT, nan_ok=True)
 
 
-def test_a_cell_without_a_number_of_steps_is_unchanged_beside_cells_that_go_on(both, pairs):
+def test_a_cell_without_a_number_of_steps_is_unchanged_beside_longer_ones(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:2])
     table = sweep_cells(both, ready, stopped([None, both.n_latents + 2]), metrics=[max_logit_change])
     assert table.loc[table["n_latents"].isna(), "patched"].max() <= EXACT
@@ -85,7 +85,7 @@ def test_a_patched_thought_stops_early_too(both, pairs, site, k):
     assert patched(table, p) == pytest.approx(difference(p, alone), abs=EXACT)
 
 
-def test_a_thought_stops_early_under_a_cut_edge_as_one_run_alone(both, pairs):
+def test_an_early_stop_with_a_knockout_equals_one_run_alone(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:2])
     knockouts = edge("answer-question"), edge("2-0@1")
     steps = (0, 1, 3, both.n_latents, both.n_latents + 2)
@@ -96,7 +96,7 @@ def test_a_thought_stops_early_under_a_cut_edge_as_one_run_alone(both, pairs):
             assert patched(table, p, n_latents=k) == pytest.approx(difference(p, alone), abs=EXACT), k
 
 
-def test_a_checkpoint_whose_questions_end_in_eos_stops_early_and_is_cut_as_one_run_alone(both, pairs):
+def test_a_checkpoint_whose_questions_end_in_eos_has_early_stops_and_knockouts_as_one_run_alone(both, pairs):
     ends = replace(both, card=replace(both.card, remove_eos=False))
     ready, _ = tokenize_pairs(ends, pairs[:2])
     cells = stopped((0, 3, both.n_latents + 2)) + knockout_cells([edge("answer-bot"), edge("4-1@1")], ["noising"])

@@ -113,7 +113,7 @@ def test_the_last_layer_at_the_last_step_cannot_matter(model, pairs):
     assert table["patched"].max() <= EXACT
 
 
-def test_every_other_single_place_does_matter(model, pairs):
+def test_every_other_single_site_matters(model, pairs):
     table = sweep(model, pairs[:4], sitewise(model), [other], ["denoising"], [max_logit_change])
     never_fed = (table["layer"] == model.n_layers - 1) & (table["step"] == model.n_latents - 1)
     assert table.loc[~never_fed, "patched"].min() > EXACT
@@ -142,7 +142,7 @@ def test_a_serialised_sweep_equals_the_local_one(model, pairs):
     ],
     ids=["knockouts", "whole answers and sizes", "steps", "single pass", "draws"],
 )
-def test_all_that_a_sweep_can_do_is_the_same_serialised(model, pairs, options):
+def test_every_option_of_a_sweep_gives_the_same_serialised(model, pairs, options):
     sites = [resid(1, 2)] if "step_metrics" in options else [resid(1)]
     local = sweep(model, pairs[:2], sites, **options)
     pd.testing.assert_frame_equal(local, sweep(model, pairs[:2], sites, **options, remote="local"), atol=EXACT)
@@ -164,7 +164,7 @@ def test_a_users_metric_is_a_function(model, pairs):
     assert table["patched"].between(0, np.log(model.lm.config.vocab_size)).all()
 
 
-def test_what_both_answers_share_is_forced_and_the_metric_reads_where_they_differ(model, pairs):
+def test_the_shared_start_of_both_answers_is_forced_and_metrics_are_read_where_they_differ(model, pairs):
     for ready in tokenize_pairs(model, pairs)[0]:
         forced = model.tokenizer.decode(list(ready.forced))
         assert forced == "The answer is:"

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from codi_tracing.configs.vocabulary import ROUTES, SEGMENTS
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.engine.writes import normal
-from codi_tracing.patching.interventions.sites import BOT, QUESTION, ROUTES, SEGMENTS, THOUGHT, Site, sitewise
+from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site, sitewise
 from codi_tracing.patching.interventions.sources import (
     Value,
     Values,
@@ -138,7 +139,7 @@ def test_every_computed_value_equals_one_hooked_run_at_a_time(both, pairs, value
             assert patched(table, ready, site, "noising") == pytest.approx(alone_, abs=EXACT), site
 
 
-def test_steering_adds_a_vector_and_by_nothing_changes_nothing(both, pairs):
+def test_steering_adds_a_vector_and_with_coefficient_zero_changes_nothing(both, pairs):
     push = torch.randn(both.d_model, generator=torch.Generator().manual_seed(1))
     sources = [steer(push, 0.0, "nothing"), steer(push, 2.0, "push")]
     table = sweep(both, pairs[:3], PLACES[:4], sources, metrics=[max_logit_change])
@@ -147,7 +148,7 @@ def test_steering_adds_a_vector_and_by_nothing_changes_nothing(both, pairs):
     assert by_source.max()["push"] > 10 * EXACT
 
 
-def test_noise_is_as_long_as_what_the_other_run_would_write_and_the_same_in_any_batch(both, pairs):
+def test_noise_has_the_norm_of_the_other_runs_value_and_is_the_same_in_any_batch(both, pairs):
     seen = []
     look = Value("look", lambda v: seen.append((noise.write(v).norm(dim=-1), v.other.norm(dim=-1))) or v.own)
     sweep(both, pairs[:3], PLACES[:1], [look], ["noising"], [max_logit_change])
@@ -158,19 +159,19 @@ def test_noise_is_as_long_as_what_the_other_run_would_write_and_the_same_in_any_
     pd.testing.assert_frame_equal(one, many, atol=EXACT, rtol=0)
 
 
-def test_a_computed_value_is_refused_where_keys_carry_positions(model, pairs):
+def test_a_computed_value_is_refused_for_cache_entries(model, pairs):
     with pytest.raises(ValueError, match="source 'zero' cannot be written at 'kv'; use it at latent, resid, attn, mlp"):
         sweep(model, pairs[:1], [Site("kv", 1, 1)], [zero])
 
 
 def test_with_all_routes_frozen_nothing_changes(both, pairs):
     sites = [site for site in SITES if site.kind not in SEGMENTS]
-    table = sweep(both, pairs, sites, [other, unrelated], metrics=[max_logit_change], freeze=ROUTES)
+    table = sweep(both, pairs, sites, [other, unrelated], metrics=[max_logit_change], freeze=tuple(ROUTES))
     assert table["patched"].max() <= EXACT
     assert set(table["freeze"]) == {"R+K_T+K_A"}
 
 
-def test_a_run_written_with_its_own_values_is_unchanged_at_every_site(both, pairs):
+def test_a_self_patch_changes_nothing_at_every_site(both, pairs):
     table = sweep(both, pairs[:4], SITES, [itself], metrics=[max_logit_change])
     assert table["patched"].max() <= EXACT
 
@@ -183,7 +184,7 @@ def test_the_last_layer_at_the_last_step_changes_nothing(both, pairs, kind):
 
 
 @pytest.mark.parametrize("kind", ["resid", "attn", "mlp", "kv"])
-def test_every_other_place_changes_something(both, pairs, kind):
+def test_every_other_site_changes_something(both, pairs, kind):
     table = sweep(both, pairs[:3], sitewise(both, kind), [other], ["denoising"], [max_logit_change])
     fed = (table["layer"] < both.n_layers - 1) | (table["step"] < both.n_latents - 1)
     always = kind == "kv"  # the answer reads every entry
@@ -218,7 +219,7 @@ def test_the_last_layers_residual_is_the_next_latent_after_norm_and_projection(b
         (Site("attn", 1, step=6), "step 6-6 does not exist; this model has steps 0 to 5"),
     ],
 )
-def test_a_site_that_does_not_exist_is_refused_with_those_that_do(model, pairs, site, sentence):
+def test_an_unknown_site_is_refused_with_the_known_ones(model, pairs, site, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         sweep(model, pairs[:1], [site])
 
@@ -227,6 +228,6 @@ def test_a_site_that_does_not_exist_is_refused_with_those_that_do(model, pairs, 
     ("freeze", "sentence"),
     [(["K"], "freeze 'K' is unknown; use R, K_T, K_A"), (["R", "R"], "freeze names a route twice (R, R)")],
 )
-def test_a_route_that_does_not_exist_is_refused(model, pairs, freeze, sentence):
+def test_an_unknown_route_is_refused(model, pairs, freeze, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         sweep(model, pairs[:1], freeze=freeze)

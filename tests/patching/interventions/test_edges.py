@@ -88,7 +88,7 @@ def test_a_patch_under_cut_edges_takes_its_values_from_the_uncut_donor(both, pai
         theirs = run_alone(both, donor, p.forced)
         for site in sites:
             alone = run_alone(both, host, p.forced, writes_of(both, site, theirs), edges=BOTH)
-            assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+            assert patched(table, p, kind=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
 @pytest.mark.parametrize("route", ["R", "K_T", "K_A"])
@@ -123,10 +123,10 @@ def test_edges_cut_always_are_cut_in_host_donor_references_and_patched_runs(both
             alone = run_alone(
                 both, p.pair.clean.question, p.forced, writes_of(both, site, theirs), knockouts=swapped, edges=always
             )
-            assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+            assert patched(table, p, kind=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
-def test_means_are_those_of_runs_with_the_edges_cut_that_are_cut_always(both, pairs):
+def test_means_are_taken_over_runs_with_the_edges_cut_in_every_run(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:3])
     always, site = (edge("3-question"), edge("answer-question")), Site("resid", 1, 1, 3, 3)
     cells = make_cells([site], [step_mean], ["noising"])
@@ -139,7 +139,7 @@ def test_means_are_those_of_runs_with_the_edges_cut_that_are_cut_always(both, pa
         assert patched(table, p) == pytest.approx(difference(p, alone), abs=EXACT)
 
 
-def test_a_run_written_with_its_own_values_is_unchanged_where_edges_are_always_cut(both, pairs):
+def test_a_self_patch_changes_nothing_with_edges_cut_in_every_run(both, pairs):
     sites = [Site("resid", 1, 1), Site("kv", 1, 1, 2, 2), Site("kv", None, None, 2, 3), THOUGHT, QUESTION]
     ready, _ = tokenize_pairs(both, pairs[:3])
     always = (edge("4-1@1"), edge("answer-question"))
@@ -147,7 +147,7 @@ def test_a_run_written_with_its_own_values_is_unchanged_where_edges_are_always_c
     assert table["patched"].max() <= EXACT
 
 
-def test_greedy_decoding_goes_on_under_the_cuts_token_by_token(both, pairs):
+def test_greedy_decoding_keeps_the_knockouts_at_every_token(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:3])
     knockouts = [edge(text) for text in ("answer-question", "answer-2@0", "answer-question@1", "4-question")]
     table = sweep_cells(both, ready, knockout_cells(knockouts, ["noising"]), metrics=["answer"], max_new_tokens=9)
@@ -160,7 +160,7 @@ def test_greedy_decoding_goes_on_under_the_cuts_token_by_token(both, pairs):
             ), str(knockout)
 
 
-def test_the_size_of_blocks_and_batches_does_not_matter_to_cut_edges(both, pairs):
+def test_knockouts_do_not_depend_on_the_size_of_blocks_and_batches(both, pairs):
     ready, _ = tokenize_pairs(both, pairs[:3])
     options = {"cells": knockout_cells(EDGES[6:9], ["noising"]), "metrics": ["logit_difference", "answer"]}
     large = sweep_cells(both, ready, **options)
@@ -171,12 +171,12 @@ def test_the_size_of_blocks_and_batches_does_not_matter_to_cut_edges(both, pairs
 @pytest.mark.parametrize(
     "text", ["answer-question", "answer-bot", "answer-3", "4-1", "4-question", "4-1@2", "0-bot@10"]
 )
-def test_an_edge_is_written_as_it_is_read(text):
+def test_an_edge_is_formatted_as_it_is_parsed(text):
     assert str(edge(text)) == text
     assert edge(str(edge(text))) == edge(text)
 
 
-def test_an_edge_names_reader_read_and_layer():
+def test_an_edge_has_reader_read_step_and_layer():
     assert edge("4-1@2") == Edge(4, 1, 2)
     assert edge("answer-bot") == Edge(None, "bot", None)
 
@@ -184,7 +184,7 @@ def test_an_edge_names_reader_read_and_layer():
 @pytest.mark.parametrize(
     "text", ["", "answer", "question-answer", "answer-answer", "4-1@", "-1-2", "4--1", "4-1@all", "4 - 1", "answer-3\n"]
 )
-def test_an_unknown_form_is_refused_with_those_that_are_known(text):
+def test_an_unknown_edge_is_refused_with_the_known_forms(text):
     sentence = f"edge {text!r} is unknown; write answer-question, answer-bot, answer-3, 4-1, or 4-1@2 (layer)"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         edge(text)

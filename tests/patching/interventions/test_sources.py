@@ -125,7 +125,7 @@ def test_every_draw_of_noise_equals_one_hooked_run(both, many):
         assert row.patched == pytest.approx(difference(p, alone), abs=EXACT)
 
 
-def test_what_is_not_drawn_has_one_row_however_many_draws(model, many):
+def test_a_source_that_is_not_random_has_one_row_for_any_number_of_draws(model, many):
     cells = make_cells([Site("resid", 1, 1)], [other, unrelated, zero, noise], ["noising"], draws=3)
     assert [(cell.draw, cell.drawn) for cell in cells] == [
         (0, False), (0, True), (1, True), (2, True), (0, False), (0, True), (1, True), (2, True),
@@ -135,7 +135,7 @@ def test_what_is_not_drawn_has_one_row_however_many_draws(model, many):
     assert table.loc[table["source"].isin(["corrupted", "zero"]), "draw"].isna().all()
 
 
-def test_blocks_and_batches_do_not_matter_to_draws(both, many):
+def test_draws_do_not_depend_on_blocks_and_batches(both, many):
     options = {"sources": [unrelated, noise], "directions": ["noising"], "metrics": ["logit_difference"], "draws": 3}
     large = sweep(both, many[3:8], SITES[:1], **options)
     small = sweep(both, many[3:8], SITES[:1], **options, cells_per_forward=1, pairs_per_batch=1)
@@ -152,7 +152,7 @@ def test_draws_can_be_run_one_by_one(both, many):
     pd.testing.assert_frame_equal(last, kept, atol=EXACT, rtol=0)
 
 
-def test_a_few_pairs_have_their_unrelated_donors_from_a_larger_pool(model, pairs):
+def test_few_pairs_get_their_unrelated_donors_from_a_larger_pool(model, pairs):
     alone = sweep(model, pairs[:1], [THOUGHT], metrics=["logit_difference"])
     pooled = sweep(model, pairs[:1], [THOUGHT], metrics=["logit_difference"], pool=pairs)
     everyone = sweep(model, pairs, [THOUGHT], metrics=["logit_difference"])

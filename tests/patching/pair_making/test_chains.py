@@ -1,7 +1,5 @@
 """Annotated chains are read, computed and written exactly; an independent evaluator agrees."""
 
-import ast
-import operator
 from fractions import Fraction
 
 import pytest
@@ -19,25 +17,7 @@ from codi_tracing.patching.pair_making.chains import (
     write,
     write_number,
 )
-
-OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-
-
-def pythons(text: str) -> Fraction:
-    """The value that Python's own grammar gives an expression, in fractions: another parser, another evaluator."""
-
-    def value(node):
-        match node:
-            case ast.Constant():
-                return Fraction(ast.get_source_segment(text, node))
-            case ast.UnaryOp():
-                return -value(node.operand)
-            case ast.BinOp():
-                return OPERATIONS[type(node.op)](value(node.left), value(node.right))
-        raise AssertionError(ast.dump(node))
-
-    return value(ast.parse(text, mode="eval").body)
-
+from tests.support.arithmetic import pythons
 
 numbers = st.one_of(st.integers(1, 999).map(str), st.decimals(0, 99, places=2).map(str).filter(lambda t: "E" not in t))
 expressions = st.recursive(

@@ -11,16 +11,16 @@ from typer.testing import CliRunner
 from codi_tracing.cli.main import app
 from codi_tracing.patching.pair_making.gsm8k import Funnel, choose_edits, equal_tokens, implausibility, pairs_from_gsm8k
 from codi_tracing.patching.pair_making.number_edits import trace_operands
-from codi_tracing.traces.gsm8k import Problem, read_problems
-from tests.patching.pair_making.test_chains import pythons
+from codi_tracing.traces.gsm8k import GsmProblem, read_problems
+from tests.support.arithmetic import pythons
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_test.jsonl"
 needs_gsm8k = pytest.mark.skipif(not GSM8K.is_file(), reason="GSM8K is not part of the project")
 EGGS = "Ann has 16 eggs. She eats 3 and sells the rest for $5 each. How many dollars does she get?"
 PROBLEMS = [
-    Problem(1, EGGS, "<<16-3=13>> <<13*5=65>>\n#### 65", 65.0),
-    Problem(2, "Ann has 20  nuts and Ben 6 more nuts than Ann. How many has Ben?", "<<20+6=26>>\n#### 26", 26.0),
-    Problem(3, "How many legs has a dog?", "Four.\n#### 4", 4.0),
+    GsmProblem(1, EGGS, "<<16-3=13>> <<13*5=65>>\n#### 65", 65.0),
+    GsmProblem(2, "Ann has 20  nuts and Ben 6 more nuts than Ann. How many has Ben?", "<<20+6=26>>\n#### 26", 26.0),
+    GsmProblem(3, "How many legs has a dog?", "Four.\n#### 4", 4.0),
 ]
 
 

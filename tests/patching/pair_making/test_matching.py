@@ -7,20 +7,21 @@ import pytest
 from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
 from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, is_traceable, usable_candidates
 from codi_tracing.patching.pairs.pair import Side, load_pairs
-from codi_tracing.traces.training.word_problems import Problem, Story, build_tokenizer
-from tests.theorems.test_layering import HEAVY, ROOT, imports, root
-from tests.traces.training.test_word_problems import read_back
+from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
+from tests.support.arithmetic import read_back
+from tests.support.places import ROOT
+from tests.support.source import HEAVY, distributions
 
 STORY = Story("Dan", "pens", (4, 2, 0, 1, 3), (1, 0, 0, 1, 0, 1))
-HOST = Problem((27, 11, 17, 13, 8), "-++-", STORY)
+HOST = WordProblem((27, 11, 17, 13, 8), "-++-", STORY)
 
 
-def side(problem: Problem) -> Side:
+def side(problem: WordProblem) -> Side:
     return Side(problem.question, float(problem.answer), len(problem.values), problem.chain)
 
 
 def other(numbers: tuple[int, ...], operators: str) -> Side:
-    return side(Problem(numbers, operators, replace(STORY, name="Ann")))
+    return side(WordProblem(numbers, operators, replace(STORY, name="Ann")))
 
 
 def short(text: str, *chain: str) -> Side:
@@ -215,4 +216,4 @@ def test_the_pool_has_as_many_different_questions_as_asked_for_with_chains_of_th
 
 
 def test_the_search_needs_no_torch():
-    assert not HEAVY & set(map(root, imports(ROOT / "patching" / "pair_making" / "matching.py", top_level=True)))
+    assert not HEAVY & distributions(ROOT / "patching" / "pair_making" / "matching.py", top_level=True)

@@ -14,13 +14,13 @@ from codi_tracing.patching.pair_making.number_edits import (
 )
 from codi_tracing.patching.pair_making.number_words import may_derive
 from codi_tracing.patching.pair_making.word_edits import word_edits
-from codi_tracing.traces.gsm8k import Problem
+from codi_tracing.traces.gsm8k import GsmProblem
 
 
-def problem(question: str, *chain: str) -> Problem:
+def problem(question: str, *chain: str) -> GsmProblem:
     solution = "\n".join(f"<<{step}>>" for step in chain)
     answer = chain[-1].partition("=")[2] if chain else "0"
-    return Problem(1, question, f"{solution}\n#### {answer}", float(answer))
+    return GsmProblem(1, question, f"{solution}\n#### {answer}", float(answer))
 
 
 def all_number_edits(traced):
@@ -135,7 +135,7 @@ def test_a_question_that_cannot_be_traced_is_refused_with_its_reason(chain, reas
 
 def test_a_chain_that_ends_in_another_number_than_the_key_is_refused():
     with pytest.raises(EditError, match="the chain does not end in the answer"):
-        trace_operands(Problem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
+        trace_operands(GsmProblem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
 
 
 def test_a_question_with_too_many_or_too_long_numbers_is_refused_at_once():
@@ -144,4 +144,4 @@ def test_a_question_with_too_many_or_too_long_numbers_is_refused_at_once():
     with pytest.raises(EditError, match="nothing can be changed"):
         trace_operands(problem(f"Ann has 16 eggs and {'9' * 5000} nuts", "16+1=17"))
     with pytest.raises(EditError, match="no annotated chain"):
-        trace_operands(Problem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))
+        trace_operands(GsmProblem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))

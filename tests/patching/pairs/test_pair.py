@@ -10,29 +10,11 @@ from hypothesis import strategies as st
 
 from codi_tracing.patching.pairs.json_records import PairsError
 from codi_tracing.patching.pairs.pair import Pair, Side, format_number, load_pairs, pairs_from_records, write_pairs
+from tests.support.pair_records import both, pair_record, record
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SHIPPED = Path(__file__).parents[3] / "patching" / "data" / "arithmetic_pairs.json"
 ORIGINAL, GSM8K = SHARED / "gsm8k_pairs_66.json", SHARED / "gsm8k_test.jsonl"
-
-
-def record(pair_id=0, variant="clean", **changes):
-    number = 7 if variant == "clean" else 8
-    question = f"Ann had {number} pens. Ann bought 5 pens. How many?"
-    return {"pair_id": pair_id, "variant": variant, "question": question, "answer": number + 5, **changes}
-
-
-def both(pair_id=0, **changes):
-    return [record(pair_id, variant, **changes) for variant in ("clean", "corrupted")]
-
-
-def pair_record(pair_id="12-0", **changes):
-    """A pair of our own form."""
-    sides = {
-        variant: {name: side[name] for name in ("question", "answer")}
-        for variant, side in zip(("clean", "corrupted"), both(), strict=True)
-    }
-    return {"pair_id": pair_id, **sides, **changes}
 
 
 def problems(records):

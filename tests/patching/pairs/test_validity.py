@@ -2,7 +2,7 @@
 
 from codi_tracing.patching.pairs.pair import pairs_from_records
 from codi_tracing.patching.pairs.validity import Difference, question_differences, split_usable
-from tests.patching.pairs.test_pair import both, record
+from tests.support.pair_records import both, record
 
 
 def test_a_pair_with_a_text_fault_is_excluded_with_its_reason():

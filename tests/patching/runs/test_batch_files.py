@@ -1,4 +1,4 @@
-"""A run survives: killed anywhere it goes on and ends in the same bits; what was damaged is never believed."""
+"""An interrupted run resumes and ends in the same bytes; a damaged or foreign batch file is never believed."""
 
 import json
 import os
@@ -10,15 +10,16 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from codi_tracing.analysis.table import read_table
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.engine.batch import Batch
-from codi_tracing.patching.runs import batch_files as shards
-from codi_tracing.patching.runs.assemble import finish, merge_slices
-from codi_tracing.patching.runs.batch_files import FOLDER, ShardError, read_shard, unseal
+from codi_tracing.patching.engine.batch_store import BatchResult
+from codi_tracing.patching.runs import batch_files
+from codi_tracing.patching.runs.assemble import finish, merge_shards
+from codi_tracing.patching.runs.batch_files import FOLDER, HEADER_KEY, BatchFileError, read_batch, write_hashed
 from codi_tracing.patching.runs.experiment import run_experiment
 from tests.conftest import ROOT
 from tests.support.mutations import fuzz, mutated_bytes
@@ -47,17 +48,17 @@ def with_experiment(config, experiment, **changes):
 
 
 def stop_after(monkeypatch, batches):
-    """Let the run fall over after so many batches."""
-    written = shards.write_shard
+    """Let the disk be full after so many batches."""
+    write_batch = batch_files.write_batch
 
     def write(*args):
         write.left -= 1
         if write.left < 0:
             raise OSError(28, "No space left on device")
-        written(*args)
+        return write_batch(*args)
 
     write.left = batches
-    monkeypatch.setattr(shards, "write_shard", write)
+    monkeypatch.setattr(batch_files, "write_batch", write)
 
 
 def in_a_child(config, out, **options):
@@ -74,7 +75,7 @@ def in_a_child(config, out, **options):
         os._exit(code)
 
 
-def test_killed_at_any_moment_a_run_goes_on_and_ends_in_the_same_bytes(config, whole, tmp_path):
+def test_a_run_killed_at_any_moment_resumes_and_ends_in_the_same_bytes(config, whole, tmp_path):
     out, rng = tmp_path / "killed", random.Random(0)
     started = time.monotonic()
     assert os.waitpid(in_a_child(config, tmp_path / "timed"), 0)[1] == 0
@@ -84,7 +85,7 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_in_the_same_bytes(config, w
         child = in_a_child(config, out)
         time.sleep(rng.random() * duration * 0.6)
         os.kill(child, signal.SIGKILL)
-        if os.waitpid(child, 0)[1] == 0:  # it was done before
+        if os.waitpid(child, 0)[1] == 0:  # it finished before
             finished += 1
         else:
             kills += 1
@@ -96,14 +97,14 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_in_the_same_bytes(config, w
     assert not (out / FOLDER).exists()
 
 
-def test_a_run_that_fell_over_computes_only_what_is_missing(config, whole, tmp_path, monkeypatch):
+def test_a_resumed_run_computes_only_the_missing_batches(config, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(OSError, match="No space left"):
             run_experiment(config, tmp_path / "run", progress=False)
-    assert len(list((tmp_path / "run" / FOLDER).glob("*.shard"))) == 2
-    written, write = [], shards.write_shard
-    monkeypatch.setattr(shards, "write_shard", lambda path, *rest: (written.append(path.name), write(path, *rest)))
+    assert len(list((tmp_path / "run" / FOLDER).glob("*.parquet"))) == 2
+    written, write_batch = [], batch_files.write_batch
+    monkeypatch.setattr(batch_files, "write_batch", lambda *args: (written.append(args), write_batch(*args))[1])
     run_experiment(config, tmp_path / "run", progress=False)
     assert len(written) == 6 - 2
     assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
@@ -111,7 +112,7 @@ def test_a_run_that_fell_over_computes_only_what_is_missing(config, whole, tmp_p
 
 @pytest.fixture
 def stopped(config, tmp_path, monkeypatch):
-    """A run that has two of its batches."""
+    """A run that stopped after two of its batches."""
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(OSError, match="No space left"):
@@ -124,49 +125,59 @@ def damaged(content: bytes, how: str) -> bytes:
         "truncated": content[: len(content) // 2],
         "empty": b"",
         "one byte": content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
-        "header": content.replace(b'"place": 0', b'"place": 1', 1),
-        "text": b"not a shard\n",
+        "header": content.replace(b'"batch": 0', b'"batch": 1', 1),
+        "text": b"not a batch\n",
     }[how]
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "one byte", "header", "text"])
-def test_a_damaged_shard_is_computed_again_and_said_so(config, whole, stopped, how, capsys):
-    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
-    path.write_bytes(damaged(path.read_bytes(), how))
+def test_a_damaged_batch_is_reported_and_computed_again(config, whole, stopped, how, capsys):
+    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    content = path.read_bytes()
+    assert damaged(content, how) != content
+    path.write_bytes(damaged(content, how))
     run_experiment(config, stopped, progress=False)
     assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
     assert "it is computed again" in capsys.readouterr().err
     assert json.loads((stopped / "manifest.json").read_text())["set_aside"][0].startswith(path.name)
 
 
-def test_a_damaged_note_is_computed_again(config, whole, stopped, capsys):
-    path = stopped / FOLDER / "checks.note"
+def test_a_damaged_cached_result_is_computed_again(config, whole, stopped, capsys):
+    (path,) = (stopped / FOLDER).glob("checks.*.json")
     path.write_bytes(path.read_bytes()[:-3])
     run_experiment(config, stopped, progress=False)
     assert "it is computed again" in capsys.readouterr().err
     assert json.loads((stopped / "checks.json").read_text()) == json.loads((whole / "checks.json").read_text())
 
 
-def test_no_changed_byte_of_a_shard_goes_unnoticed(stopped):
-    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
-    content = path.read_bytes()
-    assert read_shard(path)[0].place == 0
-    places = [*range(600), *range(600, len(content), 97), len(content) - 1]
-    for place in places:
-        changed = content[:place] + bytes([content[place] ^ 0x20]) + content[place + 1 :]
-        with pytest.raises(ShardError):
-            unseal(changed, path)
+def test_a_batch_is_a_parquet_file_that_pandas_reads_with_its_header_in_the_metadata(stopped):
+    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    header, rows = read_batch(path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), rows)
+    about = json.loads(pq.read_schema(path).metadata[HEADER_KEY])
+    assert (about["identity"], about["sweep"], about["batch"], about["of"]) == (header.identity, 0, 0, 6)
+    assert about["identity"] == json.loads((stopped / "manifest.json").read_text())["identity"]
 
 
-def test_a_mutated_shard_is_whole_or_refused(stopped, tmp_path):
-    path = sorted((stopped / FOLDER).glob("*.shard"))[0]
-    content, target = path.read_bytes(), tmp_path / "mutated.shard"
+def test_no_changed_byte_of_a_batch_goes_unnoticed(stopped, tmp_path):
+    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    content, target = path.read_bytes(), tmp_path / path.name
+    assert read_batch(path)[0].batch == 0
+    for position in [*range(600), *range(600, len(content), 97), *range(len(content) - 100, len(content))]:
+        target.write_bytes(content[:position] + bytes([content[position] ^ 0x20]) + content[position + 1 :])
+        with pytest.raises(BatchFileError):
+            read_batch(target)
+
+
+def test_a_mutated_batch_is_whole_or_refused(stopped, tmp_path):
+    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    content, target = path.read_bytes(), tmp_path / path.name
 
     def read(mutated: bytes) -> str:
         target.write_bytes(mutated)
         try:
-            rows = read_shard(target)[1]
-        except ShardError:
+            rows = read_batch(target)[1]
+        except BatchFileError:
             return "refused"
         assert mutated == content
         return f"whole, {len(rows)} rows"
@@ -174,16 +185,45 @@ def test_a_mutated_shard_is_whole_or_refused(stopped, tmp_path):
     assert fuzz("shards", mutated_bytes([content]), read, 1000)["refused"] > 500
 
 
-def test_another_runs_shard_is_not_believed(config, stopped, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("how", ["another table", "no header", "a header of another version"])
+def test_a_parquet_file_that_no_run_of_this_version_wrote_is_refused(stopped, tmp_path, how):
+    table = pq.read_table(sorted((stopped / FOLDER).glob("*.parquet"))[0])
+    header = json.loads(table.schema.metadata[HEADER_KEY])
+    if how == "another table":
+        table = table.rename_columns([f"old {name}" for name in table.column_names])
+    elif how == "no header":
+        table = table.replace_schema_metadata({})
+    else:
+        table = table.replace_schema_metadata({HEADER_KEY: json.dumps({**header, "place": 0})})
+    pq.write_table(table, tmp_path / "batch")
+    path = write_hashed(tmp_path, "00-00000", "parquet", (tmp_path / "batch").read_bytes())
+    with pytest.raises(BatchFileError, match="of another version|not a batch of this version"):
+        read_batch(path)
+
+
+def test_another_runs_batch_is_not_believed(config, whole, stopped, tmp_path, monkeypatch, capsys):
     other = RunConfig.model_validate({**config.model_dump(), "seed": 1})
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(OSError, match="No space left"):
             run_experiment(other, tmp_path / "other", progress=False)
-    foreign = sorted((tmp_path / "other" / FOLDER).glob("*.shard"))[0]
+    foreign = sorted((tmp_path / "other" / FOLDER).glob("*.parquet"))[0]
     (stopped / FOLDER / foreign.name).write_bytes(foreign.read_bytes())
     run_experiment(config, stopped, progress=False)
     assert "belongs to another run" in capsys.readouterr().err
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+
+
+def test_the_folder_of_an_older_version_is_refused_and_replaced_with_fresh(config, whole, stopped):
+    manifest = json.loads((stopped / "manifest.json").read_text())
+    del manifest["format"]
+    (stopped / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        ValueError, match=r"another version of codi-tracing \(run folder format 1, expected 2\); use --fr"
+    ):
+        run_experiment(config, stopped, progress=False)
+    run_experiment(config, stopped, fresh=True, progress=False)
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
 
 
 def test_a_folder_of_another_run_is_refused_and_the_difference_named(config, stopped, pairs_file, tmp_path):
@@ -205,7 +245,7 @@ def test_max_failed_does_not_make_it_another_run(config, stopped, whole):
     assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
 
 
-def test_a_run_begun_under_other_versions_goes_on_and_says_so(config, stopped):
+def test_a_run_begun_under_other_versions_resumes_and_records_them(config, stopped):
     manifest = json.loads((stopped / "manifest.json").read_text())
     manifest["versions"]["torch"] = "0.4.1"
     (stopped / "manifest.json").write_text(json.dumps(manifest))
@@ -226,9 +266,9 @@ def test_a_second_process_on_one_folder_is_refused(config, tmp_path):
     assert run_experiment(config, tmp_path / "run", progress=False) == tmp_path / "run"
 
 
-def sliced(config, tmp_path, count):
+def in_shards(config, tmp_path, count):
     return [
-        run_experiment(config, tmp_path / f"{i}-of-{count}", part=(i, count), progress=False)
+        run_experiment(config, tmp_path / f"{i}-of-{count}", shard=(i, count), progress=False)
         for i in range(1, count + 1)
     ]
 
@@ -242,14 +282,14 @@ def sliced(config, tmp_path, count):
         ("early_stop", {}),
     ],
 )
-def test_slices_joined_are_the_run_in_one_piece(config, tmp_path, experiment, changes):
+def test_merged_shards_are_the_run_in_one_piece(config, tmp_path, experiment, changes):
     if experiment == "matched":  # a model that answers right, or nothing can be matched
         changes = {**changes, "checkpoint": ROOT / "traces/embedded/thought"}
         changes["pairs"] = {"file": ROOT / "patching/data/arithmetic_pairs.json"}
     chosen = with_experiment(config, experiment, **changes)
     alone = run_experiment(chosen, tmp_path / "alone", progress=False)
-    parts = sliced(chosen, tmp_path, 2)
-    joined = merge_slices(parts[::-1], tmp_path / "joined")
+    parts = in_shards(chosen, tmp_path, 2)
+    joined = merge_shards(parts[::-1], tmp_path / "joined")
     assert (joined / "cells.parquet").read_bytes() == (alone / "cells.parquet").read_bytes()
     for name in ("checks.json", "prepared_pairs.json"):
         assert json.loads((joined / name).read_text()) == json.loads((alone / name).read_text())
@@ -258,58 +298,58 @@ def test_slices_joined_are_the_run_in_one_piece(config, tmp_path, experiment, ch
     assert {k: v for k, v in mine.items() if k not in apart} == {k: v for k, v in theirs.items() if k not in apart}
 
 
-def test_slices_that_are_missing_twice_or_foreign_are_refused(config, tmp_path):
-    first, second, third = sliced(config, tmp_path, 3)
+def test_missing_repeated_and_foreign_shards_are_refused(config, tmp_path):
+    first, second, third = in_shards(config, tmp_path, 3)
     for folders, told in [
-        ([first, third], "slice 2/3 is missing; run it: codi run CONFIG --shard 2/3"),
-        ([first, second, third, second], "is slice 2/3, as .* is; name each slice once"),
-        ([], "no slice was named"),
+        ([first, third], "shard 2/3 is missing; run it: codi run CONFIG --shard 2/3"),
+        ([first, second, third, second], "is shard 2/3, as .* is; name each shard once"),
+        ([], "no shard was named"),
     ]:
         with pytest.raises(ValueError, match=told):
-            merge_slices(folders, tmp_path / "joined")
+            merge_shards(folders, tmp_path / "joined")
     other = run_experiment(
-        RunConfig.model_validate({**config.model_dump(), "seed": 3}), tmp_path / "other", part=(2, 3), progress=False
+        RunConfig.model_validate({**config.model_dump(), "seed": 3}), tmp_path / "other", shard=(2, 3), progress=False
     )
     with pytest.raises(ValueError, match=r"is of another run than .* \(seed is 3 there, 0 now\)"):
-        merge_slices([first, other, third], tmp_path / "joined")
-    half = run_experiment(config, tmp_path / "half", part=(2, 2), progress=False)
-    with pytest.raises(ValueError, match="is slice 2/2, but .* is one of 3"):
-        merge_slices([first, second, third, half], tmp_path / "joined")
+        merge_shards([first, other, third], tmp_path / "joined")
+    half = run_experiment(config, tmp_path / "half", shard=(2, 2), progress=False)
+    with pytest.raises(ValueError, match="is shard 2/2, but .* is one of 3"):
+        merge_shards([first, second, third, half], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
-    lost = sorted((second / FOLDER).glob("*.shard"))[0]
+    lost = sorted((second / FOLDER).glob("*.parquet"))[0]
     lost.rename(tmp_path / "lost")
-    with pytest.raises(ShardError, match=r"lacks batch 2 of 6 of sweep 1"):
-        merge_slices([first, second, third], tmp_path / "joined")
+    with pytest.raises(BatchFileError, match=r"lacks batch 2 of 6 of sweep 1"):
+        merge_shards([first, second, third], tmp_path / "joined")
     (tmp_path / "lost").rename(lost)
-    assert merge_slices([first, second, third], tmp_path / "joined") == tmp_path / "joined"
+    assert merge_shards([first, second, third], tmp_path / "joined") == tmp_path / "joined"
 
 
-def test_a_whole_run_and_an_unfinished_slice_are_no_slices(config, whole, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="is no slice of a run, wanted a folder that codi run --shard wrote"):
-        merge_slices([whole], tmp_path / "joined")
+def test_a_whole_run_and_an_unfinished_shard_are_not_merged(config, whole, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="is no shard of a run, expected a folder that codi run --shard wrote"):
+        merge_shards([whole], tmp_path / "joined")
     stop_after(monkeypatch, 1)
     with pytest.raises(OSError, match="No space left"):
-        run_experiment(config, tmp_path / "slice", part=(1, 2), progress=False)
-    with pytest.raises(ValueError, match="slice 1/2 is not finished; run it again"):
-        merge_slices([tmp_path / "slice"], tmp_path / "joined")
+        run_experiment(config, tmp_path / "shard", shard=(1, 2), progress=False)
+    with pytest.raises(ValueError, match="shard 1/2 is not finished; run it again"):
+        merge_shards([tmp_path / "shard"], tmp_path / "joined")
 
 
-def test_a_slices_folder_is_no_place_for_another_slice_or_the_whole(config, tmp_path):
-    run_experiment(config, tmp_path / "slice", part=(1, 3), progress=False)
-    with pytest.raises(ValueError, match=r"it is slice 1/3, not slice 2/3"):
-        run_experiment(config, tmp_path / "slice", part=(2, 3), progress=False)
-    with pytest.raises(ValueError, match=r"it is slice 1/3, not the whole run"):
-        run_experiment(config, tmp_path / "slice", progress=False)
+def test_the_folder_of_one_shard_is_refused_for_another_and_for_the_whole_run(config, tmp_path):
+    run_experiment(config, tmp_path / "shard", shard=(1, 3), progress=False)
+    with pytest.raises(ValueError, match=r"it is shard 1/3, not shard 2/3"):
+        run_experiment(config, tmp_path / "shard", shard=(2, 3), progress=False)
+    with pytest.raises(ValueError, match=r"it is shard 1/3, not the whole run"):
+        run_experiment(config, tmp_path / "shard", progress=False)
 
 
-def test_an_experiment_that_looks_at_all_pairs_first_cannot_be_sliced(config, tmp_path):
-    with pytest.raises(ValueError, match="it cannot be run in slices"):
-        run_experiment(with_experiment(config, "attribution"), tmp_path / "run", part=(1, 2), progress=False)
+def test_an_experiment_that_needs_all_pairs_first_is_not_run_in_shards(config, tmp_path):
+    with pytest.raises(ValueError, match="it cannot be run in shards"):
+        run_experiment(with_experiment(config, "attribution"), tmp_path / "run", shard=(1, 2), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_waits_for_the_batch_and_the_run_goes_on(config, whole, tmp_path, monkeypatch, number):
+def test_an_interruption_waits_for_the_batch_and_the_run_resumes(config, whole, tmp_path, monkeypatch, number):
     from codi_tracing.patching.engine import sweep as engine
     from codi_tracing.patching.runs.batch_files import Interrupted
 
@@ -317,7 +357,7 @@ def test_an_interruption_waits_for_the_batch_and_the_run_goes_on(config, whole, 
 
     def interrupting(*args):
         calls.append(None)
-        if len(calls) == 5:  # those of the checks are kept by nobody
+        if len(calls) == 5:  # the first ones are the checks', which save no batches
             os.kill(os.getpid(), number)
         return run_batch(*args)
 
@@ -326,7 +366,7 @@ def test_an_interruption_waits_for_the_batch_and_the_run_goes_on(config, whole, 
     with pytest.raises(Interrupted, match=r"\d of 6 batches of this sweep are saved, the same command goes on"):
         run_experiment(config, tmp_path / "run", progress=False)
     assert signal.getsignal(number) is before
-    saved = len(list((tmp_path / "run" / FOLDER).glob("*.shard")))
+    saved = len(list((tmp_path / "run" / FOLDER).glob("*.parquet")))
     assert 0 < saved < 6
     run_experiment(config, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
@@ -344,12 +384,12 @@ def failing(monkeypatch, pairs):
         failed = tuple(
             (pair, "the logits of 3 of its 9 runs are not finite in float16") for pair in ids if pair in pairs
         )
-        return Batch(found.rows[~found.rows["pair_id"].isin(pairs)], failed)
+        return BatchResult(found.rows[~found.rows["pair_id"].isin(pairs)], failed)
 
     monkeypatch.setattr(engine, "run_batch", run)
 
 
-def test_a_pair_that_fails_is_named_with_its_reason_and_the_rest_goes_on(config, whole, tmp_path, monkeypatch):
+def test_a_failed_pair_is_named_with_its_reason_and_the_others_run(config, whole, tmp_path, monkeypatch):
     from codi_tracing.analysis.report.write import write_report
 
     failing(monkeypatch, {"3", "4"})
@@ -364,7 +404,7 @@ def test_a_pair_that_fails_is_named_with_its_reason_and_the_rest_goes_on(config,
     assert REASON in page
 
 
-def test_more_failures_than_allowed_stop_the_run_and_raising_the_limit_goes_on(config, tmp_path, monkeypatch):
+def test_more_failures_than_allowed_stop_the_run_and_a_higher_limit_resumes_it(config, tmp_path, monkeypatch):
     failing(monkeypatch, {"0", "1", "2"})
     few = config.model_copy(update={"max_failed": 0.2})
     with pytest.raises(
@@ -375,13 +415,13 @@ def test_more_failures_than_allowed_stop_the_run_and_raising_the_limit_goes_on(c
     assert json.loads((out / "manifest.json").read_text())["data"]["used"] == 9
 
 
-def test_where_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch):
+def test_if_every_pair_fails_there_is_no_table(config, tmp_path, monkeypatch):
     failing(monkeypatch, set(map(str, range(12))))
     with pytest.raises(ValueError, match="every pair failed, so there is no table"):
         run_experiment(config.model_copy(update={"max_failed": 1.0}), tmp_path / "run", progress=False)
 
 
-def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, tmp_path):
+def test_deterministic_operations_last_only_for_the_run(config, whole, tmp_path):
     chosen = config.model_copy(update={"deterministic": True})
     out = run_experiment(chosen, tmp_path / "run", progress=False)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -390,7 +430,7 @@ def test_deterministic_operations_are_a_matter_of_the_run_alone(config, whole, t
         run_experiment(config, out, progress=False)
 
 
-def test_the_manifest_says_how_the_work_was_divided(whole):
+def test_the_manifest_records_batches_and_sizes(whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     (sweep,) = manifest["forwards"]
     assert (sweep["pairs"], sweep["batches"], sweep["pairs_per_batch"]) == (12, 6, 2)
@@ -401,7 +441,7 @@ def test_the_manifest_says_how_the_work_was_divided(whole):
     assert manifest["seeds"] == {"unrelated_donors": 0, "pairs": None}
 
 
-def test_a_run_whose_shards_are_all_there_needs_no_model_to_be_finished(config, whole, tmp_path, monkeypatch):
+def test_a_run_with_all_its_batches_needs_no_model_to_be_finished(config, whole, tmp_path, monkeypatch):
     from codi_tracing.patching.runs import experiment
 
     monkeypatch.setattr(experiment, "finish", lambda out, about: (out / "about.json").write_text(json.dumps(about)))
@@ -414,24 +454,24 @@ def in_a_namespace(script: str, *args: str) -> subprocess.CompletedProcess:
     """Run a shell script where it may mount file systems; skip where nobody may."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
-    env = {**os.environ, "PYTHON": sys.executable, "CODI": "-m codi_tracing"}
+    env = {**os.environ, "PYTHON": sys.executable}
     command = ["unshare", "-rm", "bash", "-c", script, "bash", *args]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
-def test_a_full_disk_and_a_read_only_folder_are_said_in_a_sentence_and_the_run_goes_on(tmp_path, random_checkpoint):
+def test_a_full_disk_and_a_read_only_folder_are_reported_in_a_sentence_and_the_run_resumes(tmp_path, random_checkpoint):
     config = tmp_path / "run.toml"
     pairs = ROOT / "patching/data/arithmetic_pairs.json"
     text = f'name = "t"\ncheckpoint = "{random_checkpoint}"\npairs_per_batch = 2\nmax_new_tokens = 2\n'
     config.write_text(f'{text}[pairs]\nfile = "{pairs}"\nlimit = 8\n')
     script = """
         mkdir -p "$1/disk" && mount -t tmpfs -o size=100k none "$1/disk" || exit 99
-        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run"; echo "full: $?"
-        find "$1/disk/run/shards" -name '*.shard' | wc -l
+        "$PYTHON" -m codi_tracing run "$2" --out "$1/disk/run"; echo "full: $?"
+        find "$1/disk/run/batches" -name '*.parquet' | wc -l
         mount -o remount,ro "$1/disk"
-        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run"; echo "read-only: $?"
+        "$PYTHON" -m codi_tracing run "$2" --out "$1/disk/run"; echo "read-only: $?"
         mount -o remount,rw,size=64m "$1/disk"
-        "$PYTHON" "$CODI" run "$2" --out "$1/disk/run" > /dev/null; echo "again: $?"
+        "$PYTHON" -m codi_tracing run "$2" --out "$1/disk/run" > /dev/null; echo "again: $?"
     """
     done = in_a_namespace(script, str(tmp_path), str(config))
     assert done.returncode != 99, done.stderr

@@ -79,7 +79,7 @@ def test_the_same_run_again_gives_the_same_table(config, run, tmp_path):
     pd.testing.assert_frame_equal(read_table(run / "cells.parquet"), read_table(again / "cells.parquet"))
 
 
-def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
+def test_a_finished_run_is_computed_again_only_with_fresh(config, tmp_path):
     small = limited(config, 2)
     folder = run_experiment(small, tmp_path / "run", progress=False)
     (folder / "note.txt").write_text("mine")
@@ -89,10 +89,12 @@ def test_a_finished_run_is_not_computed_again_but_with_fresh(config, tmp_path):
     assert not (folder / "note.txt").exists()
 
 
-def test_a_run_that_was_cut_short_starts_again(config, run, tmp_path):
+def test_an_interrupted_run_without_its_table_is_resumed(config, run, tmp_path):
     folder = run_experiment(limited(config, 2), tmp_path / "run", progress=False)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({"identity": manifest["identity"], "finished": False}))
+    (folder / "manifest.json").write_text(
+        json.dumps({key: manifest[key] for key in ("format", "identity")} | {"finished": False})
+    )
     (folder / "cells.parquet").unlink()
     run_experiment(limited(config, 2), folder, progress=False)
     assert (folder / "cells.parquet").exists()
@@ -188,7 +190,7 @@ def test_a_config_names_sources_and_means_are_over_all_usable_pairs(config, tmp_
 
 def test_a_grid_that_a_kind_lacks_is_refused(config, tmp_path):
     chosen = RunConfig.model_validate({**config.model_dump(), "kinds": ["latent"]})
-    with pytest.raises(ValueError, match="grid 'layerwise' goes through layers, which kind 'latent' has not"):
+    with pytest.raises(ValueError, match="grid 'layerwise' goes through layers, which kind 'latent' does not have"):
         run_experiment(chosen, tmp_path / "run", progress=False)
 
 

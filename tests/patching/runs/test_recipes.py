@@ -12,7 +12,7 @@ from codi_tracing.analysis.table import check_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import select_pairs
-from codi_tracing.patching.runs.recipes import RECIPES, job, run_recipe
+from codi_tracing.patching.runs.recipes import RECIPES, RunExecutor, run_recipe
 from codi_tracing.traces.model.loading import load_codi
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ def rows(model, pairs, pairs_file):
             config = RunConfig(
                 name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 4}, experiment=experiment, **keys
             )
-            done[experiment] = check_table(run_recipe(job(model, select_pairs(model, pairs, config), config)))
+            done[experiment] = check_table(run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config)))
         return done[experiment]
 
     return run
@@ -48,7 +48,7 @@ def logit_differences(table, **where):
 @pytest.mark.parametrize("experiment", sorted(set(RECIPES) - {"matched"}))  # a random model knows no answer
 def test_every_experiment_has_the_corners_and_a_self_patch_in_its_table(rows, experiment):
     thoughts = logit_differences(
-        rows(experiment), site="thought", n_latents=None, knockout=None, protocol="latent_loop"
+        rows(experiment), kind="thought", n_latents=None, knockout=None, protocol="latent_loop"
     )
     assert set(thoughts["source"]) == {"clean", "corrupted", "unrelated", "self"}
     own = thoughts[thoughts["source"] == "self"]
@@ -81,7 +81,7 @@ def test_influence_is_read_at_every_later_step_and_at_no_other(rows, model):
     assert set(read["freeze"].fillna("total")) == {"total", "between"}
 
 
-def test_the_next_step_is_moved_directly_or_not_at_all(rows):
+def test_the_effect_on_the_next_step_is_direct(rows):
     read = rows("influence").query("metric == 'projection' and read_step == step + 1")
     total, direct = (
         read[read["freeze"].isna() if held is None else read["freeze"] == held]
@@ -92,7 +92,7 @@ def test_the_next_step_is_moved_directly_or_not_at_all(rows):
     np.testing.assert_allclose(total, direct, atol=1e-4)
 
 
-def test_all_prefixes_end_where_all_steps_at_once_do(rows, model, pairs, pairs_file):
+def test_the_longest_prefix_equals_all_steps_at_once(rows, model, pairs, pairs_file):
     from codi_tracing.patching.engine.sweep import sweep
     from codi_tracing.patching.interventions.sites import Site
 
@@ -104,7 +104,7 @@ def test_all_prefixes_end_where_all_steps_at_once_do(rows, model, pairs, pairs_f
     np.testing.assert_allclose(end["patched"], at_once["patched"], atol=EXACT)
 
 
-def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, model):
+def test_the_original_experiment_has_both_protocols_and_both_positions_of_reading(rows, model):
     table = rows("original")
     assert set(table["protocol"]) == {"latent_loop", "single_pass"}
     metrics = {"kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot"}
@@ -114,7 +114,7 @@ def test_the_single_pass_stands_beside_the_loop_and_reads_at_both_places(rows, m
     assert change["single_pass"] <= EXACT < change["latent_loop"]
 
 
-def test_estimates_cover_every_place_and_some_are_verified(rows, model):
+def test_estimates_cover_every_site_and_some_are_verified(rows, model):
     table = rows("attribution")
     estimated = table[table["metric"] == "logit_difference_estimate"]
     places = ["kind", "layer", "step", "head"]
@@ -134,24 +134,24 @@ def test_the_shipped_thought_computes_on_a_donors_intermediate_and_then_gives_th
     config = RunConfig(
         name="test", checkpoint="thought", pairs={"file": SHIPPED, "limit": 6}, experiment="matched", extra_problems=300
     )
-    todo = job(thought, select_pairs(thought, pairs, config), config)
-    table = run_recipe(todo)
+    executor = RunExecutor(thought, select_pairs(thought, pairs, config), config)
+    table = run_recipe(executor)
     shares = matched_shares(table).query("source == 'clean' and written == 'prefix' and intermediate == 2")
     told_apart = shares.query("intermediate_is == 'different' and answer_is == 'different'")
     by_step = told_apart.set_index(["answer", "step"])["share"]
     assert by_step["hybrid", 3] >= 0.8
     assert by_step["donor", 3] <= 0.2
     assert by_step["donor", 5] == 1.0
-    assert todo.notes["matches"]["used 2:different:different"] == 6
+    assert executor.notes["matches"]["used 2:different:different"] == 6
 
 
 def test_a_model_that_knows_no_answer_has_no_matched_pairs(model, pairs, pairs_file):
     config = RunConfig(name="test", checkpoint="model", pairs={"file": pairs_file}, experiment="matched")
     with pytest.raises(ValueError, match=r"the model answers none of \d+ matched pairs rightly"):
-        run_recipe(job(model, select_pairs(model, pairs, config), config))
+        run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
 
 
-def test_every_subset_of_steps_is_played_in_both_games(rows, model):
+def test_every_subset_of_steps_is_in_both_games(rows, model):
     table = rows("shapley")
     games = table[table["step_set"].notna()]
     assert games["step_set"].nunique() == 2**model.n_latents - 2
@@ -160,12 +160,12 @@ def test_every_subset_of_steps_is_played_in_both_games(rows, model):
     assert set(counts) == {2**model.n_latents - 2}
 
 
-def test_a_cut_edge_is_a_run_of_its_own_in_a_sweep(model, pairs, pairs_file):
+def test_a_knockout_is_a_cell_of_its_own_in_a_sweep(model, pairs, pairs_file):
     config = RunConfig(
         name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 2}, knockouts=["answer-question", "3-1@0"],
         directions=["denoising"], metrics=["logit_difference"],
     )  # fmt: skip
-    table = run_recipe(job(model, select_pairs(model, pairs, config), config))
+    table = run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
     knockout = table[table["knockout"].notna()]
     assert sorted(knockout["knockout"].unique()) == ["3-1@0", "answer-question"]
     assert (knockout["source"] == "self").all()
@@ -175,8 +175,8 @@ def test_a_cut_edge_is_a_run_of_its_own_in_a_sweep(model, pairs, pairs_file):
 def test_default_sources_that_cannot_be_written_are_left_out_and_named_ones_refused(model, pairs, pairs_file):
     about = {"name": "test", "checkpoint": "model", "pairs": {"file": pairs_file, "limit": 2}, "kinds": ["kv"]}
     config = RunConfig(**about, metrics=["logit_difference"])
-    table = run_recipe(job(model, select_pairs(model, pairs, config), config))
+    table = run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
     assert "noise" not in set(table["source"])
     config = RunConfig(**about, sources=["noise"])
     with pytest.raises(ValueError, match="source 'noise' cannot be written at 'kv'; use it at latent, resid"):
-        run_recipe(job(model, select_pairs(model, pairs, config), config))
+        run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))

@@ -21,12 +21,12 @@ from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, question_ids
 from codi_tracing.traces.model.checkpoint import CARD, CheckpointError, read_card
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.word_problems import fresh
+from codi_tracing.traces.training.word_problems import draw_problems
 from tests.support.upstream import random_base, save_upstream, write_upstream
 
 ROOT = Path(__file__).parents[3]
-QUESTIONS = [problem.question for problem in fresh(seed=3, count=4)]
-TEXTS = [*(problem.question for problem in fresh(seed=4, count=200)), *["The answer is: 18"] * 20]
+QUESTIONS = [problem.question for problem in draw_problems(seed=3, count=4)]
+TEXTS = [*(problem.question for problem in draw_problems(seed=4, count=200)), *["The answer is: 18"] * 20]
 EVERY = [(family, tied) for family in ("llama", "gpt2") for tied in (True, False)]
 
 
@@ -142,7 +142,7 @@ def test_safetensors_with_tied_weights_stored_once_is_read_the_same(tmp_path):
     for name in ("bin", "safetensors"):
         write_upstream(tmp_path / name, "llama", TEXTS, safetensors=name == "safetensors")
         convert(tmp_path / name / "codi", tmp_path / name / "base", tmp_path / name / "out", alpha=16)
-    one, two = (load_file(tmp_path / name / "out" / "thought.safetensors") for name in ("bin", "safetensors"))
+    one, two = (load_file(tmp_path / name / "out" / "codi.safetensors") for name in ("bin", "safetensors"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -202,7 +202,7 @@ def change(part, function):
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (drop("prj."), "has no projection (prj.1, prj.3, prj.ln), so it cannot think"),
+        (drop("prj."), "has no projection (prj.1, prj.3, prj.ln); give a model trained with use_prj"),
         (drop("prj.3.bias"), "1 missing, the first is prj.3.bias"),
         (drop("lora_"), "adapts none of c_attn, c_proj, c_fc"),
         (drop("h.1.attn.c_attn.lora_B"), "1 missing, the first is codi.base_model.model.transformer.h.1"),
@@ -210,17 +210,17 @@ def change(part, function):
         (drop("codi."), "is no CODI state dict: none of its 6 tensors is under 'codi.base_model.model.'"),
         (lambda state: {}, "is no CODI state dict: none of its 0 tensors"),
         (lambda state: {**state, "optimizer": torch.zeros(2)}, "1 unexpected, the first is optimizer"),
-        (change("wte", lambda t: t[:-3]), "has 400 rows, wanted 403: the rows of pad, BoT and EoT are missing"),
-        (change("wte", lambda t: t[:-9]), "embedding has 394 rows, wanted 403; it was trained over another base"),
-        (change("c_fc.lora_A", lambda t: t[:4]), "lora_A.default.weight has shape [4, 32], wanted [8, 32]"),
-        (change("prj.ln.weight", lambda t: t[:4]), "prj.ln.weight has shape [4], wanted [32]"),
+        (change("wte", lambda t: t[:-3]), "has 400 rows, expected 403: the rows of pad, BoT and EoT are missing"),
+        (change("wte", lambda t: t[:-9]), "embedding has 394 rows, expected 403; it was trained over another base"),
+        (change("c_fc.lora_A", lambda t: t[:4]), "lora_A.default.weight has shape [4, 32], expected [8, 32]"),
+        (change("prj.ln.weight", lambda t: t[:4]), "prj.ln.weight has shape [4], expected [32]"),
         (change("lm_head", lambda t: t + 1), "its LM head differs from its embedding"),
         (change("prj.1.weight", lambda t: t[0, 0]), "prj.1.weight is float32 of shape [], torch.strided on cpu"),
-        (change("lora_A", lambda t: t[:0]), "is float32 of shape [0, 32], torch.strided on cpu; wanted plain float32"),
+        (change("lora_A", lambda t: t[:0]), "float32 of shape [0, 32], torch.strided on cpu; expected plain float32"),
         (change("", lambda t: t.to(torch.int8)), "is int8 of shape"),
         (change("wte", lambda t: t.double()), "is float64 of shape"),
         (change("prj.3.weight", lambda t: t.to_sparse()), "torch.sparse_coo on cpu"),
-        (change("prj.3.weight", lambda t: t.to("meta")), "on meta; wanted plain"),
+        (change("prj.3.weight", lambda t: t.to("meta")), "on meta; expected plain"),
         (change("prj.3.weight", lambda t: t * torch.nan), "prj.3.weight holds NaN or infinity"),
         (change("h.1.mlp.c_fc.lora_B", lambda t: t / 0), "c_fc.lora_B.default.weight holds NaN or infinity"),
         (lambda state: {**state, f"{PREFIX}transformer.h.7.attn.bias": torch.zeros(1, 1, 2, 2)}, "1 unexpected, the"),
@@ -254,16 +254,16 @@ def test_a_base_of_another_size_or_family_is_refused(state, gpt2, tmp_path):
 
 
 def test_alpha_is_never_guessed(state, gpt2, tmp_path):
-    assert "no config beside the weights says LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
+    assert "no config beside the weights gives LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
     beside = tmp_path / "codi" / "config.json"
     for text, sentence in (
         ('{"lora_alpha": 32}', "about LoRA's alpha, --alpha says 16 and config.json says 32; settle on one"),
-        ('{"lora_alpha": 1e999}', "'lora_alpha' is inf, wanted a number above 0"),
+        ('{"lora_alpha": 1e999}', "'lora_alpha' is inf, expected a number above 0"),
         (f'{{"lora_alpha": 1{"0" * 400}}}', "'lora_alpha' is 1000000000000000000"),
         ('{"lora_alpha": 16, "r": 99}', "its LoRA has rank 8, config.json beside it says 99"),
-        ('{"rank_pattern": {"c_fc": 4}}', "'rank_pattern' is {'c_fc': 4}, wanted plain LoRA"),
-        ('{"lora_alpha": "x"}', "'lora_alpha' is x, wanted a number above 0"),
-        ('{"lora_alpha": 16, "use_rslora": true}', "'use_rslora' is True, wanted plain LoRA"),
+        ('{"rank_pattern": {"c_fc": 4}}', "'rank_pattern' is {'c_fc': 4}, expected plain LoRA"),
+        ('{"lora_alpha": "x"}', "'lora_alpha' is x, expected a number above 0"),
+        ('{"lora_alpha": 16, "use_rslora": true}', "'use_rslora' is True, expected plain LoRA"),
         ("{", "config.json: cannot be read"),
     ):
         beside.write_text(text)
@@ -298,7 +298,7 @@ def test_a_damaged_file_is_one_sentence(name, content, gpt2, state, tmp_path):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
 
-def test_a_source_that_is_not_there_is_one_sentence(gpt2, tmp_path):
+def test_a_missing_source_is_one_sentence(gpt2, tmp_path):
     (tmp_path / "empty").mkdir()
     for source, sentence in (
         (tmp_path / "empty", "holds neither model.safetensors nor pytorch_model.bin"),
@@ -312,7 +312,7 @@ def test_a_source_that_is_not_there_is_one_sentence(gpt2, tmp_path):
 
 
 @pytest.mark.parametrize("edit", [{"n_embd": "x"}, {"n_head": 0}, {"n_embd": -4}, {"model_type": ["gpt2"]}])
-def test_a_base_whose_config_means_nothing_is_one_sentence(gpt2, tmp_path, edit):
+def test_a_base_with_an_invalid_config_is_one_sentence(gpt2, tmp_path, edit):
     shutil.copytree(gpt2[0] / "base", tmp_path / "base")
     path = tmp_path / "base" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
@@ -326,20 +326,20 @@ def test_the_current_folder_is_not_replaced(gpt2, tmp_path, monkeypatch):
         convert(gpt2[0] / "codi", gpt2[0] / "base", Path("."), alpha=16)
 
 
-def test_a_record_that_was_cut_short_is_refused(gpt2, state, tmp_path):
+def test_a_truncated_record_is_refused(gpt2, state, tmp_path):
     save_upstream(state, tmp_path / "codi")
     path = tmp_path / "codi" / "pytorch_model.bin"
     with zipfile.ZipFile(path) as whole:
         records = {entry: whole.read(entry) for entry in whole.namelist()}
-    knockout = next(name for name in records if name.endswith("data/3"))
+    truncated = next(name for name in records if name.endswith("data/3"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as short:
         for name, content in records.items():
-            short.writestr(name, content[:4] if name == knockout else content)
-    with pytest.raises(CheckpointError, match=r"bytes of tensors where \d+ are needed; restore|cannot be read"):
+            short.writestr(name, content[:4] if name == truncated else content)
+    with pytest.raises(CheckpointError, match=r"bytes of tensors, expected \d+; restore|cannot be read"):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
 
-def test_what_is_there_is_never_overwritten(gpt2, tmp_path):
+def test_an_existing_folder_is_never_overwritten(gpt2, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
     with pytest.raises(CheckpointError, match="exists already; choose another folder with --out"):
@@ -387,8 +387,8 @@ def test_the_command_prints_the_report_of_a_refusal_too(codi, gpt2, state):
     [
         (["nowhere/at/all"], "nowhere/at/all: no such file or folder"),
         (["zen-E/CODI-gpt2"], "fetch it once while online: hf download zen-E/CODI-gpt2"),
-        ([".", "--alpha", "0"], "--alpha is 0, wanted a number above 0"),
-        ([".", "--alpha", "inf"], "--alpha is inf, wanted a number above 0"),
+        ([".", "--alpha", "0"], "--alpha is 0, expected a number above 0"),
+        ([".", "--alpha", "inf"], "--alpha is inf, expected a number above 0"),
     ],
 )
 def test_bad_input_at_the_command_line_is_one_sentence(codi, gpt2, words, sentence):

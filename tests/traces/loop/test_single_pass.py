@@ -80,8 +80,8 @@ def test_every_earlier_layer_changes_something_at_every_pad(both, pairs):
 def test_an_exchanged_thought_is_surgery_on_the_cache_of_the_pads(both, pairs, direction):
     ready, _ = tokenize_pairs(both, pairs[2:3])
     table = sweep_cells(
-        both, ready, make_cells([THOUGHT], [other], [direction]), metrics=["logit_difference", "answer"], max_new_tokens=6,
-        **SINGLE_PASS,
+        both, ready, make_cells([THOUGHT], [other], [direction]), metrics=["logit_difference", "answer"],
+        max_new_tokens=6, **SINGLE_PASS,
     )  # fmt: skip
     for p in ready:
         host, donor = hosts(p, direction)
@@ -122,7 +122,7 @@ def test_zero_is_written_at_the_pads_as_by_hooks(both, pairs):
         for site in sites:
             writes = {(site.kind, site.layer, site.step, None): 0.0}
             alone = single_pass_alone(both, p.pair.clean.question, p.forced, writes)
-            assert patched(table, p, site=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
+            assert patched(table, p, kind=site.kind) == pytest.approx(difference(p, alone), abs=EXACT), site
 
 
 def test_blocks_and_batches_do_not_matter_to_the_single_pass(both, pairs):

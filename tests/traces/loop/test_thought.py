@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from codi_tracing.traces.lens import ask
-from codi_tracing.traces.loop.thought import record, run
+from codi_tracing.traces.loop.recording import record
+from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, question_ids
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.text import clean_text, last_number
 
 EXACT = 1e-5
 
@@ -87,61 +86,6 @@ def test_exchanging_thoughts_back_and_forth_changes_nothing_and_once_changes_som
     own, same, swapped = run(model, rows, prefix).forced.at_read[0], thinking(1, 0, 2), thinking(2, 1, 0)
     torch.testing.assert_close(own, same, atol=EXACT, rtol=0)
     assert (own[0] - swapped[0]).abs().max() > 100 * EXACT
-
-
-def test_a_users_function_runs_inside_every_latent_step(model, problems):
-    calls = []
-
-    def silence(block, layer, step):
-        calls.append((layer, step))
-        if (layer, step) == (1, 2):
-            block.output[:, 0] = 0.0
-
-    questions = [p.question for p in problems[:2]]
-    edited, plain = record(model, questions, edits=[silence]), record(model, questions)
-    assert calls == [(layer, step) for step in range(model.n_latents) for layer in range(model.n_layers)]
-    assert (edited.resid[:, 1, 2] == 0).all()
-    torch.testing.assert_close(edited.resid[:, :, :2], plain.resid[:, :, :2])
-    assert (edited.logits - plain.logits).abs().max() > 100 * EXACT
-
-
-def test_the_serialised_run_equals_the_local_one(model, problems):
-    questions = [p.question for p in problems[:2]]
-    torch.testing.assert_close(
-        record(model, questions, remote="local").logits, record(model, questions).logits, atol=EXACT, rtol=0
-    )
-
-
-def test_sizes_are_read_off_the_model(model):
-    assert (model.n_layers, model.n_latents, model.d_model) == (3, 6, 32)
-    assert model.loaded.complete
-    assert model.loaded.landed == 21
-
-
-def test_text_is_stripped_and_double_spaces_collapse():
-    assert clean_text("  Ann has  2 pens. ") == "Ann has 2 pens."
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("The answer is: 18", 18), ("12, then 1,234", 1234), ("-3.5", -3.5), ("5 apples.", 5)]
-)
-def test_the_answer_is_the_last_number_of_the_text(text, number):
-    assert last_number(text) == number
-
-
-def test_a_text_without_a_number_has_no_answer():
-    assert last_number("none") != last_number("none")
-
-
-def test_asking_names_the_nearest_tokens_of_every_step(model, problems):
-    asked = ask(model, problems[0].question)
-    assert len(asked.steps) == model.n_latents
-    assert asked.answer_text == record(model, [problems[0].question]).answers[0]
-
-
-def test_a_question_with_unknown_words_is_refused(model):
-    with pytest.raises(ValueError, match="unknown to this checkpoint"):
-        ask(model, "Xerxes has 3 skateboards. How many skateboards does Xerxes have?")
 
 
 def test_bfloat16_runs_and_stays_close(random_checkpoint, problems):

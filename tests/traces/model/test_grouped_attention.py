@@ -1,15 +1,15 @@
-"""Heads that share keys, attended together, give what each would give alone."""
+"""Attention of heads that share keys, computed together, equals that of each head alone."""
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.grouped_attention import NAME, additive, grouped_attention
 from codi_tracing.traces.model.loading import load_codi
 
 
-def seen_by_chance(rows, queries, keys):
+def random_mask(rows, queries, keys):
     seen = torch.rand(rows, queries, keys, generator=torch.Generator().manual_seed(0)) < 0.5
     return seen | torch.eye(queries, keys, dtype=torch.bool)
 
@@ -19,18 +19,18 @@ def test_grouped_attention_equals_attention_with_repeated_keys(heads, shared):
     generator = torch.Generator().manual_seed(1)
     query = torch.randn(2, heads, 5, 16, generator=generator)
     key, value = (torch.randn(2, shared, 23, 16, generator=generator) for _ in range(2))
-    seen = seen_by_chance(2, 5, 23)
+    seen = random_mask(2, 5, 23)
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = heads // shared, True
     mask = additive(seen, heads // shared, torch.float32)
     found, _ = grouped_attention(module, query, key, value, mask, scaling=0.3)
     repeated = (tensor.repeat_interleave(heads // shared, 1) for tensor in (key, value))
-    wanted = scaled_dot_product_attention(query, *repeated, attn_mask=seen[:, None], scale=0.3)
-    torch.testing.assert_close(found, wanted.transpose(1, 2))
+    expected = scaled_dot_product_attention(query, *repeated, attn_mask=seen[:, None], scale=0.3)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-def test_a_mask_adds_nothing_to_what_is_seen_and_hides_the_rest_in_every_head_of_a_group():
-    seen = seen_by_chance(2, 3, 7)
+def test_an_additive_mask_is_zero_where_a_key_is_seen_and_minus_infinity_elsewhere():
+    seen = random_mask(2, 3, 7)
     mask = additive(seen, 4, torch.bfloat16)
     assert mask.shape == (2, 1, 12, 7)
     assert (mask.unflatten(2, (4, 3)) == torch.where(seen, 0.0, -torch.inf)[:, None, None]).all()

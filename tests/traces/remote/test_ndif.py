@@ -1,4 +1,4 @@
-"""What fails on a deployment is said in a sentence; what is lost is sent again, what is hopeless is not."""
+"""Every failure on a deployment is one sentence; a lost job is sent again, a refused one is not."""
 
 import httpx
 import pytest
@@ -7,13 +7,13 @@ from websocket import WebSocketAddressException, WebSocketConnectionClosedExcept
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.remote import ndif as deployment
-from codi_tracing.traces.remote.ndif import DeploymentError, Job, host_of, is_passing, told
+from codi_tracing.traces.remote.ndif import DeploymentError, NdifJob, address_of, explained, is_temporary
 
 HOST = "http://a.host"
 
 
-def sent_badly(text: str, status: int | None = None) -> RemoteError:
-    """What nnsight raises where a request was not taken."""
+def send_error(text: str, status: int | None = None) -> RemoteError:
+    """nnsight's error after a request that was not accepted."""
     error = RemoteError(f"Failed to send request: {text}")
     if status is not None:
         request = httpx.Request("POST", HOST)
@@ -28,16 +28,16 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
             ConnectionRefusedError(111, "Connection refused"),
             "the connection is refused; is a deployment running there?",
         ),
-        (sent_badly("[Errno 111] Connection refused"), "the connection is refused"),
+        (send_error("[Errno 111] Connection refused"), "the connection is refused"),
         (
             WebSocketAddressException("[Errno -2] Name or service not known"),
-            "this address is not known; look at",
+            "this address is unknown; check remote.host",
         ),
         (
-            sent_badly("Missing or invalid API key. Get one", 401),
+            send_error("Missing or invalid API key. Get one", 401),
             "Missing or invalid API key; set",
         ),
-        (sent_badly("Invalid API key format: 'secret'", 400), "Invalid API key format; set NDIF_API_KEY"),
+        (send_error("Invalid API key format: 'secret'", 400), "Invalid API key format; set NDIF_API_KEY"),
         (
             RemoteError("Could not deploy this model. could not read 'a/b' from the Hub."),
             "name a base that it can",
@@ -47,12 +47,12 @@ def sent_badly(text: str, status: int | None = None) -> RemoteError:
             RemoteError("Traceback\n  line\nIndexError: index 100 is out of bounds"),
             "the job failed there: IndexError:",
         ),
-        (sent_badly("Service temporarily unavailable.", 503), "is not available now (Service temporarily unavailable)"),
-        (WebSocketConnectionClosedException("gone"), "the connection was lost (gone); run it again, it goes on"),
+        (send_error("Service temporarily unavailable.", 503), "is not available now (Service temporarily unavailable)"),
+        (WebSocketConnectionClosedException("gone"), "the connection was lost (gone); run it again to resume"),
     ],
 )
 def test_every_failure_is_one_sentence_that_names_the_host_and_what_to_do(error, sentence):
-    said = told(error, HOST)
+    said = explained(error, HOST)
     assert isinstance(said, DeploymentError)
     assert str(said).startswith(f"{HOST}: ")
     assert sentence in str(said)
@@ -60,41 +60,41 @@ def test_every_failure_is_one_sentence_that_names_the_host_and_what_to_do(error,
     assert "secret" not in str(said)
 
 
-def test_memory_that_runs_out_there_is_memory_that_ran_out():
-    assert isinstance(told(RemoteError("torch.OutOfMemoryError: CUDA out of memory. Tried"), HOST), MemoryError)
+def test_memory_that_runs_out_on_a_deployment_is_a_memory_error():
+    assert isinstance(explained(RemoteError("torch.OutOfMemoryError: CUDA out of memory. Tried"), HOST), MemoryError)
 
 
 @pytest.mark.parametrize(
-    ("error", "passing"),
+    ("error", "temporary"),
     [
         (WebSocketConnectionClosedException("gone"), True),
         (ConnectionResetError(), True),
         (httpx.ReadTimeout("slow"), True),
-        (sent_badly("Service temporarily unavailable", 503), True),
+        (send_error("Service temporarily unavailable", 503), True),
         (RemoteError("Replica was evicted while processing your request."), True),
-        (sent_badly("Internal server error.", 500), False),
-        (sent_badly("Invalid API key.", 403), False),
+        (send_error("Internal server error.", 500), False),
+        (send_error("Invalid API key.", 403), False),
         (RemoteError("IndexError"), False),
         (ValueError("a bug of ours"), False),
     ],
 )
-def test_a_lost_connection_passes_and_a_refusal_does_not(error, passing):
-    assert is_passing(error) is passing
+def test_a_lost_connection_is_temporary_and_a_refusal_is_not(error, temporary):
+    assert is_temporary(error) is temporary
 
 
-class Line:
-    """Stands for a request that was sent: what is heard of it, one after the other."""
+class ScriptedRequest:
+    """A request whose messages are given."""
 
     state = "RUNNING"
 
-    def __init__(self, *heard):
-        self.heard, self.closed = list(heard), False
+    def __init__(self, *messages):
+        self.messages, self.closed = list(messages), False
 
-    def hear(self, seconds):
-        news = self.heard.pop(0)
-        if isinstance(news, Exception):
-            raise news
-        return news
+    def poll_socket(self, seconds):
+        message = self.messages.pop(0)
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def close(self):
         self.closed = True
@@ -102,61 +102,61 @@ class Line:
 
 @pytest.fixture
 def job(monkeypatch):
-    """A job whose requests are what a test says they are."""
+    """A job with scripted requests."""
     monkeypatch.setattr(deployment, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(deployment, "REACHED", {HOST})
 
     def make(*lines, **place):
         lines = list(lines)
         monkeypatch.setattr(deployment, "send", lambda *_: lines.pop(0))
-        return Job(None, None, Remote(host=HOST, **place))
+        return NdifJob(None, None, Remote(host=HOST, **place))
 
     return make
 
 
 def test_a_job_whose_connection_is_lost_is_sent_again_and_waits_longer_each_time(job):
-    lost = [Line(None, ConnectionResetError()) for _ in range(2)]
-    sent = job(*lost, Line(None, {"value": 7}), retries=2)
+    lost = [ScriptedRequest(None, ConnectionResetError()) for _ in range(2)]
+    sent = job(*lost, ScriptedRequest(None, {"value": 7}), retries=2)
     assert sent.result() == 7
     assert (sent.tries, sent.state) == (2, "COMPLETED")
     assert sent.wait == pytest.approx(0.04)
     assert all(line.closed for line in lost)
 
 
-def test_a_job_is_given_up_after_so_many_tries(job):
+def test_a_job_fails_after_the_last_retry(job):
     with pytest.raises(DeploymentError, match="the connection was lost"):
-        job(*[Line(ConnectionResetError()) for _ in range(3)], retries=2).result()
+        job(*[ScriptedRequest(ConnectionResetError()) for _ in range(3)], retries=2).result()
 
 
-def test_a_job_that_takes_too_long_is_given_up(job):
-    line = Line(*[None] * 1000)
+def test_a_job_that_exceeds_the_timeout_fails(job):
+    line = ScriptedRequest(*[None] * 1000)
     with pytest.raises(DeploymentError, match="a job is still RUNNING after 1e-09 seconds; try later, or raise remote"):
         job(line, timeout=1e-9).result()
     assert line.closed
 
 
-def test_a_request_too_large_to_arrive_is_not_sent(monkeypatch):
+def test_a_request_above_the_largest_size_is_not_sent(monkeypatch):
     from nnsight.intervention.backends.remote import RemoteBackend
 
     monkeypatch.setattr(RemoteBackend, "_serialize", lambda self, tracer: b"x" * (3 * 2**20))
-    monkeypatch.setattr(deployment, "LARGEST", 2**20)
+    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 2**20)
     with pytest.raises(DeploymentError, match="a job's request is 3 MiB, and more than 1 are not known to arrive"):
-        deployment.Sent("key", host=HOST)._serialize(None)
+        deployment.JobRequest("key", host=HOST)._serialize(None)
 
 
-def test_an_address_is_taken_without_its_last_slash_and_nnsights_own_where_none_is_given(monkeypatch):
+def test_an_address_loses_its_last_slash_and_defaults_to_nnsights(monkeypatch):
     import nnsight
 
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://its.own/")
-    assert host_of(Remote(host="http://a.host/")) == HOST
-    assert host_of(Remote()) == "https://its.own"
+    assert address_of(Remote(host="http://a.host/")) == HOST
+    assert address_of(Remote()) == "https://its.own"
 
 
-def test_what_is_no_deployment_is_told_apart_from_one_that_is_away(monkeypatch):
+def test_a_server_that_is_no_deployment_is_named_as_such(monkeypatch):
     def answer(code, text):
         request = httpx.Request("GET", HOST)
         monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(code, text=text, request=request))
-        return deployment.greet(Remote(host=HOST))
+        return deployment.deployment_status(Remote(host=HOST))
 
     assert answer(200, '{"deployments": {}}') == {"deployments": {}}
     with pytest.raises(DeploymentError, match="answers 404 to /status; is it an NDIF deployment?"):
@@ -165,7 +165,7 @@ def test_what_is_no_deployment_is_told_apart_from_one_that_is_away(monkeypatch):
         answer(200, "<html>")
 
 
-def test_a_plan_names_the_limit_that_a_request_is_held_to():
+def test_a_plan_uses_the_same_largest_request():
     from codi_tracing.patching.plan import cost as costs
 
-    assert costs.LARGEST == deployment.LARGEST
+    assert costs.LARGEST == deployment.LARGEST_REQUEST

@@ -1,12 +1,17 @@
-"""Where a session runs changes nothing: every path, serialised as it would be sent to a deployment."""
+"""Results do not depend on where a session runs: every path, serialised as for a deployment."""
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from nnsight import register
+from nnsight.intervention.serialization import dumps
 
 from codi_tracing.configs.schema import Remote, RunConfig
 from codi_tracing.patching.engine.attribution import attribute
@@ -18,20 +23,44 @@ from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.runs.experiment import run_experiment
 from codi_tracing.traces.evaluate import answers
 from codi_tracing.traces.lens import ask, attention_of, logit_lens
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.traces.loop import thought
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
-from codi_tracing.traces.remote.session import place_of
+from codi_tracing.traces.remote.session import PACKAGE, deployment_of, start
 from codi_tracing.traces.remote.submitted_jobs import Ledger
 from tests.conftest import ROOT
 
 EXACT = 1e-5
-THERE = "http://127.0.0.1:9"  # nobody is there
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "codi_tracing":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import nnsight, torch
+from nnsight.intervention.serialization import loads
+from nnsight.modeling.transformers import TransformersModel
+
+base, adapter, sent, out = sys.argv[1:]
+lm = TransformersModel(base, task="text-generation", peft=adapter, dtype=torch.float32, device_map="cpu", dispatch=True)
+results = []
+for blob in torch.load(sent):
+    body = loads(blob, lm._remoteable_persistent_objects())
+    with torch.no_grad(), lm.session():
+        value = nnsight.save(body())
+    results.append(value)
+torch.save(results, out)
+"""
+THERE = "http://127.0.0.1:9"  # no server listens there
 
 
 @pytest.fixture(scope="module")
 def dry(random_checkpoint):
-    """The random model, every session of which is serialised first."""
+    """The random model; every session is serialised first."""
     return load_codi(random_checkpoint, device="cpu", remote="local")
 
 
@@ -49,7 +78,7 @@ def test_recording_the_lens_attention_and_answers_are_the_same_serialised(model,
     assert ask(model, questions[0]) == ask(dry, questions[0])
 
 
-def test_a_users_edit_and_what_it_writes_are_sent_along(model, dry, problems):
+def test_a_users_edit_travels_with_the_values_that_it_writes(model, dry, problems):
     vector = torch.randn(model.d_model)
 
     def write(block, layer, step):
@@ -88,8 +117,8 @@ def test_a_sweep_is_the_same_serialised(model, dry, pairs, options):
 
 def test_an_experiment_is_the_same_serialised(tmp_path, random_checkpoint, pairs_file):
     config = RunConfig(
-        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge=False, device="cpu",
-        metrics=("logit_difference",), memory=1.0,
+        name="dry", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 3}, merge_lora=False,
+        device="cpu", metrics=("logit_difference",), memory=1.0,
     )  # fmt: skip
     tables = {
         where: pd.read_parquet(run_experiment(one, tmp_path / where, progress=False) / "cells.parquet")
@@ -98,7 +127,30 @@ def test_an_experiment_is_the_same_serialised(tmp_path, random_checkpoint, pairs
     pd.testing.assert_frame_equal(tables["here"], tables["dry"], atol=EXACT)
 
 
-def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_machine():
+def test_a_sweep_runs_in_a_process_that_lacks_this_package(random_checkpoint, pairs, tmp_path, monkeypatch):
+    model, blobs, here = load_codi(random_checkpoint, device="cpu"), [], []
+    model.lm._module.set_attn_implementation("sdpa")  # a deployment's
+
+    def start_and_record(model, body, **options):
+        blobs.append(dumps(body))
+        started = start(model, body)
+        here.append(started.result())
+        return started
+
+    register(PACKAGE)
+    monkeypatch.setattr(thought, "start", start_and_record)
+    options = {"metrics": ["logit_difference", "logprob_clean", "answer"], "step_metrics": ["projection"]}
+    sweep(model, pairs[:1], sitewise(model), [other], freeze=["K_A"], **options)
+    torch.save(blobs, tmp_path / "sent.pt")
+    base, adapter = (str(random_checkpoint / name) for name in ("base", "adapter"))
+    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, base, adapter, tmp_path / "sent.pt", tmp_path / "results.pt"]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})
+    there = torch.load(tmp_path / "results.pt")
+    assert len(there) == len(here) > 0
+    torch.testing.assert_close(there, here, atol=EXACT, rtol=EXACT)
+
+
+def test_a_model_on_a_deployment_has_no_weights_here_and_sends_no_path_of_this_machine():
     model = load_codi(ROOT / "traces" / "embedded" / "thought", remote=THERE)
     assert {parameter.device.type for parameter in model.lm._module.parameters()} == {"meta"}
     assert (model.n_layers, model.n_latents, model.device.type, model.group) == (4, 6, "cpu", 1)
@@ -108,15 +160,15 @@ def test_a_model_of_a_deployment_has_no_weights_here_and_names_nothing_of_this_m
     assert (sent.folder.parts, sent.deployment, sent.ledger) == (("thought",), None, None)
 
 
-def test_where_a_session_runs_is_said_for_a_model_or_for_a_call(model, dry):
-    assert place_of(model, None) is None
-    assert place_of(dry, None) == Remote(host="local")
-    assert place_of(dry, False) is None
-    assert place_of(model, True) == Remote()
-    assert place_of(model, THERE) == Remote(host=THERE)
+def test_the_deployment_is_set_by_the_model_or_by_the_call(model, dry):
+    assert deployment_of(model, None) is None
+    assert deployment_of(dry, None) == Remote(host="local")
+    assert deployment_of(dry, False) is None
+    assert deployment_of(model, True) == Remote()
+    assert deployment_of(model, THERE) == Remote(host=THERE)
 
 
-def test_gradients_are_refused_on_a_deployment_before_anything_is_sent(model, pairs):
+def test_gradients_are_refused_on_a_deployment_before_a_job_is_sent(model, pairs):
     with pytest.raises(ValueError, match="a deployment's sandbox computes no gradients; load the model here"):
         attribute(model, tokenize_pairs(model, pairs[:1])[0], ["resid"], ["denoising"], remote=THERE)
 
@@ -128,6 +180,6 @@ def test_an_edge_of_one_layer_is_refused_on_a_deployment_and_cut_serialised(mode
     pd.testing.assert_frame_equal(sweep(model, pairs[:1], **options), sweep(dry, pairs[:1], **options), atol=EXACT)
 
 
-def test_a_deployment_that_was_never_reached_is_not_waited_for(model, pairs):
+def test_an_unreachable_deployment_fails_at_once(model, pairs):
     with pytest.raises(DeploymentError, match=f"{THERE}: the connection is refused; is a deployment running there?"):
         sweep(model, pairs[:1], [Site("resid", 0, 0)], [other], metrics=["logit_difference"], remote=THERE)

@@ -1,4 +1,4 @@
-"""Submitted jobs are written down before anything else, sent once, and told by their state."""
+"""A submitted job is recorded at once, submitted once, and reported by its state."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_collecting_sends_nothing(tmp_path):
     assert ledger.submitted(ledger.next(), lambda: pytest.fail("was sent")) is None
 
 
-def test_a_job_that_failed_is_sent_again_the_next_time(tmp_path):
+def test_a_failed_job_is_submitted_again_the_next_time(tmp_path):
     ledger = Ledger(tmp_path / "jobs.json", sending=True)
     ledger.submitted("a", lambda: "first")
     ledger.forget("a")
@@ -38,7 +38,7 @@ def test_a_job_that_failed_is_sent_again_the_next_time(tmp_path):
     assert again.submitted("a", lambda: "second") == "second"
 
 
-def test_a_job_is_lost_once_it_is_away_for_longer_than_is_waited(tmp_path):
+def test_a_job_is_lost_after_the_ledgers_patience(tmp_path):
     for patience, lost in ((3600.0, False), (-1.0, True)):
         ledger = Ledger(tmp_path / "jobs.json", sending=True, patience=patience)
         ledger.submitted("a", lambda: "id")
@@ -46,7 +46,7 @@ def test_a_job_is_lost_once_it_is_away_for_longer_than_is_waited(tmp_path):
         assert not ledger.is_lost("never sent")
 
 
-def test_what_is_pending_is_counted_by_state(tmp_path):
+def test_pending_jobs_are_counted_by_state(tmp_path):
     ledger = Ledger(tmp_path / "jobs.json", sending=False, pending={"a": "QUEUED", "b": "RUNNING", "c": "QUEUED"})
     assert ledger.sentence() == "3 jobs are not finished (2 queued, 1 running); collect them later: codi remote collect"
 

@@ -1,14 +1,16 @@
-"""Training: the plain-PyTorch loop of the student is the loop that is traced, and the recipe does what it says."""
+"""Training: the student's loop in plain PyTorch equals the traced loop, and the recipe has its effects."""
 
 import pytest
 import torch
 
-from codi_tracing.configs.schema import TrainConfig
-from codi_tracing.traces.loop.thought import record
+from codi_tracing.configs.train_schema import TrainConfig
+from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids
 from codi_tracing.traces.model.checkpoint import read_card
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.training.train import Sampler, Thinker, longest_chain, merged_weights, schedule, train
+from codi_tracing.traces.training.batches import BatchSampler
+from codi_tracing.traces.training.distillation import Thinker, merged_weights
+from codi_tracing.traces.training.train import schedule, train
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def test_a_trained_checkpoint_loads_and_declares_its_recipe(trained):
     assert {"loss", "student", "teacher", "distill", "decode"} <= set().union(*(figures for _, figures in reports))
 
 
-def test_training_goes_on_from_a_checkpoint_and_remembers_it(trained):
+def test_training_continues_from_a_checkpoint_and_records_its_recipe(trained):
     folder, _ = trained
     optimiser = {"steps": 1, "batch": 4, "lr": 1e-9}
     config = TrainConfig(
@@ -43,13 +45,13 @@ def test_training_goes_on_from_a_checkpoint_and_remembers_it(trained):
     before, after = (load_codi(folder / name, device="cpu") for name in ("codi", "more"))
     torch.testing.assert_close(after.bot, before.bot)
     torch.testing.assert_close(after.project[1].weight, before.project[1].weight, atol=1e-6, rtol=0)
-    assert after.card.provenance["went_on_from"] == before.card.provenance
+    assert after.card.provenance["continued_from"] == before.card.provenance
 
 
 @torch.no_grad()
-def test_the_students_loop_is_the_loop_that_is_traced(trained, problems):
+def test_the_students_loop_equals_the_traced_loop(trained, problems):
     model = load_codi(trained[0] / "codi", device="cpu")
-    batch = Sampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
+    batch = BatchSampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
     decoder = model.lm._module.model
     thinker = Thinker(decoder, merged_weights(decoder), model.project, model.bot, model.eot, model.n_latents)
     cache, mask, last, _ = thinker.think(batch.question, batch.question_mask)
@@ -66,9 +68,9 @@ def test_the_students_loop_is_the_loop_that_is_traced(trained, problems):
 
 
 @torch.no_grad()
-def test_hiding_the_question_changes_the_answer_phase_and_not_hiding_it_does_not(trained, problems):
+def test_hiding_the_question_changes_the_answers_of_the_hidden_rows_alone(trained, problems):
     model = load_codi(trained[0] / "codi", device="cpu")
-    batch = Sampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
+    batch = BatchSampler(model.tokenizer, model.n_latents, seed=0).encode(problems)
     decoder = model.lm._module.model
     thinker = Thinker(decoder, {}, model.project, model.bot, model.eot, model.n_latents)
 
@@ -87,8 +89,3 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
     assert rates[100:] == sorted(rates[100:], reverse=True)
-
-
-def test_the_curriculum_lengthens_chains():
-    assert [longest_chain(progress, 0.2) for progress in (0, 0.05, 0.15, 0.25, 1)] == [2, 2, 3, 4, 4]
-    assert longest_chain(0, 0) == 4

@@ -1,4 +1,4 @@
-"""Word problems: the text says what the program computes, and the tokenizer reads all of it."""
+"""Word problems: the text states the program, and the tokenizer knows every word."""
 
 import random
 import re
@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codi_tracing.patching.pair_making.arithmetic import draw_pair
-from codi_tracing.traces.training.word_problems import DAYS, build_tokenizer, chain_text, draw, fresh, results
+from codi_tracing.traces.training.word_problems import (
+    DAYS,
+    build_tokenizer,
+    chain_text,
+    draw_problem,
+    draw_problems,
+    results,
+)
 
 SIGN = {"bought": 1, "found": 1, "lost": -1, "sold": -1}
 
@@ -25,8 +32,8 @@ def read_back(question: str) -> list[int]:
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=200, deadline=None)
-def test_the_chain_is_what_the_english_text_says(seed):
-    problem = draw(random.Random(seed))
+def test_the_chain_agrees_with_the_english_text(seed):
+    problem = draw_problem(random.Random(seed))
     values = read_back(problem.question)
     assert list(problem.values) == values[1:]
     assert problem.chain[-1].endswith(f"={problem.answer}")
@@ -45,7 +52,7 @@ def test_a_pair_changes_one_number_and_the_answer_and_no_token_count(seed):
 
 def test_every_word_and_number_is_one_known_token():
     tokenizer = build_tokenizer()
-    for problem in fresh(0, 300):
+    for problem in draw_problems(0, 300):
         text = f"{problem.question} {chain_text(problem)} The answer is: {problem.answer}"
         assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
     assert all(len(tokenizer(str(n), add_special_tokens=False)["input_ids"]) == 1 for n in range(100))
@@ -55,15 +62,15 @@ def test_every_word_and_number_is_one_known_token():
 
 
 def test_more_than_half_of_the_chains_cannot_be_composed_while_reading():
-    problems = fresh(1, 2000)
+    problems = draw_problems(1, 2000)
     assert sum(not p.story.in_order for p in problems) > len(problems) / 2
 
 
 def test_the_bare_results_end_in_the_answer_and_fit_into_six_steps():
-    for problem in fresh(2, 200):
+    for problem in draw_problems(2, 200):
         assert results(problem)[-1] == problem.answer
         assert len(results(problem)) <= 6
 
 
 def test_a_seed_gives_the_same_problems_again():
-    assert [p.question for p in fresh(7, 20)] == [p.question for p in fresh(7, 20)]
+    assert [p.question for p in draw_problems(7, 20)] == [p.question for p in draw_problems(7, 20)]

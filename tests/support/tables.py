@@ -1,0 +1,82 @@
+"""Tables of cells with known effects."""
+
+import numpy as np
+import pandas as pd
+
+from codi_tracing.analysis.table import COLUMNS, check_table
+
+OTHER = {"denoising": "clean", "noising": "corrupted"}
+
+
+def cell(pair, direction, source, site, metric, patched, clean, corrupted, layer=None, cluster=None) -> dict:
+    """One row of a table."""
+    return dict.fromkeys(COLUMNS) | {
+        "pair_id": str(pair),
+        "cluster_id": f"cluster {pair if cluster is None else cluster}",
+        "protocol": "latent_loop",
+        "direction": direction,
+        "source": source,
+        "source_pair": "99" if source == "unrelated" else str(pair),
+        "draw": 0 if source == "unrelated" else None,
+        "kind": site,
+        "layer": layer,
+        "layer_last": layer,
+        "metric": metric,
+        "patched": patched,
+        "clean": clean,
+        "corrupted": corrupted,
+    }
+
+
+def experiment(layers=(0.8, 0.0), thought=(0.9, 0.9), unrelated=0.3, loses=1.0, pairs=40, noise=0.1, seed=0, size=1):
+    """A sweep with known effects: of each layer, of the whole thought in both directions, and of unrelated donors.
+
+    An unrelated thought destroys the answer of a share `loses` of the pairs; `size` pairs share a cluster.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for pair in range(pairs):
+        clean, corrupted = rng.uniform(2, 6), -rng.uniform(2, 6)
+        for direction, whole in zip(OTHER, thought, strict=True):
+            host, donor = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+            own = "corrupted" if direction == "denoising" else "clean"
+            sites = [("resid", layer, OTHER[direction], true) for layer, true in enumerate(layers)]
+            sites += [("resid", layer, "unrelated", unrelated) for layer in range(len(layers))]
+            sites += [("thought", None, OTHER[direction], whole), ("thought", None, "unrelated", unrelated)]
+            for site, layer, source, true in [*sites, ("thought", None, "self", 0.0)]:
+                moved = true + (noise * rng.standard_normal() if source != "self" else 0)
+                patched = host + moved * (donor - host)
+                where = {"layer": layer, "cluster": pair // size}
+                rows.append(cell(pair, direction, source, site, "logit_difference", patched, clean, corrupted, **where))
+                for metric in ("kl_from_corrupted", "rms_logit_difference"):  # how far from the corrupted run
+                    runs = (abs(patched - corrupted), clean - corrupted, 0.0)
+                    rows.append(cell(pair, direction, source, site, metric, *runs, **where))
+                changed = (float(patched * host < 0), float(host != clean), float(host != corrupted))
+                rows.append(cell(pair, direction, source, site, "prediction_change", *changed, **where))
+                answer = "clean" if patched > 0 else "corrupted"
+                if source == "unrelated":
+                    answer = "other" if pair < loses * pairs else own
+                for key in ("clean", "corrupted"):
+                    runs = (float(answer == key), float(key == "clean"), float(key == "corrupted"))
+                    rows.append(cell(pair, direction, source, site, f"answer_is_{key}", *runs, **where))
+    return check_table(pd.DataFrame(rows))
+
+
+def one_row(**values) -> pd.DataFrame:
+    """A table of one cell of one metric."""
+    row = dict.fromkeys(COLUMNS) | {
+        "pair_id": "7",
+        "cluster_id": "ducks",
+        "protocol": "latent_loop",
+        "direction": "denoising",
+        "source": "clean",
+        "source_pair": "7",
+        "kind": "resid",
+        "layer": 3,
+        "layer_last": 3,
+        "metric": "logit_difference",
+        "patched": 1.0,
+        "clean": 2.0,
+        "corrupted": -2.0,
+    }
+    return pd.DataFrame([row | values])
