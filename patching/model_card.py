@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
+from codi_tracing.analysis.statistics.corners import corners
 from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.statistics.verdict import corners, verdict
+from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, prefixes, stepwise

@@ -1,4 +1,4 @@
-"""What the answer loses when a place is replaced: how many runs still give their key, and how many change at all."""
+"""Ablation: how many runs still give their key, and how many change their answer, after a step or layer is replaced."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.figures.marks import column_of, numbers, scale_of, share_axis
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import NOUNS, about_pooled
-from codi_tracing.analysis.statistics.effects import pooled
+from codi_tracing.analysis.labels import about_pooled
+from codi_tracing.analysis.rows import host_value, one_of, plain, right_hosts, without
+from codi_tracing.analysis.statistics.effects import pooled_shares
+from codi_tracing.configs.vocabulary import SITE_KINDS
 
-# What replaces a value, and its colour; the unrelated run is the control in distribution.
-REPLACED = {
-    "zero": ORANGE,
-    "mean": BLUE,
-    "step_mean": "#56B4E9",
-    "noise": GREEN,
-    "moments": "#CC79A7",
-    "unrelated": GREY,
+REPLACEMENTS = {  # the words and colour of each source; the unrelated run is the control in distribution
+    "zero": ("zero", ORANGE),
+    "mean": ("mean", BLUE),
+    "step_mean": ("mean of the step", "#56B4E9"),
+    "noise": ("noise of equal norm", GREEN),
+    "moments": ("noise, same moments", "#CC79A7"),
+    "unrelated": ("unrelated run (resampled)", GREY),
 }
-NAMES = {"step_mean": "mean of the step", "noise": "noise as long", "moments": "noise, same moments",
-         "unrelated": "unrelated run (resampled)"}  # fmt: skip
-PANEL = 260  # pixels, so that two stand side by side on a printed page
-OWN_KEY = {"denoising": "answer_is_corrupted", "noising": "answer_is_clean"}  # the host's
-KEYS = ["protocol", "kind", "by", "place", "source"]
+PANEL_WIDTH = 260  # pixels, so that two stand side by side on a printed page
+ABLATION_KEYS = ["protocol", "kind", "by", "place", "source"]
 REPLACED_WHERE = {"step": "latent step replaced, all layers", "layer": "layer replaced, all steps"}
 
 
-def ablations(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of runs written at one step (all layers) or one layer (all steps), by source, with its interval.
+def ablation_data(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of runs with one step (all layers) or one layer (all steps) replaced, by source, with its interval.
 
-    `effect` is the share of runs, both hosts together, that give their key; `by` is `step` or `layer`, `place` which.
-    Runs that do not give their key unpatched are left out. Several draws of one source are averaged.
+    `effect` is the share of runs, both hosts together, that give their key; `by` is `step` or `layer`, `place` its
+    number. Only runs that give their key unpatched count. Several draws of one source are averaged.
     """
-    rows = _replaced(table)
-    rows = rows[rows["metric"] == rows["direction"].map(OWN_KEY)]
-    rows = rows[_unpatched(rows) == 1]
+    rows = right_hosts(_replaced(table))
     if rows.empty:
         raise ValueError(
             "the table has no answers of runs with one step or layer replaced; sweep sources like zero or mean, the "
             "metrics answer_is_clean and answer_is_corrupted, on a model that answers correctly"
         )
-    return pooled(rows.assign(numerator=rows["patched"], denominator=1.0), KEYS)
+    return pooled_shares(rows, rows["patched"], ABLATION_KEYS)
 
 
-def flips(table: pd.DataFrame) -> pd.DataFrame:
-    """Flip rate of the same runs: `effect` is the share whose greedy answer is not the one that they give unpatched.
+def flip_data(table: pd.DataFrame) -> pd.DataFrame:
+    """Flip rate of the same runs: `effect` is the share whose greedy answer differs from the unpatched one.
 
-    All runs count, right or wrong. A text without a number is an answer of its own: it is the same only as another.
+    All runs count, right or wrong. A text without a number is an answer of its own.
     """
     rows = _replaced(table)
     rows = rows[rows["metric"] == "answer"]
@@ -57,71 +54,59 @@ def flips(table: pd.DataFrame) -> pd.DataFrame:
             "the table has no decoded answers of runs with one step or layer replaced; run configs/ablation.toml with "
             "the metric answer"
         )
-    before, after = _unpatched(rows), rows["patched"]
+    before, after = host_value(rows), rows["patched"]
     same = (before == after) | (before.isna() & after.isna())
-    return pooled(rows.assign(numerator=(~same).astype(float), denominator=1.0), KEYS)
+    return pooled_shares(rows, (~same).astype(float), ABLATION_KEYS)
 
 
-def ablation_curve(ablated: pd.DataFrame, flipped: pd.DataFrame | None = None) -> Any:
-    """Accuracy by the step, and by the layer, that was replaced, from `ablations`: one line for each replacement.
-
-    With `flips` of the same table, a second row of panels shows how many runs change their answer.
-    """
-    found = [ablated] if flipped is None else [ablated, flipped]
-    sources = set(pd.concat(found)["source"])
-    written = {NAMES.get(name, name): colour for name, colour in REPLACED.items() if name in sources}
-    rows = [_panels(ablated, "runs that give their key", written)]
+def ablation_chart(accuracy: pd.DataFrame, flips: pd.DataFrame | None = None) -> Any:
+    """Accuracy by replaced step and layer, a colour for each source; with `flip_data`, flip rates in a second row."""
+    parts = [accuracy] if flips is None else [accuracy, flips]
+    sources = set(pd.concat(parts)["source"])
+    colours = dict(words for source, words in REPLACEMENTS.items() if source in sources)
+    rows = [_panels(accuracy, "runs that give their key", colours)]
     whole = "both questions of each pair; whiskers: 95% over clusters"
-    lines = [f"Runs that are right unpatched, {whole}", about_pooled(ablated)]
-    if flipped is not None:
-        rows.append(_panels(flipped, "runs whose answer changes", written))
-        lines = [f"Accuracy: runs that are right unpatched; {about_pooled(ablated)}",
-                 f"Changed answers: all runs; {about_pooled(flipped)}", whole.capitalize()]  # fmt: skip
-    across = [row[0] if len(row) == 1 else _beside(row) for row in rows]
-    title = "Accuracy" if flipped is None else "Accuracy and flip rate"
+    title, lines = "Accuracy", [f"Runs that are right unpatched, {whole}", about_pooled(accuracy)]
+    if flips is not None:
+        rows.append(_panels(flips, "runs whose answer changes", colours))
+        title = "Accuracy and flip rate"
+        lines = [f"Accuracy: runs that are right unpatched; {about_pooled(accuracy)}",
+                 f"Changed answers: all runs; {about_pooled(flips)}", whole.capitalize()]  # fmt: skip
+    across = [
+        row[0] if len(row) == 1 else alt.hconcat(*row).resolve_scale(y="shared", xOffset="independent") for row in rows
+    ]
     return dress(
-        across[0] if len(across) == 1 else alt.vconcat(*across),
+        column_of(across),
         heading(
             f"{title} with one step, or one layer, of the thought replaced",
             *lines,
-            width=max((PANEL + 50) * len(rows[0]), WIDTH),
+            width=max((PANEL_WIDTH + 50) * len(rows[0]), WIDTH),
         ),
     )
 
 
 def _replaced(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one step replaced at all layers, or of one layer at all steps, with `by` and `place`."""
-    rows = table[table["source"].isin(list(REPLACED))]
-    rows = rows[rows[["freeze", "head", "knockout", "n_latents", "step_set", "read_step"]].isna().all(axis=1)]
-    step = rows["step"].notna() & (rows["step"] == rows["step_last"]) & rows["layer"].isna()
-    layer = rows["layer"].notna() & (rows["layer"] == rows["layer_last"]) & rows["step"].isna()
+    """The rows with one step replaced at all layers, or one layer at all steps, with `by` and `place`."""
+    rows = without(plain(table), "head")
+    rows = rows[rows["source"].isin(list(REPLACEMENTS))]
+    step = one_of(rows, "step") & rows["layer"].isna()
+    layer = one_of(rows, "layer") & rows["step"].isna()
     rows = rows.assign(by=step.map({True: "step", False: "layer"}), place=rows["step"].fillna(rows["layer"]))
-    return rows[(step | layer).fillna(False)]
+    return rows[step | layer]
 
 
-def _unpatched(rows: pd.DataFrame) -> pd.Series:
-    """The metric's value in each row's host, as it runs unpatched."""
-    return rows["clean"].where(rows["direction"] == "noising", rows["corrupted"])
-
-
-def _panels(shares: pd.DataFrame, axis: str, written: dict[str, str]) -> list[Any]:
-    """One panel for each site and for steps or layers: shares of runs, whose axis says which."""
-    shown = shares.assign(written=shares["source"].map(lambda name: NAMES.get(name, name)))
-    colour = alt.Color("written:N", title=None, scale=alt.Scale(domain=list(written), range=list(written.values())),
-                       legend=alt.Legend(orient="bottom", columns=3))  # fmt: skip
-    tips = ["written", "place", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("effect", "low", "high")), "n"]
-    y = alt.Y("effect:Q", title=axis, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+def _panels(shares: pd.DataFrame, axis: str, colours: dict[str, str]) -> list[Any]:
+    """Shares of runs, a panel for each kind of site and for steps or layers."""
+    shown = shares.assign(written=shares["source"].map({source: words for source, (words, _) in REPLACEMENTS.items()}))
+    colour = alt.Color("written:N", title=None, scale=scale_of(colours), legend=alt.Legend(orient="bottom", columns=3))
+    tooltip = ["written", "place", *numbers("effect", "low", "high", form=".1%"), "n"]
     panels = []
-    for (site, by), panel in shown.groupby(["kind", "by"], sort=False):
+    for (kind, by), panel in shown.groupby(["kind", "by"], sort=False):
         x = alt.X("place:O", title=REPLACED_WHERE[str(by)], axis=alt.Axis(labelAngle=0),
                   scale=alt.Scale(paddingInner=0.25))  # fmt: skip
-        base = alt.Chart(panel).encode(x=x, xOffset=alt.XOffset("written:N", sort=list(written)), color=colour)
-        points = base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tips)
+        base = alt.Chart(panel).encode(x=x, xOffset=alt.XOffset("written:N", sort=list(colours)), color=colour)
+        points = base.mark_point(filled=True, size=45, opacity=1).encode(y=share_axis(axis), tooltip=tooltip)
         whiskers = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-        panels.append((whiskers + points).properties(width=PANEL, height=170, title=NOUNS[str(site)]))
+        chart = whiskers + points
+        panels.append(chart.properties(width=PANEL_WIDTH, height=170, title=SITE_KINDS[str(kind)].noun))
     return panels
-
-
-def _beside(panels: list[Any]) -> Any:
-    """Panels in a row that share their y axis, each with its own places."""
-    return alt.hconcat(*panels).resolve_scale(y="shared", xOffset="independent")

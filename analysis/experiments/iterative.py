@@ -1,4 +1,4 @@
-"""Iterative patching: write the steps up to k, and see what the answer and the next step make of it."""
+"""Iterative patching: the effect of writing the steps 0 to k on the answer and on the next step."""
 
 from __future__ import annotations
 
@@ -7,48 +7,49 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.experiments.influence import both_ways
 from codi_tracing.analysis.figures.marks import (
-    below,
-    dashes_below,
-    scale_of,
-    size_of_direction,
+    EFFECT,
+    band,
+    colour_by_direction,
+    dash_by,
+    direction_lines,
+    direction_points,
     tips,
-    width_of_direction,
+    whole_axis,
+    zero_line,
 )
-from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, one_site
-from codi_tracing.analysis.rows import from_other_run
+from codi_tracing.analysis.figures.style import WIDTH, dress, heading
+from codi_tracing.analysis.labels import about_pooled, both_ways, one_site
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.table import SEGMENTS
+from codi_tracing.configs.vocabulary import SEGMENTS
 
 READS = {"answer": "logit difference at the answer", "next": "final state of step k + 1 (projection)"}
-SERIES = {  # what was written and whether R is frozen: the words of a line, and its dash
-    ("other run", "free"): ("other run", [1, 0]),
-    ("other run", "R frozen"): ("other run, R frozen (next latent held at the host's)", [5, 3]),
-    ("unrelated donor", "free"): ("unrelated donor", [1, 2]),
+LINES = {  # what is written, and whether R is frozen: words of a line, and its dash
+    (OTHER_RUN, "free"): ("other run", [1, 0]),
+    (OTHER_RUN, "R frozen"): ("other run, R frozen (next latent is the host's)", [5, 3]),
+    (UNRELATED, "free"): ("unrelated donor", [1, 2]),
 }
 
 
-def iterations(table: pd.DataFrame) -> pd.DataFrame:
-    """Pooled effect of writing the steps 0 to `end`, by direction, `written`, `route` and what is read (`reads`).
+def iterative_data(table: pd.DataFrame) -> pd.DataFrame:
+    """Pooled effect of writing the steps 0 to `end`, by direction, `written`, `route` and `reads`.
 
-    `answer` is the logit difference; `next` is how far the state of step end + 1, which the run makes itself, lies
-    from the host's towards the donor's. With `R frozen` the next latent is the host's, and only the cache carries.
+    `reads` is `answer`, the logit difference, or `next`, the position between host and donor of the state of step
+    end + 1, which the run computes itself. With `R frozen` the next latent is the host's: only the cache carries.
     """
-    plain = table[["layer", "head", "step_set", "knockout", "n_latents"]].isna().all(axis=1)
-    prefix = plain & ~table["kind"].isin(SEGMENTS) & (table["step"] == 0).fillna(False) & table["step_last"].notna()
-    rows = table[prefix & (table["freeze"].isna() | (table["freeze"] == "R"))]
+    rows = without(table, "layer", "head", "step_set", "knockout", "n_latents")
+    rows = rows[~rows["kind"].isin(SEGMENTS) & (rows["step"] == 0).fillna(False) & rows["step_last"].notna()]
+    rows = from_run(rows[rows["freeze"].isna() | (rows["freeze"] == "R")])
     answer = (rows["metric"] == "logit_difference") & rows["read_step"].isna()
     following = (rows["metric"] == "projection") & (rows["read_step"] == rows["step_last"] + 1).fillna(False)
-    unrelated = rows["source"] == "unrelated"
     rows = rows.assign(
         reads=following.map({True: "next", False: "answer"}),
-        written=unrelated.map({True: "unrelated donor", False: "other run"}),
+        written=rows["donor"],
         route=rows["freeze"].isna().map({True: "free", False: "R frozen"}),
         end=rows["step_last"],
-    )[(answer | following) & (unrelated | from_other_run(rows))]
-    if rows["end"].nunique() < 2:  # one step alone is a single place, not the growing prefix
+    )[answer | following]
+    if rows["end"].nunique() < 2:  # one step alone is no growing prefix
         raise ValueError(
             "the table has no rows that write steps 0 to k, for several k, read at the answer or at "
             "step k + 1; run configs/iterative.toml"
@@ -56,23 +57,17 @@ def iterations(table: pd.DataFrame) -> pd.DataFrame:
     return pooled(effect(rows), ["protocol", "kind", "direction", "metric", "reads", "written", "route", "end"])
 
 
-def iteration_curve(found: pd.DataFrame) -> Any:
-    """Effect by prefix end from `iterations`: at the answer, and beside it at the step that follows the prefix."""
-    kinds = zip(found["written"], found["route"], strict=True)
-    names = pd.Series([SERIES[kind][0] if kind in SERIES else None for kind in kinds], found.index, dtype="str")
-    shown = found.assign(series=names).dropna(subset="series")
-    last, drawn = int(shown["end"].max()), set(shown["series"])
-    panels = [
-        _panel(shown[shown["reads"] == reads], READS[reads], last, drawn)
-        for reads in READS
-        if reads in set(shown.reads)
-    ]
-    chart = alt.hconcat(*panels).resolve_scale(y="shared")
+def iterative_chart(data: pd.DataFrame) -> Any:
+    """Effect by last step written: at the answer, and at the step after the prefix."""
+    names = {line: words for line, (words, _) in LINES.items()}
+    lines = [names.get(line) for line in zip(data["written"], data["route"], strict=True)]
+    shown = data.assign(series=pd.Series(lines, data.index, dtype="str")).dropna(subset="series")
+    panels = [_panel(shown, reads) for reads in READS if reads in set(shown["reads"])]
     return dress(
-        chart,
+        alt.hconcat(*panels).resolve_scale(y="shared"),
         heading(
             "Effect of writing the latent steps 0 to k",
-            f"Written: {one_site(shown)}, all layers, {both_ways(list(shown['direction'].unique()))}",
+            f"Written: {one_site(shown)}, all layers, {both_ways(shown)}",
             "Pooled (0 host, 1 donor); bands: 95% over clusters",
             about_pooled(shown),
             width=max(WIDTH * len(panels), 420),
@@ -80,26 +75,12 @@ def iteration_curve(found: pd.DataFrame) -> Any:
     )
 
 
-def _panel(shown: pd.DataFrame, title: str, last: int, series: set[str]) -> alt.LayerChart:
-    """The lines of one reading, by prefix end; `series` are all that the chart has, for a legend of both panels."""
-    x = alt.X(
-        "end:Q",
-        title="last step written, k",
-        axis=alt.Axis(values=list(range(last + 1)), format="d", grid=False),
-        scale=alt.Scale(domain=[0, last], nice=False, padding=8),
-    )
-    y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
-    dashes = {words: dash for words, dash in SERIES.values() if words in series}
-    base = alt.Chart(shown).encode(
-        x=x, color=alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
-    )
-    dash = alt.StrokeDash(
-        "series:N", title=None, scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=dashes_below()
-    )
-    bands = base.mark_area(opacity=0.12).encode(y="low:Q", y2="high:Q", detail="series:N")
-    lines = base.mark_line().encode(y=y, strokeDash=dash, strokeWidth=width_of_direction())
-    points = base.mark_point(filled=True, opacity=1).encode(
-        y=y, size=size_of_direction(), tooltip=tips("direction", "series", "end")
-    )
-    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
-    return (zero + bands + lines + points).properties(width=WIDTH, height=230, title=title)
+def _panel(shown: pd.DataFrame, reads: str) -> alt.LayerChart:
+    """The lines of one reading; the axis and the legend are those of all."""
+    x = whole_axis("end", int(shown["end"].max()), "last step written, k")
+    base = alt.Chart(shown[shown["reads"] == reads]).encode(x=x, color=colour_by_direction())
+    y = alt.Y("effect:Q", title=EFFECT)
+    lines = direction_lines(base, y, dash_by("series", dict(LINES.values()), shown["series"]))
+    points = direction_points(base, y, tips("direction", "series", "end"))
+    chart = zero_line() + band(base, 0.12, detail="series:N") + lines + points
+    return chart.properties(width=WIDTH, height=230, title=READS[reads])

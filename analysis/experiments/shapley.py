@@ -1,7 +1,7 @@
-"""Shapley values of latent steps: each step's fair share of what the whole thought does, and which steps need others.
+"""Shapley values of latent steps: each step's share of the whole thought's effect, and which steps need each other.
 
-The players are the steps, and the worth of a set of steps is the effect of writing their cache entries together. There
-are two games: in `total` later steps read what was written, in `answer only` nothing but the answer does.
+The players are the steps; the value of a set of steps is the effect of writing their cache entries together. There are
+two games: in `total` later steps read the written entries, in `answer only` nothing but the answer does.
 """
 
 from __future__ import annotations
@@ -15,47 +15,46 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from codi_tracing.analysis.experiments.influence import step_cells
-from codi_tracing.analysis.figures.marks import below, scale_of, tips
+from codi_tracing.analysis.figures.marks import below, reach_of, scale_of, step_matrix, tips
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.labels import about_pooled, metric_noun, what_where
-from codi_tracing.analysis.rows import from_other_run
+from codi_tracing.analysis.rows import from_other_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
-GAMES = {  # what each game is, and its colour
+GAMES = {  # the meaning of each game, and its colour
     "total": ("Total: later steps read them too", BLUE),
     "answer only": ("Answer only: nothing else reads them (K_T frozen)", ORANGE),
 }
-PAIR = ["protocol", "direction", "metric", "game", "cluster_id", "pair_id"]
-BY = PAIR[:4]
+PAIR_KEYS = ["protocol", "direction", "metric", "game", "cluster_id", "pair_id"]
+GAME_KEYS = PAIR_KEYS[:4]
 
 
-def shapley_values(table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising") -> pd.DataFrame:
+def shapley_data(table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising") -> pd.DataFrame:
     """Each step's exact Shapley value in units of effect, by `game`, pooled; the steps' values sum to the ceiling.
 
-    A step's value is what it adds to the steps written before it, averaged over all orders (Shapley 1953, A value for
-    n-person games).
+    A step's value is its contribution to the steps written before it, averaged over all orders (Shapley 1953, A value
+    for n-person games).
     """
-    worths, steps = _worths(table, metric, direction)
-    return _pooled_indices(worths, {(step,): ("step",) for step in range(steps)}, steps)
+    values, steps = _set_values(table, metric, direction)
+    return _pooled_indices(values, {(step,): ("step",) for step in range(steps)}, steps)
 
 
-def shapley_interactions(
+def shapley_interaction_data(
     table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising"
 ) -> pd.DataFrame:
     """Exact Shapley interaction index of each pair of steps, `earlier` and `later`, in units of effect, by `game`.
 
-    Above 0 the two do more together than apart, below 0 one can stand in for the other (Grabisch and Roubens 1999, An
+    Above 0 the two do more together than apart, below 0 one can replace the other (Grabisch and Roubens 1999, An
     axiomatic approach to the concept of interaction among players in cooperative games).
     """
-    worths, steps = _worths(table, metric, direction)
-    return _pooled_indices(worths, {pair: ("earlier", "later") for pair in combinations(range(steps), 2)}, steps)
+    values, steps = _set_values(table, metric, direction)
+    return _pooled_indices(values, {pair: ("earlier", "later") for pair in combinations(range(steps), 2)}, steps)
 
 
 def index_weights(members: tuple[int, ...], steps: int) -> NDArray[np.float64]:
-    """Weights over all sets of steps whose sum of weight × worth is the index of `members`: one step's or a pair's.
+    """Weights of all sets of steps: Σ weight × value is the index of `members`, one step or a pair.
 
-    A set is a number whose bit i says whether step i is in it.
+    A set is a number whose bit i is set if step i is in it.
     """
     weights = np.zeros(2**steps)
     target = sum(1 << step for step in members)
@@ -71,23 +70,21 @@ def index_weights(members: tuple[int, ...], steps: int) -> NDArray[np.float64]:
     return weights
 
 
-def _pooled_indices(worths: pd.DataFrame, indices: dict[tuple[int, ...], tuple[str, ...]], steps: int) -> pd.DataFrame:
-    """The indices of every pair of questions, pooled; the columns named in `indices` say whose each is."""
-    values = worths[list(range(2**steps))].to_numpy()
-    named = worths[[*PAIR, "denominator"]]
+def _pooled_indices(values: pd.DataFrame, indices: dict[tuple[int, ...], tuple[str, ...]], steps: int) -> pd.DataFrame:
+    """The indices of every pair of questions, pooled; `indices` names the columns of their members."""
+    of_sets = values[list(range(2**steps))].to_numpy()
+    named = values[[*PAIR_KEYS, "denominator"]]
     parts = [
-        named.assign(numerator=values @ index_weights(members, steps), **dict(zip(columns, members, strict=True)))
+        named.assign(numerator=of_sets @ index_weights(members, steps), **dict(zip(columns, members, strict=True)))
         for members, columns in indices.items()
     ]
-    return pooled(pd.concat(parts), [*BY, *next(iter(indices.values()))])
+    return pooled(pd.concat(parts), [*GAME_KEYS, *next(iter(indices.values()))])
 
 
-def _worths(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFrame, int]:
+def _set_values(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFrame, int]:
     """One row per game and pair: a column of numerators for each set of steps, and the pair's denominator."""
-    rows = effect(table[(table["metric"] == metric) & (table["direction"] == direction)])
-    rows = rows[
-        from_other_run(rows) & rows[["layer", "step", "head", "knockout", "n_latents", "read_step"]].isna().all(axis=1)
-    ]
+    rows = effect(table[(table["metric"] == metric) & (table["direction"] == direction) & from_other_run(table)])
+    rows = without(rows, "layer", "step", "head", "knockout", "n_latents", "read_step")
     played = (rows["kind"] == "kv") & rows["step_set"].notna() & (rows["freeze"].isna() | (rows["freeze"] == "K_T"))
     sets = rows[played].assign(game=rows["freeze"].isna().map({True: "total", False: "answer only"}))
     if sets.empty:
@@ -99,24 +96,24 @@ def _worths(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFr
     steps = max(map(max, members)) + 1
     sets = sets.assign(written=members.map(lambda chosen: sum(1 << step for step in set(chosen))))
     whole = rows[(rows["kind"] == "thought") & rows["freeze"].isna() & rows["step_set"].isna()]
-    pairs = sets[PAIR].drop_duplicates()
-    # The full set is the whole thought, in both games: no step is later than it, and the answer reads all of it.
-    full = whole.merge(pairs, on=[name for name in PAIR if name != "game"]).assign(written=2**steps - 1)
+    pairs = sets[PAIR_KEYS].drop_duplicates()
+    # In both games the full set is the whole thought: no step comes after it, and the answer reads all of it.
+    full = whole.merge(pairs, on=[name for name in PAIR_KEYS if name != "game"]).assign(written=2**steps - 1)
     known = pd.concat([sets[sets["written"] != 2**steps - 1], full])
-    worths = known.groupby([*PAIR, "written"])["numerator"].mean().unstack()
-    _require_every_set(known.groupby([*PAIR, "written"]).size().unstack(fill_value=0), steps)
-    scale = full.groupby(PAIR)["denominator"].mean()
-    worths[0] = 0.0  # nothing written: the host's own value
-    return worths.join(scale).reset_index(), steps
+    values = known.groupby([*PAIR_KEYS, "written"])["numerator"].mean().unstack()
+    _require_every_set(known.groupby([*PAIR_KEYS, "written"]).size().unstack(fill_value=0), steps)
+    scale = full.groupby(PAIR_KEYS)["denominator"].mean()
+    values[0] = 0.0  # the unpatched host
+    return values.join(scale).reset_index(), steps
 
 
 def _require_every_set(counts: pd.DataFrame, steps: int) -> None:
-    """ValueError that names the first set of steps which a pair was not written with."""
+    """ValueError that names the first set of steps missing for a pair."""
     order = sorted(range(1, 2**steps), key=lambda chosen: (chosen.bit_count(), _name(chosen, steps)))
     for chosen in order:
-        lacking = counts.index if chosen not in counts else counts.index[counts[chosen] == 0]
-        if len(lacking):
-            *_, game, _cluster, pair_id = lacking[0]
+        missing = counts.index if chosen not in counts else counts.index[counts[chosen] == 0]
+        if len(missing):
+            *_, game, _cluster, pair_id = missing[0]
             what = "whole thought" if chosen == 2**steps - 1 else f"step set {_name(chosen, steps)}"
             raise ValueError(
                 f"the table lacks the {what} in the game {game!r} of pair {pair_id}, and Shapley values need every "
@@ -129,8 +126,8 @@ def _name(chosen: int, steps: int) -> str:
     return "+".join(str(step) for step in range(steps) if chosen >> step & 1)
 
 
-def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
-    """Bars of `shapley_values` by step, beside the matrices of `shapley_interactions`, for each game."""
+def shapley_chart(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
+    """Bars of the values by step, beside the matrix of interactions of each game."""
     games = [game for game in GAMES if game in set(values["game"])]
     base = alt.Chart(values).encode(
         x=alt.X("step:O", title="latent step", axis=alt.Axis(labelAngle=0)),
@@ -142,9 +139,9 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
     whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
     shares = (bars + whiskers).properties(width=250, height=210, title="each step's share")
     matrices = []
-    reach = max(float(interactions["effect"].abs().max()), 0.05)  # so that rounding has no colour
+    reach = reach_of(interactions["effect"])
     for game in games:
-        cells = step_cells(
+        cells = step_matrix(
             interactions[interactions["game"] == game], "later", "earlier", reach, ("later step", "earlier step")
         )
         matrices.append(cells.properties(title=f"interaction, {game}"))
@@ -155,7 +152,7 @@ def shapley_bars(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
             "Each latent step's share of the whole thought's effect, and which steps need others",
             f"Written: cache entries of every set of steps, all layers, {what_where(values['direction'].iloc[0])}",
             ". ".join(GAMES[game][0] for game in games)
-            + ". Interaction: above 0 they do more together, below 0 one stands in for the other",
+            + ". Interaction: above 0 they do more together, below 0 one can replace the other",
             f"Effect on {metric_noun(values['metric'].iloc[0])}, pooled; sum over steps (ceiling): {sums}; whiskers: "
             "95% over clusters",
             about_pooled(values),

@@ -1,4 +1,4 @@
-"""Chart of the four corners: which answer each question gives with each thought."""
+"""The four corners: the answers of each question with each thought."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.figures.marks import below, scale_of
+from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.labels import about_pooled
-from codi_tracing.analysis.statistics.verdict import CORNERS
+from codi_tracing.analysis.statistics.corners import CORNERS
 
-READ = ["logit_difference", "low", "high"]  # a corner's mean, with its interval
+CORNER_MEAN = ["logit_difference", "low", "high"]
 ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
-def corner_bars(corners: pd.DataFrame) -> alt.Chart:
-    """What is answered in each corner, from `corners`; a `model` column puts several models side by side."""
+def corners_chart(corners: pd.DataFrame) -> Any:
+    """The answers in each corner, from `statistics.corners`; a column `model` puts several models side by side."""
     if corners[["answer_clean", "answer_corrupted"]].isna().all(axis=None):
         raise ValueError("the corners have no answers; sweep the metrics answer_is_clean and answer_is_corrupted too")
     models = corners if "model" in corners else corners.assign(model="")
-    names = {corner: [f"{question} question,", f"{thought} thought"] for corner, (question, thought) in CORNERS.items()}
-    order = [" ".join(names[corner]) for corner in CORNERS]
-    long = models.assign(corner=models["corner"].map(lambda corner: " ".join(names[corner]))).melt(
-        ["model", "corner", "n", *READ],
+    names = {corner: f"{question} question, {thought} thought" for corner, (question, thought) in CORNERS.items()}
+    long = models.assign(corner=models["corner"].map(names)).melt(
+        ["model", "corner", "n", *CORNER_MEAN],
         [f"answer_{answer}" for answer in ANSWERS],
         var_name="answer",
         value_name="share",
@@ -33,8 +32,7 @@ def corner_bars(corners: pd.DataFrame) -> alt.Chart:
     long["from"] = long.groupby(["model", "corner"])["share"].cumsum() - long["share"]
     long = long.assign(to=long["from"] + long["share"], middle=long["from"] + long["share"] / 2)
     long["label"] = long["share"].map(lambda share: f"{share:.0%}" if share >= 0.15 else "")
-    count = models["model"].nunique()
-    base = alt.Chart(long).encode(y=alt.Y("corner:N", sort=order, title=None))
+    base = alt.Chart(long).encode(y=alt.Y("corner:N", sort=list(names.values()), title=None))
     bars = base.mark_bar().encode(
         x=alt.X(
             "from:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1])
@@ -45,20 +43,17 @@ def corner_bars(corners: pd.DataFrame) -> alt.Chart:
             *(["model"] if "model" in corners else []),
             "corner",
             "answer",
-            alt.Tooltip("share:Q", format=".1%"),
+            *numbers("share", form=".1%"),
             "n",
-            *(alt.Tooltip(f"{name}:Q", format=".2f") for name in READ),
+            *numbers(*CORNER_MEAN, form=".2f"),
         ],
     )
-    text = base.mark_text(fontSize=10).encode(
-        x="middle:Q",
-        text="label:N",
-        color=alt.condition(alt.datum.answer == "other", alt.value("#222"), alt.value("white")),
-    )
-    size = {"width": 200 if count == 1 else 150, "height": 24 * long["corner"].nunique()}
-    chart: Any = (bars + text).properties(**size)
-    if count > 1 or "model" in corners:
+    ink = alt.condition(alt.datum.answer == "other", alt.value("#222"), alt.value("white"))
+    text = base.mark_text(fontSize=10).encode(x="middle:Q", text="label:N", color=ink)
+    width = 200 if models["model"].nunique() == 1 else 150
+    chart: Any = (bars + text).properties(width=width, height=24 * long["corner"].nunique())
+    if "model" in corners:
         header = alt.Header(title=None, labelFontWeight="bold", labelFontSize=12)
         chart = chart.facet(column=alt.Column("model:N", header=header, sort=list(models["model"].unique())))
-    title = "Four corners: the answer that a question gives with another question's thought"
+    title = "Four corners: the answer of a question with another question's thought"
     return dress(chart, heading(title, about_pooled(corners), width=WIDTH + 20))

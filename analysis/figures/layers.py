@@ -1,4 +1,4 @@
-"""Effect by layer: the data and the chart."""
+"""Effect by layer, between an unrelated donor's and the whole thought's."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ import altair as alt
 import pandas as pd
 
 from codi_tracing.analysis.figures.marks import (
-    below,
-    dashes_below,
+    EFFECT,
+    band,
+    colour_by_direction,
+    dash_by,
+    direction_lines,
+    direction_points,
     layer_axis,
-    scale_of,
-    size_of_direction,
+    row_of,
     tips,
-    width_of_direction,
+    zero_line,
 )
-from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, WIDTH, dress, heading
+from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.labels import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise, main_protocol, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
-WRITTEN = (
-    "one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise as long",
+OTHER_LAYER, UNRELATED_LAYER, CEILING, NOISE_LAYER, UNTRAINED_LAYER = (
+    "one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise of equal norm",
     "one layer, re-initialised model",
 )  # fmt: skip
-DASHES = ([1, 0], [4, 2], [1, 2], [8, 2, 1, 2], [12, 4])
+LAYER_DASHES = {
+    OTHER_LAYER: [1, 0], UNRELATED_LAYER: [4, 2], CEILING: [1, 2], NOISE_LAYER: [8, 2, 1, 2], UNTRAINED_LAYER: [12, 4],
+}  # fmt: skip
 
 
-def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: str | None = None) -> pd.DataFrame:
-    """Pooled effect by layer and direction: of the other run, an unrelated donor, noise, and of the whole thought.
+def layers_data(table: pd.DataFrame, metric: str = "logit_difference", split: str | None = None) -> pd.DataFrame:
+    """Pooled effect by layer and direction: of the other run, an unrelated donor, noise, and the whole thought.
 
-    `split` names a further column to keep apart, as `kind`, how the pair's questions differ.
+    `split` names a further column to keep apart, such as `edit`.
     """
     apart = [split] if split else []
     rows = plain(effect(known_split(table[table["metric"] == metric], split)))
@@ -44,56 +49,41 @@ def layer_effects(table: pd.DataFrame, metric: str = "logit_difference", split: 
     top = rows[(rows["kind"] == "thought") & from_other_run(rows)]
     curve, flat = pooled(layers, [*SERIES, *apart, "layer"]), pooled(top, [*SERIES, *apart])
     spread = flat.merge(curve[["layer"]].drop_duplicates(), how="cross")  # a ceiling is drawn across all layers
-    written = curve["source"].map({"unrelated": WRITTEN[1], "noise": WRITTEN[3]}).fillna(WRITTEN[0])
-    parts = [curve.assign(written=written), spread.assign(written=WRITTEN[2])]
-    if not blank.empty:  # a reference for what the architecture alone does
+    written = curve["source"].map({"unrelated": UNRELATED_LAYER, "noise": NOISE_LAYER}).fillna(OTHER_LAYER)
+    parts = [curve.assign(written=written), spread.assign(written=CEILING)]
+    if not blank.empty:  # the effects of the architecture alone
         untrained = pooled(layerwise(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
-        parts.append(untrained.assign(written=WRITTEN[4], protocol=rows["protocol"].iloc[0]))
+        parts.append(untrained.assign(written=UNTRAINED_LAYER, protocol=rows["protocol"].iloc[0]))
     return pd.concat(parts, ignore_index=True)
 
 
-def layer_curve(effects: pd.DataFrame) -> Any:
-    """Effect by layer in both directions, from `layer_effects`, between the unrelated donor's curve and the ceiling.
-
-    Where the effects were split by kind there is one panel for each.
-    """
-    panels = [layer_panel(effects)]
-    if "edit" in effects:
-        apart = effects.groupby("edit", sort=True)
+def layers_chart(data: pd.DataFrame) -> Any:
+    """Effect by layer in both directions; a panel for each edit if the data were split by edit."""
+    panels = [_panel(data)]
+    if "edit" in data:
         panels = [
-            layer_panel(part).properties(title=f"{str(kind).replace('_', ' ')} (n = {part['n'].max()})")
-            for kind, part in apart
+            _panel(part).properties(title=f"{str(edit).replace('_', ' ')} (n = {part['n'].max()})")
+            for edit, part in data.groupby("edit", sort=True)
         ]
-    chart = panels[0] if len(panels) == 1 else alt.hconcat(*panels).resolve_scale(y="shared")
+    chart = row_of(panels)
     return dress(
-        chart,
+        chart.resolve_scale(y="shared") if len(panels) > 1 else chart,
         heading(
             "Effect of one layer's residual stream, at all latent steps",
             BOTH_WAYS,
-            f"On {metric_noun(effects['metric'].iloc[0])}, pooled; bands: 95% over clusters",
-            about_pooled(effects) + ("; counted in each panel" if len(panels) > 1 else ""),
+            f"On {metric_noun(data['metric'].iloc[0])}, pooled; bands: 95% over clusters",
+            about_pooled(data) + ("; counted in each panel" if len(panels) > 1 else ""),
             width=WIDTH * len(panels),
         ),
     )
 
 
-def layer_panel(effects: pd.DataFrame) -> alt.LayerChart:
-    """The curves of `layer_curve`, without their heading."""
-    x = layer_axis(effects["layer"])
-    colour = alt.Color("direction:N", title=None, scale=scale_of(DIRECTION_COLOURS), legend=below(2))
-    base = alt.Chart(effects).encode(x=x, color=colour)
-    drawn = [(name, dash) for name, dash in zip(WRITTEN, DASHES, strict=True) if (effects["written"] == name).any()]
-    names, dashes = (list(part) for part in zip(*drawn, strict=True))
-    dash = alt.StrokeDash("written:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=dashes_below())
-    y = alt.Y("effect:Q", title="effect (0 host, 1 donor)")
-    band = base.transform_filter(alt.datum.written == WRITTEN[0]).mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q")
-    faint = (
-        base.transform_filter(alt.datum.written == WRITTEN[1]).mark_area(opacity=0.08).encode(y="low:Q", y2="high:Q")
-    )
-    lines = base.mark_line().encode(
-        y=y, strokeDash=dash, strokeWidth=width_of_direction(), tooltip=tips("direction", "written", "layer")
-    )
-    points = base.transform_filter(alt.datum.written != WRITTEN[2]).mark_point(filled=True, opacity=1)
-    points = points.encode(y=y, size=size_of_direction())
-    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#999").encode(y="y:Q")
-    return (zero + faint + band + lines + points).properties(width=WIDTH, height=230)
+def _panel(data: pd.DataFrame) -> alt.LayerChart:
+    base = alt.Chart(data).encode(x=layer_axis(data["layer"]), color=colour_by_direction())
+    y = alt.Y("effect:Q", title=EFFECT)
+    own = band(base.transform_filter(alt.datum.written == OTHER_LAYER), 0.18)
+    faint = band(base.transform_filter(alt.datum.written == UNRELATED_LAYER), 0.08)
+    dash = dash_by("written", LAYER_DASHES, data["written"])
+    lines = direction_lines(base, y, dash, tips("direction", "written", "layer"))
+    points = direction_points(base.transform_filter(alt.datum.written != CEILING), y)
+    return (zero_line() + faint + own + lines + points).properties(width=WIDTH, height=230)

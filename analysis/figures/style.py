@@ -1,4 +1,4 @@
-"""The look that all charts share: colours, sizes, and titles that say what was patched where, on how many pairs."""
+"""The look of all charts: colours, sizes, titles, fonts and grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 330  # pixels: readable when printed 8 cm wide
 
 
 def heading(title: str, *lines: str, width: int = WIDTH) -> alt.TitleParams:
-    """A title and grey lines below it, wrapped to a chart's width."""
+    """A title and grey lines below it, wrapped to the chart's width."""
     columns = max(width // 6, 40)
     return alt.TitleParams(
         text=textwrap.wrap(title, int(columns * 0.92)),
@@ -30,7 +30,7 @@ def heading(title: str, *lines: str, width: int = WIDTH) -> alt.TitleParams:
 
 
 def dress(chart: Any, title: alt.TitleParams) -> Any:
-    """A finished chart: its heading, and the fonts and grid that all charts share. Nothing global is set."""
+    """The chart with its heading and the common fonts and grid. No global state is set."""
     return (
         chart.properties(title=title)
         .configure(background="white", padding=8)

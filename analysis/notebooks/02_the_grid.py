@@ -26,14 +26,17 @@ import altair as alt
 import pandas as pd
 
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.corners import corner_bars
-from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
-from codi_tracing.analysis.figures.pairs import pair_strip, site_pairs
+from codi_tracing.analysis.figures.corners import corners_chart
+from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
+from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
 from codi_tracing.analysis.lens.charts import decodable_bars
 from codi_tracing.analysis.lens.statistics import decodable
+from codi_tracing.analysis.statistics.ceiling import ceiling
+from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.statistics.sites import critical, rank_differences, winner
-from codi_tracing.analysis.statistics.verdict import ceiling, corners, decomposition, verdict
+from codi_tracing.analysis.statistics.ranking import rank_differences, winner
+from codi_tracing.analysis.statistics.sites import critical
+from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.sites import THOUGHT, sitewise
 from codi_tracing.patching.interventions.sources import itself, other, unrelated
@@ -92,7 +95,7 @@ for name, table in tables.items():
 # Which answer comes out?
 
 # %%
-corner_bars(pd.concat([corners(table).assign(model=name) for name, table in tables.items()]))
+corners_chart(pd.concat([corners(table).assign(model=name) for name, table in tables.items()]))
 
 # %% [markdown]
 # With `thought`, the answer is the thought's: it follows it all the way, against the question. With `bypass` it is the
@@ -142,7 +145,7 @@ whole.set_index(["model", "direction", "source"])[["effect", "low", "high", "n"]
 # ## The grid
 
 # %%
-heatmap(site_effects(tables["thought"]))
+heatmap_chart(heatmap_data(tables["thought"]))
 
 # %% [markdown]
 # Read it with care:
@@ -156,14 +159,14 @@ heatmap(site_effects(tables["thought"]))
 # * Pooled numbers hide pairs. Here is every pair at the largest place:
 
 # %%
-pair_strip(site_pairs(tables["thought"]))
+pairs_chart(pairs_data(tables["thought"]))
 
 # %% [markdown]
 # The true donor works all the way or not at all. Which of the two depends on the story: where it has two operations,
 # the answer is complete before this place, and nothing that is written there is read.
 
 # %%
-here = site_pairs(tables["thought"]).query("donor == 'other run'")
+here = pairs_data(tables["thought"]).query("donor == 'other run'")
 operations = {str(pair.pair_id): len(pair.clean.chain) for pair in pairs}
 (
     here.assign(operations=here["pair_id"].map(operations))
@@ -195,7 +198,7 @@ print(winner(rank_differences(tables["thought"])))
 # ## The same grid in `bypass`
 
 # %%
-heatmap(site_effects(tables["bypass"]))
+heatmap_chart(heatmap_data(tables["bypass"]))
 
 # %%
 ranked = critical(tables["bypass"])

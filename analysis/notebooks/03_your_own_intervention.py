@@ -33,7 +33,7 @@ import pandas as pd
 import torch
 
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
+from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
 from codi_tracing.analysis.figures.style import BLUE, GREY, dress, heading
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.patching.engine.sweep import sweep
@@ -227,7 +227,7 @@ at.set_index(["direction", "metric", "source"])[["effect", "low", "high", "n"]].
 # And it charts itself:
 
 # %%
-heatmap(site_effects(table, "margin"))
+heatmap_chart(heatmap_data(table, "margin"))
 
 # %% [markdown]
 # ## 3. A source of your own

@@ -46,7 +46,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.steps import step_curve, step_effects
+from codi_tracing.analysis.figures.steps import steps_chart, steps_data
 from codi_tracing.analysis.figures.style import BLUE, dress, heading
 from codi_tracing.analysis.statistics.inference import share_interval
 from codi_tracing.analysis.statistics.verdict import verdict
@@ -288,7 +288,7 @@ else:
 # %%
 table = by_step(shipped, load_pairs("patching/data/arithmetic_pairs.json"))
 print(verdict(table).sentence)
-step_curve(step_effects(table))
+steps_chart(steps_data(table))
 
 # %% [markdown]
 # With the ways held (below), each step acts only through its own cache entries as the answer reads them, and equally
@@ -308,7 +308,7 @@ print(held.groupby(held["pair_id"].map(operations).rename("operations"))["patche
 # |---|---|---|
 # | GSM8K accuracy 43.7 % (GPT-2), 55.6 % (Llama-1B) | the checkpoints' authors | `codi eval` |
 # | values are stored at the third and fifth of six latents (steps 2 and 4); even steps store, odd steps compute (Llama-1B) | Cywiński et al. 2025; "Scratchpad Thinking", 2025 | `configs/stepwise.toml`, `ask` for the lens |
-# | ablations by step, early stops, influence of step on step | arXiv 2602.08783 | `configs/ablation.toml`, `early_stop.toml`, `influence.toml` |
+# | ablation_data by step, early stops, influence of step on step | arXiv 2602.08783 | `configs/ablation.toml`, `early_stop.toml`, `influence.toml` |
 # | decodability, late fusion at EoT | arXiv 2602.00449 | `ask`; metrics whose names end in `_at_eot` |
 # | gold traces decodable in 65–93 % of correct cases | arXiv 2604.04902 | `ask` |
 # | layers ranked 5 > 4 > 3 by KL .00233, .00231, .00203 (SD .0027, n = 66), "layer 15 exactly 0" | the original experiment, one pass over pads | `configs/placeholder.toml`: both protocols beside each other |

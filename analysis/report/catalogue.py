@@ -7,23 +7,32 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from codi_tracing.analysis.experiments.ablation import ablation_curve, ablations, flips
-from codi_tracing.analysis.experiments.attribution import agreement, attribution_scatter, attributions
-from codi_tracing.analysis.experiments.early_stop import early_stop_curve, early_stops
-from codi_tracing.analysis.experiments.influence import influence_matrix, influences
-from codi_tracing.analysis.experiments.iterative import iteration_curve, iterations
-from codi_tracing.analysis.experiments.knockout import knockout_bars, knockout_data
-from codi_tracing.analysis.experiments.matched import matched_chart, matched_sentence, matched_shares
-from codi_tracing.analysis.experiments.original import protocol_curve, protocol_sentence, protocols
-from codi_tracing.analysis.experiments.shapley import shapley_bars, shapley_interactions, shapley_values
-from codi_tracing.analysis.figures.corners import corner_bars
-from codi_tracing.analysis.figures.directions import both_directions, direction_agreement, directions_chart
-from codi_tracing.analysis.figures.heatmap import heatmap, site_effects
-from codi_tracing.analysis.figures.layers import layer_curve, layer_effects
-from codi_tracing.analysis.figures.original import critical_layers, kl_by_layer, layer_similarity, pairs_by_layer
-from codi_tracing.analysis.figures.pairs import pair_strip, site_pairs
-from codi_tracing.analysis.figures.steps import step_curve, step_effects
+from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, flip_data
+from codi_tracing.analysis.experiments.attribution import attribution_agreement, attribution_chart, attribution_data
+from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data
+from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
+from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
+from codi_tracing.analysis.experiments.knockout import knockout_chart, knockout_data
+from codi_tracing.analysis.experiments.matched import matched_chart, matched_data, matched_sentence
+from codi_tracing.analysis.experiments.original import original_chart, original_data, original_sentence
+from codi_tracing.analysis.experiments.shapley import shapley_chart, shapley_data, shapley_interaction_data
+from codi_tracing.analysis.figures.corners import corners_chart
+from codi_tracing.analysis.figures.directions import directions_chart, directions_data
+from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
+from codi_tracing.analysis.figures.layers import layers_chart, layers_data
+from codi_tracing.analysis.figures.original import (
+    critical_layers_chart,
+    kl_by_layer_chart,
+    kl_by_layer_data,
+    layer_similarity_chart,
+    layer_similarity_data,
+    pairs_by_layer_chart,
+    pairs_by_layer_data,
+)
+from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
+from codi_tracing.analysis.figures.steps import steps_chart, steps_data
 from codi_tracing.analysis.rows import layerwise
+from codi_tracing.analysis.statistics.directions import direction_agreement
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.configs.vocabulary import EXPERIMENTS, SEGMENTS, SWEEPS
 
@@ -108,70 +117,76 @@ def largest_site(results: Results) -> pd.DataFrame:
     direction = first_direction(results)
     largest = results.site_statistics(direction).sort_values("effect").iloc[-1]
     site = {str(key): value for key, value in largest.items()}
-    return site_pairs(results.main_table, site, direction=direction)
+    return pairs_data(results.main_table, site, direction=direction)
 
 
-def shapley_data(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def shapley_of_results(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     table, direction = results.main_table, first_direction(results)
-    return shapley_values(table, direction=direction), shapley_interactions(table, direction=direction)
+    return shapley_data(table, direction=direction), shapley_interaction_data(table, direction=direction)
 
 
 LAYERS, ORIGINAL = SWEEPS["layerwise"].section, "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
-    "corners": Figure("Verdict", lambda name, table: True, lambda run: run.corners, corner_bars),
-    "early_stop": of_experiment("early_stop", lambda run: early_stops(run.main_table), early_stop_curve),
-    "influence": of_experiment("influence", lambda run: influences(run.main_table), influence_matrix),
-    "iterative": of_experiment("iterative", lambda run: iterations(run.main_table), iteration_curve),
+    "corners": Figure("Verdict", lambda name, table: True, lambda run: run.corners, corners_chart),
+    "early_stop": of_experiment("early_stop", lambda run: early_stop_data(run.main_table), early_stop_chart),
+    "influence": of_experiment("influence", lambda run: influence_data(run.main_table), influence_chart),
+    "iterative": of_experiment("iterative", lambda run: iterative_data(run.main_table), iterative_chart),
     "matched": of_experiment(
-        "matched", lambda run: matched_shares(run.main_table), matched_chart, lambda _, data: matched_sentence(data)
+        "matched", lambda run: matched_data(run.main_table), matched_chart, lambda _, data: matched_sentence(data)
     ),
     "original": of_experiment(
-        "original", lambda run: protocols(run.table), protocol_curve, lambda _, data: protocol_sentence(data)
+        "original", lambda run: original_data(run.table), original_chart, lambda _, data: original_sentence(data)
     ),
     "attribution": of_experiment(
         "attribution",
-        lambda run: attributions(run.main_table),
-        attribution_scatter,
-        lambda _, data: f"{agreement(data)}.",
+        lambda run: attribution_data(run.main_table),
+        attribution_chart,
+        lambda _, data: f"{attribution_agreement(data)}.",
     ),
-    "shapley": of_experiment("shapley", shapley_data, lambda data: shapley_bars(*data)),
-    "layer_curve": Figure(LAYERS, has_layers, lambda run: layer_effects(run.table), layer_curve),
+    "shapley": of_experiment("shapley", shapley_of_results, lambda data: shapley_chart(*data)),
+    "layer_curve": Figure(LAYERS, has_layers, lambda run: layers_data(run.table), layers_chart),
     "critical_layers": Figure(
         LAYERS,
         has_original_cells,
         lambda run: (run.sites(), run.low_ceiling),
-        lambda data: critical_layers(data[0], low_ceiling=data[1]),
+        lambda data: critical_layers_chart(data[0], low_ceiling=data[1]),
     ),
     "layer_curve_by_kind": Figure(
-        "By kind of edit", has_edits, lambda run: layer_effects(run.table, split="edit"), layer_curve
+        "By kind of edit", has_edits, lambda run: layers_data(run.table, split="edit"), layers_chart
     ),
     "heatmap": Figure(
         SWEEPS["sitewise"].section,
         has_steps,
-        lambda run: site_effects(run.main_table, tested=run.site_statistics),
-        heatmap,
+        lambda run: heatmap_data(run.main_table, tested=run.site_statistics),
+        heatmap_chart,
     ),
-    "step_curve": Figure(SWEEPS["stepwise"].section, has_whole_steps, lambda run: step_effects(run.table), step_curve),
-    "pair_strip": Figure(EXPERIMENTS["sweep"].section, has_sites, largest_site, pair_strip),
+    "step_curve": Figure(SWEEPS["stepwise"].section, has_whole_steps, lambda run: steps_data(run.table), steps_chart),
+    "pair_strip": Figure(EXPERIMENTS["sweep"].section, has_sites, largest_site, pairs_chart),
     "directions": Figure(
         "Denoising against noising",
         has_both_directions,
-        lambda run: both_directions(run.main_table),
+        lambda run: directions_data(run.main_table),
         directions_chart,
         lambda run, _: f"Over all pairs, {direction_agreement(run.main_table)}.",
     ),
     "ablation": Figure(
         SWEEPS["ablation"].section,
         has_replaced,
-        lambda run: (ablations(run.main_table), flips(run.main_table)),
-        lambda data: ablation_curve(*data),
+        lambda run: (ablation_data(run.main_table), flip_data(run.main_table)),
+        lambda data: ablation_chart(*data),
     ),
     "knockout": Figure(
-        SWEEPS["knockout"].section, has_knockouts, lambda run: knockout_data(run.main_table), knockout_bars
+        SWEEPS["knockout"].section, has_knockouts, lambda run: knockout_data(run.main_table), knockout_chart
     ),
-    "kl_by_layer": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, kl_by_layer),
-    "layer_similarity": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, layer_similarity),
-    "all_pairs_by_layer": Figure(ORIGINAL, has_original_cells, lambda run: run.main_table, pairs_by_layer),
+    "kl_by_layer": Figure(
+        ORIGINAL, has_original_cells, lambda run: kl_by_layer_data(run.main_table), kl_by_layer_chart
+    ),
+    "layer_similarity": Figure(
+        ORIGINAL, has_original_cells, lambda run: layer_similarity_data(run.main_table), layer_similarity_chart
+    ),
+    "all_pairs_by_layer": Figure(
+        ORIGINAL, has_original_cells, lambda run: pairs_by_layer_data(run.main_table), pairs_by_layer_chart
+    ),
 }
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codi_tracing.analysis.figures.comparison import compare_runs, run_names
 from codi_tracing.analysis.labels import metric_noun, place_name
 from codi_tracing.analysis.report.catalogue import figures_of_run
+from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
 from codi_tracing.analysis.rows import places_have_unrelated
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.statistics.sites import ALPHA
-from codi_tracing.analysis.table import SEGMENTS
+from codi_tracing.configs.vocabulary import SEGMENTS
 
 Rows = list[list[str]]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
+from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 from codi_tracing.analysis.statistics.results import Results
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING
-from codi_tracing.analysis.table import read_table
 
 
 class FinishedRun(NamedTuple):

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.figures.comparison import compare_runs, comparison_chart, run_names
+from codi_tracing.analysis.figures.comparison import comparison_chart
 from codi_tracing.analysis.figures.pairs import pair_specs
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.report.catalogue import Figure, figures_of_run, has_original_cells
+from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.explorer import explorer_data
 from codi_tracing.analysis.report.explorer_charts import explorer_specs
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run

@@ -1,4 +1,4 @@
-"""Uncertainty with the cluster as its unit: bootstrap intervals of ratios, ranks, and family-wise p-values."""
+"""Uncertainty over clusters: bootstrap intervals of ratios and ranks, and family-wise p-values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-# Resamples at once, and numbers in them, which bounds what they take of memory.
+# Resamples per batch, and numbers per batch: a bound on memory.
 BATCH, AT_ONCE = 500, 20_000_000
 
 
@@ -31,22 +31,14 @@ def resampled_ratios(numerators: Array, denominators: Array, resamples: int = RE
     return np.divide(counts @ numerators, below, out=np.full_like(below, np.nan), where=below != 0)
 
 
-def ratio_interval(
-    numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of Σ numerators / Σ denominators over resampled clusters: `ratio_intervals` of one row."""
-    low, high = ratio_intervals(numerators[None], denominators[None], resamples, seed)
-    return float(low[0]), float(high[0])
-
-
 def ratio_intervals(
     numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Array, Array]:
     """95 % interval of each row's Σ numerators / Σ denominators over resampled clusters: SciPy's BCa (Efron 1987).
 
-    The inputs are sums `[row, cluster]`; every row's clusters are resampled alike, as they would be alone. Percentiles
-    where BCa is undefined, as where no resample differs; NaN with fewer than two clusters, or where the denominators
-    sum to 0 in a resample.
+    The inputs are sums `[row, cluster]`; all rows share the same resamples of clusters. Percentiles if BCa is
+    undefined, for example if no resample differs; NaN with fewer than two clusters, or if the denominators of a
+    resample sum to 0.
     """
     return _intervals((numerators, denominators), ratio_of_sums, resamples, seed)
 
@@ -55,9 +47,9 @@ def ratio_differences(
     numerators: Array, denominators: Array, others: Array, other_denominators: Array,
     resamples: int = RESAMPLES, seed: int = 0,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """95 % interval of each row's Σ numerators / Σ denominators less that of the others, whose clusters are the same.
+    """95 % interval of the difference of two ratios of sums over the same clusters, row by row.
 
-    A resample draws a cluster with both its sides, so that what the two have in common cancels; else as above.
+    A resample draws a cluster with both its ratios, so that shared variation cancels; else as `ratio_intervals`.
     """
     return _intervals((numerators, denominators, others, other_denominators), _difference_of_ratios, resamples, seed)
 
@@ -75,7 +67,7 @@ def _intervals(
     if n_clusters < 2:
         return low, high
     same = np.all([(sample == sample[:, :1]).all(1) for sample in samples], axis=0)
-    with np.errstate(all="ignore"):  # as many figures of shares are
+    with np.errstate(all="ignore"):  # every cluster is equal, as in many shares
         low[same] = high[same] = statistic(*(sample[same, :1] for sample in samples))
     low[~np.isfinite(low)] = np.nan
     for method in ("BCa", "percentile"):
@@ -84,13 +76,13 @@ def _intervals(
             if not len(rows):
                 continue
             with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")  # of what is undefined: said by NaN
-                found = stats.bootstrap(
+                warnings.simplefilter("ignore")  # undefined intervals are NaN
+                interval = stats.bootstrap(
                     [sample[rows] for sample in samples], statistic, axis=-1, paired=True, vectorized=True,
                     n_resamples=resamples, confidence_level=CONFIDENCE, method=method, batch=BATCH,
                     rng=np.random.default_rng(seed),
                 ).confidence_interval  # fmt: skip
-            bounds = np.stack([found.low, found.high])
+            bounds = np.stack([interval.low, interval.high])
             known = np.isfinite(bounds).all(0)
             low[rows[known]], high[rows[known]] = bounds[:, known]
     return low, high
@@ -102,7 +94,7 @@ def ratio_of_sums(numerators: Array, denominators: Array, axis: int = -1) -> Arr
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of independent cases (Wilson's, which stays within 0 and 1)."""
+    """95 % interval of a share of independent cases (Wilson's, within 0 and 1)."""
     interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -116,9 +108,9 @@ def rank_intervals(numerators: Array, denominators: Array, seed: int = 0) -> tup
 
 
 def first_shares(numerators: Array, denominators: Array, seed: int = 0) -> Array:
-    """How often each site has the largest effect in resamples of whole clusters; the inputs are sums `[cluster, site]`.
+    """Share of resamples of clusters in which each site has the largest effect; the inputs are sums `[cluster, site]`.
 
-    The shares sum to 1; where several are equal, each of them counts in equal parts. NaN where no site has an effect.
+    The shares sum to 1; equal sites share a resample equally. NaN if no site has an effect.
     """
     ratios = resampled_ratios(numerators, denominators, seed=seed)
     ratios = ratios[np.isfinite(ratios).any(axis=1)]
@@ -131,7 +123,7 @@ def first_shares(numerators: Array, denominators: Array, seed: int = 0) -> Array
 def sign_flips(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:
     """Two-sided p of each site alone: whole clusters change sign, |sum| is compared; the inputs are `[cluster, site]`.
 
-    Symmetry around 0 is the null. A site where nothing ever changes has p = 1.
+    Symmetry around 0 is the null. A site without any change has p = 1.
     """
     signs = np.random.default_rng(seed).integers(0, 2, size=(draws, len(sums))) * 2.0 - 1.0
     observed = np.abs(sums.sum(0))
@@ -153,17 +145,17 @@ def step_down(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:
     """Family-wise p of each site: whole clusters change sign together, max-|t| step-down (Westfall and Young).
 
     `sums[cluster, site]` are each cluster's sums, symmetric around 0 under the null. Romano and Wolf (2005) give the
-    step-down; |sum| / sqrt(clusters × sum of squares) stands for |t|, of which it is an increasing function.
+    step-down; |sum| / sqrt(clusters × sum of squares) is an increasing function of |t|.
     """
     clusters, sites = sums.shape
     scale = np.sqrt(clusters * (sums**2).sum(0))
-    scale[scale == 0] = np.inf  # a site where nothing ever changes is never significant
+    scale[scale == 0] = np.inf  # a site without any change is never significant
     observed = np.abs(sums.sum(0)) / scale
     signs = np.random.default_rng(seed).integers(0, 2, size=(draws, clusters)) * 2.0 - 1.0
     flipped = np.abs(signs @ sums) / scale
 
     order = np.argsort(-observed, kind="stable")
-    # The largest statistic among a site and all that rank below it, in every draw.
+    # The largest statistic among a site and all sites ranked below it, in every draw.
     maxima = np.maximum.accumulate(flipped[:, order[::-1]], axis=1)[:, ::-1]
     exceeding = (maxima >= observed[order] - 1e-12).sum(0)
     adjusted = np.empty(sites)

@@ -9,16 +9,11 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from codi_tracing.analysis.rows import main_protocol
-from codi_tracing.analysis.statistics.sites import rank_differences, rank_sites, site_statistics, winner
-from codi_tracing.analysis.statistics.verdict import (
-    LOW_CEILING,
-    Estimate,
-    Verdict,
-    ceiling,
-    corners,
-    decomposition,
-    verdict,
-)
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceiling
+from codi_tracing.analysis.statistics.corners import corners, decomposition
+from codi_tracing.analysis.statistics.ranking import rank_differences, winner
+from codi_tracing.analysis.statistics.sites import rank_sites, site_statistics
+from codi_tracing.analysis.statistics.verdict import Verdict, verdict
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.run_folder import read_manifest
-from codi_tracing.analysis.table import write_table
+from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.patching.engine.table_rows import in_order
 from codi_tracing.patching.runs.batch_files import FOLDER, BatchFileError, BatchHeader, read_batch
 from codi_tracing.patching.runs.run_folder import MANIFEST, TABLE, check_format, differences, locked, open_run

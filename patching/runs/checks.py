@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from codi_tracing.analysis.statistics.verdict import LOW_CEILING, ceiling, verdict
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, ceiling
+from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.configs.vocabulary import DEFAULT_METRICS
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
-from codi_tracing.analysis.table import write_table
+from codi_tracing.analysis.io.table_file import write_table
 
 SMALL_FILES = {"manifest.json": read_manifest, "checks.json": read_checks, "prepared_pairs.json": read_prepared}
 ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"

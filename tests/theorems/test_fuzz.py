@@ -231,7 +231,7 @@ def mutated_tables(draw):
 
 
 def test_a_table_is_read_or_refused_with_a_sentence(tmp_path):
-    from codi_tracing.analysis.table import read_table
+    from codi_tracing.analysis.io.table_file import read_table
 
     path = tmp_path / "cells.parquet"
     good = parquet(pd.concat([one_row(), one_row(pair_id="8", layer=None, layer_last=None)]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.traces.gsm8k import read_problems
 from tests.support import command_line
 from tests.support.places import GSM8K

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from tests.support.places import ROOT
 
 KEYS = (

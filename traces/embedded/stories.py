@@ -12,20 +12,21 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from codi_tracing.analysis.experiments.matched import COLOURS, matched_shares
+from codi_tracing.analysis.experiments.matched import ANSWER_COLOURS, matched_data
 from codi_tracing.analysis.figures.corners import ANSWERS
-from codi_tracing.analysis.figures.heatmap import site_effects
+from codi_tracing.analysis.figures.heatmap import heatmap_data
 from codi_tracing.analysis.figures.marks import below, scale_of
 from codi_tracing.analysis.figures.style import dress, heading
 from codi_tracing.analysis.io.png_worker import PPI, SCALE
+from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, ceiling
+from codi_tracing.analysis.statistics.corners import CORNERS, corners
 from codi_tracing.analysis.statistics.sites import ALPHA
-from codi_tracing.analysis.statistics.verdict import CORNERS, LOW_CEILING, ceiling, corners
-from codi_tracing.analysis.table import read_table
 
 HERE = Path(__file__).parent
 CARD = HERE / "card.json"
 WIDE = 210  # pixels, so that two columns fill a printed page
-ANSWER_COLOURS = {name: COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
+ANSWER_COLOURS = {name: ANSWER_COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
 INTERMEDIATE = 1
 
 
@@ -40,7 +41,7 @@ def main(*runs: str) -> None:
         name = names.pop()
         accuracy = card[name]["accuracy_by_steps"]["6"]
         table, first = read_table(swept / "cells.parquet"), not columns
-        shares = matched_shares(read_table(matched / "cells.parquet"))
+        shares = matched_data(read_table(matched / "cells.parquet"))
         parts = [
             corner_panel(corners(table), f"{name}: accuracy {accuracy:.1%}", first),
             site_panel(table, first),
@@ -81,7 +82,7 @@ def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
 
 def site_panel(table: pd.DataFrame, first: bool) -> Any:
     """Specific effects by layer and step, on one colour scale for all models."""
-    sites = site_effects(table)
+    sites = heatmap_data(table)
     sites = sites[(sites["direction"] == "denoising") & (sites["kind"] == "resid") & sites["step"].notna()]
     sites = sites.assign(differs=sites["p_fwer"] <= ALPHA)
     top = ceiling(table)
@@ -113,7 +114,7 @@ def share_panel(shares: pd.DataFrame) -> Any:
     base = alt.Chart(true).encode(x=x, color=colour)
     lines = base.mark_line(strokeWidth=2, point=True).encode(y=y)
     bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
-    dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=COLOURS["hybrid"]).encode(x=x, y=y)
+    dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=ANSWER_COLOURS["hybrid"]).encode(x=x, y=y)
     title = panel_title("Whose answer, once steps are a donor's", sample_size(true))
     return (dashed + bars + lines).properties(width=WIDE, height=120, title=title)
 

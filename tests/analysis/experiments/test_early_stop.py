@@ -1,9 +1,9 @@
-"""Early stopping: shares are of the runs that were right, hosts weigh the same, and the figure says what is natural."""
+"""Early stopping: shares of right runs, equal weights of hosts, and the words of the figure."""
 
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.early_stop import early_stop_curve, early_stops
+from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -18,7 +18,7 @@ def row(pair, patched=1.0, direction="noising", right=1.0, **where) -> dict:
 
 
 def resampled(pair, step, patched=1.0, draw=0, **where) -> dict:
-    return row(pair, patched, site="kv", source="unrelated", step=step, step_last=2, draw=draw, **where)
+    return row(pair, patched, kind="kv", source="unrelated", step=step, step_last=2, draw=draw, **where)
 
 
 def table(rows) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def test_accuracy_is_the_share_of_right_runs_of_both_hosts_that_keep_their_answe
     rows = [row(pair, float(pair < 4), n_latents=2) for pair in range(10)]
     # Only half of the other hosts are right unpatched: the runs are 15, and 4 + 5 keep their answer.
     rows += [row(pair, 1.0, "denoising", right=float(pair < 5), n_latents=2) for pair in range(10)]
-    found = early_stops(table(rows)).iloc[0]
+    found = early_stop_data(table(rows)).iloc[0]
     assert (found["rest"], found["kept"], found["sees_question"], found["n"]) == ("stopped", 2, True, 10)
     assert found["effect"] == pytest.approx(9 / 15)
     assert found["low"] < 9 / 15 < found["high"]
@@ -39,25 +39,25 @@ def test_draws_of_a_run_are_averaged_before_runs_are():
     rows = [row(0, n_latents=0), row(1, n_latents=0), row(2, n_latents=0)]
     rows += [resampled(0, 1, patched, draw) for draw, patched in enumerate((1.0, 0.0, 0.0, 0.0))]
     rows += [resampled(1, 1, 1.0), resampled(1, 1, 1.0, direction="denoising")]
-    found = early_stops(table(rows)).set_index(["rest", "kept"])
+    found = early_stop_data(table(rows)).set_index(["rest", "kept"])
     assert found.loc[("resampled", 1), "effect"] == pytest.approx((0.25 + 1 + 1) / 3)
 
 
-def test_runs_that_do_not_see_the_question_stand_apart_and_other_cuts_are_left_out():
+def test_runs_without_sight_of_the_question_are_kept_apart_and_other_knockouts_left_out():
     rows = [row(pair, n_latents=k) for pair in range(2) for k in (0, 1)]
     rows += [row(pair, 0.0, n_latents=0, knockout="answer-question") for pair in range(2)]
     rows += [resampled(pair, 0, 0.0, knockout="answer-question") for pair in range(2)]
     rows += [row(pair, 0.5, n_latents=0, knockout="answer-thought") for pair in range(2)]
-    found = early_stops(table(rows)).set_index(["rest", "sees_question", "kept"])["effect"]
+    found = early_stop_data(table(rows)).set_index(["rest", "sees_question", "kept"])["effect"]
     assert found.to_dict() == {
         ("stopped", True, 0): 1.0, ("stopped", True, 1): 1.0, ("stopped", False, 0): 0.0,
         ("resampled", False, 0): 0.0}  # fmt: skip
 
 
-def test_only_resampling_up_to_the_last_step_counts_and_it_tells_the_number_of_steps_trained():
+def test_only_resampling_up_to_the_last_step_counts_and_shows_the_number_of_steps_in_training():
     rows = [row(0, n_latents=k) for k in range(6)] + [row(0)]  # the last is the unpatched corner, at no number of steps
     rows += [resampled(0, step) for step in range(3)] + [resampled(0, 1, 0.0) | {"step_last": 1}]
-    found = early_stops(table(rows))
+    found = early_stop_data(table(rows))
     assert found["trained"].unique().tolist() == [3]
     kept = found.groupby("rest")["kept"].apply(list).to_dict()
     assert kept == {"resampled": [0, 1, 2], "stopped": [0, 1, 2, 3, 4, 5]}
@@ -66,25 +66,25 @@ def test_only_resampling_up_to_the_last_step_counts_and_it_tells_the_number_of_s
 
 def test_a_table_without_stopped_runs_or_right_ones_says_what_to_run():
     with pytest.raises(ValueError, match=r"no rows of runs stopped early .* run configs/early_stop\.toml"):
-        early_stops(table([row(0), resampled(0, 1)]))
+        early_stop_data(table([row(0), resampled(0, 1)]))
     with pytest.raises(ValueError, match="on a model that answers correctly"):
-        early_stops(table([row(0, n_latents=1, right=0.0)]))
+        early_stop_data(table([row(0, n_latents=1, right=0.0)]))
 
 
-def test_the_table_stays_as_it_was():
+def test_the_table_is_not_changed():
     cells = table([row(pair, n_latents=k) for pair in range(2) for k in range(3)])
     before = cells.copy(deep=True)
-    early_stop_curve(early_stops(cells))
+    early_stop_chart(early_stop_data(cells))
     pd.testing.assert_frame_equal(cells, before)
 
 
-def test_the_figure_says_what_is_off_distribution_and_marks_the_steps_trained():
+def test_the_figure_names_off_distribution_runs_and_marks_the_steps_of_training():
     rows = [row(pair, n_latents=k) for pair in range(4) for k in range(6)]
-    spec = str(early_stop_curve(early_stops(table(rows))).to_dict())
+    spec = str(early_stop_chart(early_stop_data(table(rows))).to_dict())
     assert "as trained" not in spec  # no row tells how many steps the model was trained with
     rows += [resampled(pair, k) for pair in range(4) for k in range(3)]
     rows += [row(pair, n_latents=1, knockout="answer-question") for pair in range(4)]
-    spec = str(early_stop_curve(early_stops(table(rows))).to_dict())
+    spec = str(early_stop_chart(early_stop_data(table(rows))).to_dict())
     for words in ("stopped after k steps: off-distribution", "resampled: in distribution", "as trained (k = 3)",
-                  "question cut off: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip
+                  "question hidden: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip
         assert words in spec

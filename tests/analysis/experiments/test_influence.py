@@ -1,9 +1,9 @@
-"""Influence: a step's effect on a later one, beyond an unrelated donor, in total and with the steps between held."""
+"""Influence: a step's effect on a later one, beyond an unrelated donor, in total and with the steps between frozen."""
 
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.influence import influence_matrix, influences
+from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -25,23 +25,23 @@ def cells(found) -> dict:
 
 
 def test_an_effect_is_the_way_made_over_the_way_between_the_runs_pooled_over_pairs():
-    found = influences(table([row(0, 0, 2, 1.0, gap=2.0), row(1, 0, 2, 6.0, gap=8.0)]))
+    found = influence_data(table([row(0, 0, 2, 1.0, gap=2.0), row(1, 0, 2, 6.0, gap=8.0)]))
     assert cells(found) == pytest.approx({("total", 0, 2): 7 / 10})
     assert (found["n"].item(), found["specific"].item()) == (2, False)
 
 
-def test_what_an_unrelated_donor_does_is_taken_off_where_it_was_swept():
+def test_an_unrelated_donors_effect_is_subtracted_if_it_was_swept():
     rows = [row(pair, 0, 2, 1.0) for pair in range(3)]
     rows += [row(pair, 0, 2, 0.2 + 0.2 * draw, source="unrelated", draw=draw) for pair in range(3) for draw in (0, 1)]
     rows += [row(pair, 0, 2, 0.5, freeze="between") for pair in range(3)]
-    found = influences(table(rows))
+    found = influence_data(table(rows))
     assert cells(found) == pytest.approx({("total", 0, 2): (1.0 - 0.3) / 2, ("direct", 0, 2): 0.25})
     assert dict(zip(found["route"], found["specific"], strict=True)) == {"total": True, "direct": False}
 
 
 def test_between_neighbours_the_direct_effect_is_the_total_one():
     rows = [row(0, 0, 1, 1.0), row(0, 0, 2, 0.8), row(0, 0, 2, 0.2, freeze="between")]
-    assert cells(influences(table(rows))) == pytest.approx(
+    assert cells(influence_data(table(rows))) == pytest.approx(
         {("total", 0, 1): 0.5, ("total", 0, 2): 0.4, ("direct", 0, 1): 0.5, ("direct", 0, 2): 0.1}
     )
 
@@ -49,23 +49,23 @@ def test_between_neighbours_the_direct_effect_is_the_total_one():
 def test_a_distance_that_vanishes_is_a_whole_effect():
     # The clean run's distance to itself is 0, the corrupted run's is 4.
     rows = [row(0, 0, 1, 1.0, metric="distance_to_clean", clean=0.0, corrupted=4.0)]
-    assert cells(influences(table(rows), "distance_to_clean")) == {("total", 0, 1): 0.75}
+    assert cells(influence_data(table(rows), "distance_to_clean")) == {("total", 0, 1): 0.75}
 
 
 def test_directions_stand_apart_and_windows_other_freezes_and_steps_read_before_are_left_out():
     rows = [row(0, 0, 1, 1.0), row(0, 0, 1, 1.5, source="corrupted", direction="noising")]
     rows += [row(0, 0, 2, 9.0, step_last=1), row(0, 0, 3, 9.0, freeze="R"), row(0, 2, 1, 9.0), row(0, 1, 1, 9.0)]
     rows += [row(0, 0, 4, 9.0, layer=3, layer_last=3)]
-    found = influences(table(rows))
+    found = influence_data(table(rows))
     assert found.set_index("direction")["effect"].to_dict() == {"denoising": 0.5, "noising": 0.25}
 
 
 def test_a_table_without_steps_read_later_says_what_to_run():
     with pytest.raises(ValueError, match=r"metric 'kl_to_clean'; run configs/influence\.toml"):
-        influences(table([row(0, 0, 1, 1.0)]), "kl_to_clean")
+        influence_data(table([row(0, 0, 1, 1.0)]), "kl_to_clean")
 
 
-def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_stays_as_it_was():
+def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_is_not_changed():
     donors = {"denoising": "clean", "noising": "corrupted"}
     rows = [
         row(pair, step, read, 0.3 * read, source=donor, direction=direction, freeze=freeze)
@@ -74,7 +74,7 @@ def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_sta
     ]  # fmt: skip
     made = table(rows)
     before = made.copy(deep=True)
-    spec = influence_matrix(influences(made)).to_dict()
+    spec = influence_chart(influence_data(made)).to_dict()
     titles = [[panel["title"] for panel in line["hconcat"]] for line in spec["vconcat"]]
     assert titles == [[f"{direction}, total", f"{direction}, direct"] for direction in donors]
     assert any("n = 3 pairs, 3 clusters; protocol latent_loop" in line for line in spec["title"]["subtitle"])

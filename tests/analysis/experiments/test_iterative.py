@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.iterative import iteration_curve, iterations
+from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -32,17 +32,17 @@ def series(found, *keys) -> dict:
 def test_each_prefix_has_its_pooled_effect_on_the_answer_and_on_the_step_that_follows():
     rows = [row(0, 0, 1.0), row(0, 1, 2.0), row(1, 0, 3.0, 12.0), row(1, 1, 10.0, 12.0)]
     rows += [following(0, 0, 0.5), following(1, 0, 1.5)]
-    found = iterations(table(rows))
+    found = iterative_data(table(rows))
     assert series(found, "reads", "end") == {("answer", 0): 0.25, ("answer", 1): 0.75, ("next", 0): 0.5}
     assert set(found["n"]) == {2}
 
 
-def test_the_frozen_latent_the_unrelated_donor_and_the_directions_stand_apart():
+def test_the_frozen_latent_the_unrelated_donor_and_the_directions_are_kept_apart():
     rows = [following(0, end, 1.0) for end in range(2)]
     rows += [following(0, 0, 0.5, freeze="R"), following(0, 0, 0.1, source="unrelated", draw=0)]
     rows += [following(0, 0, 0.3, source="unrelated", draw=1)]
     rows += [following(0, 0, 0.5, source="corrupted", direction="noising")]
-    found = series(iterations(table(rows)), "direction", "written", "route", "end")
+    found = series(iterative_data(table(rows)), "direction", "written", "route", "end")
     assert found == pytest.approx({
         ("denoising", "other run", "free", 0): 0.5, ("denoising", "other run", "free", 1): 0.5,
         ("denoising", "other run", "R frozen", 0): 0.25, ("denoising", "unrelated donor", "free", 0): 0.1,
@@ -54,15 +54,15 @@ def test_only_the_step_right_after_the_prefix_counts_and_only_prefixes_of_all_la
     rows = [row(0, 0, 1.0), row(0, 1, 1.0), following(0, 0, 1.0, read_step=3), row(0, 2, 9.0, step=1)]
     rows += [row(0, 3, 9.0, layer=2, layer_last=2), row(0, 4, 9.0, freeze="K_T"), row(0, 5, 9.0, read_step=6)]
     rows += [row(0, 2, 9.0, source="self")]
-    assert series(iterations(table(rows)), "reads", "end") == {("answer", 0): 0.25, ("answer", 1): 0.25}
+    assert series(iterative_data(table(rows)), "reads", "end") == {("answer", 0): 0.25, ("answer", 1): 0.25}
 
 
 def test_a_table_without_prefixes_says_what_to_run():
     with pytest.raises(ValueError, match=r"for several k, .* run configs/iterative\.toml"):
-        iterations(table([row(0, 0, 1.0)]))  # the first step alone is no growing prefix
+        iterative_data(table([row(0, 0, 1.0)]))  # the first step alone is no growing prefix
 
 
-def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_stays_as_it_was():
+def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_is_not_changed():
     rows = [
         make(pair, end, 1.0, source=source, freeze=freeze)
         for pair in range(3) for end in range(3) for make in (row, following)
@@ -70,7 +70,7 @@ def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_stays_as_
     ]  # fmt: skip
     cells = table(rows)
     before = cells.copy(deep=True)
-    spec = iteration_curve(iterations(cells)).to_dict()
+    spec = iterative_chart(iterative_data(cells)).to_dict()
     assert [panel["title"] for panel in spec["hconcat"]] == [
         "logit difference at the answer", "final state of step k + 1 (projection)"]  # fmt: skip
     assert "n = 3 pairs, 3 clusters; protocol latent_loop" in spec["title"]["subtitle"]
@@ -78,5 +78,7 @@ def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_stays_as_
 
 
 def test_a_table_with_answers_alone_makes_one_panel():
-    spec = iteration_curve(iterations(table([row(pair, end, 1.0) for pair in range(3) for end in range(3)]))).to_dict()
+    spec = iterative_chart(
+        iterative_data(table([row(pair, end, 1.0) for pair in range(3) for end in range(3)]))
+    ).to_dict()
     assert len(spec["hconcat"]) == 1

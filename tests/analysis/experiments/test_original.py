@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.original import protocol_curve, protocol_rows, protocol_sentence, protocols
+from codi_tracing.analysis.experiments.original import original_chart, original_data, original_sentence
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 # Mean KL by layer: the loop read at the number, and what the errors make of it.
@@ -44,7 +44,7 @@ def value(found, protocol, read_at, layer, measure="KL(patched || corrupted)", w
 
 def test_a_kl_is_the_mean_over_pairs_and_is_not_divided_by_the_gap():
     rows = [line | {"clean": 40.0} for line in both()]
-    found = value(protocols(table(rows)), "latent loop", "the answer's number", 0)
+    found = value(original_data(table(rows)), "latent loop", "the answer's number", 0)
     assert found["value"] == pytest.approx((0.25 + 0.5 + 0.75) / 3)
     assert found["low"] < 0.5 < found["high"]
     assert (found["n"], found["clusters"]) == (3, 3)
@@ -56,26 +56,28 @@ def test_the_logit_difference_is_an_effect_pooled_over_pairs():
         row(pair, 0, patched, "logit_difference", clean=clean, corrupted=corrupted)
         for pair, patched, clean, corrupted in gaps
     ]
-    found = protocols(table([*both(), *rows]))
+    found = original_data(table([*both(), *rows]))
     effect = value(found, "latent loop", "the answer's number", 0, "effect on the logit difference")
     assert effect["value"] == pytest.approx(0.5)
 
 
-def test_the_clean_host_is_left_out_for_it_stands_apart_from_the_corrupted_run_unpatched():
+def test_the_clean_host_is_left_out_because_it_differs_from_the_corrupted_run_unpatched():
     noising = both(direction="noising", source="corrupted")
-    pd.testing.assert_frame_equal(protocols(table(both() + noising)), protocols(table(both())))
+    pd.testing.assert_frame_equal(original_data(table(both() + noising)), original_data(table(both())))
 
 
 def test_unrelated_runs_are_kept_apart_and_their_draws_averaged():
     rows = [row(pair, 0, kl, source="unrelated", draw=draw) for pair in range(2) for draw, kl in enumerate([0.2, 0.4])]
-    found = value(protocols(table(both() + rows)), "latent loop", "the answer's number", 0, written="unrelated run")
+    found = value(
+        original_data(table(both() + rows)), "latent loop", "the answer's number", 0, written="unrelated donor"
+    )
     assert (found["value"], found["n"]) == (pytest.approx(0.3), 2)
 
 
 def test_windows_and_single_steps_are_left_out_and_the_table_is_not_changed():
     mixed = table([*both(), row(0, 0, 9.0, layer_last=2), row(0, 0, 9.0, step=1, step_last=1)])
     before = mixed.copy(deep=True)
-    pd.testing.assert_frame_equal(protocols(mixed), protocols(table(both())))
+    pd.testing.assert_frame_equal(original_data(mixed), original_data(table(both())))
     pd.testing.assert_frame_equal(mixed, before)
 
 
@@ -83,25 +85,17 @@ def test_windows_and_single_steps_are_left_out_and_the_table_is_not_changed():
 def test_a_table_without_one_of_the_four_combinations_says_which_and_what_to_run(column, lacking):
     rows = table([line for line in both() if line[column] != lacking])
     with pytest.raises(ValueError, match=f"{lacking}.*; run configs/original.toml"):
-        protocols(rows)
-
-
-def test_the_lines_of_text_give_first_and_last_layer_and_zero_only_for_zero():
-    lines = protocol_rows(protocols(table(both())))
-    assert [line.split("  ")[0] for line in lines[1:]] == ["single pass over pads"] * 2 + ["latent loop"] * 2
-    assert [line.split()[-2:] for line in lines[1:]] == [
-        ["1.0e-06", "0"], ["0.100", "0"], ["4.0e-06", "1.0e-06"], ["0.500", "0.125"],
-    ]  # fmt: skip
+        original_data(rows)
 
 
 def texts(spec) -> list[str]:
-    """What the chart says within its panels."""
+    """The text within the panels."""
     data = spec["datasets"].values()
-    return [point["says"] for points in data for point in points if "says" in point]
+    return [point["text"] for points in data for point in points if "text" in point]
 
 
 def test_zero_is_drawn_a_decade_below_the_smallest_kl_and_named_as_structural():
-    spec = protocol_curve(protocols(table(both()))).to_dict()
+    spec = original_chart(original_data(table(both()))).to_dict()
     drawn = [p["drawn_value"] for points in spec["datasets"].values() for p in points if p.get("value") == 0]
     assert set(drawn) == {-7.0}  # the smallest is 1e-6
     assert texts(spec) == ["structural zero: nothing reads it"] * 2
@@ -113,27 +107,26 @@ def test_a_structural_zero_that_is_not_zero_is_shown_with_its_number():
         line | {"patched": 3e-7} if line["protocol"] == "single_pass" and line["layer"] == 2 else line
         for line in both()
     ]
-    assert texts(protocol_curve(protocols(table(rows))).to_dict()) == ["structurally 0, measured 3.0e-07"] * 2
+    assert texts(original_chart(original_data(table(rows))).to_dict()) == ["structurally 0, measured 3.0e-07"] * 2
 
 
-def test_what_rounding_may_have_made_is_called_nothing():
+def test_a_kl_within_rounding_is_drawn_as_zero():
     rows = [*both(), row(0, 0, -2e-7, source="unrelated"), row(1, 0, 0.4, source="unrelated")]
     rows = [
         line | {"patched": 1e-7} if line["protocol"] == "single_pass" and line["layer"] == 2 else line for line in rows
     ]
-    found = protocols(table(rows))
+    found = original_data(table(rows))
     assert set(found["rounding"]) == {2e-7}
-    spec = protocol_curve(found).to_dict()
+    spec = original_chart(found).to_dict()
     assert texts(spec) == ["structural zero: nothing reads it"] * 2
     assert "0 within rounding (up to 2.0e-07)" in " ".join(spec["title"]["subtitle"])
     drawn = [p["drawn_value"] for points in spec["datasets"].values() for p in points if p.get("value") == 1e-7]
     assert set(drawn) == {-7.0}
-    assert [line.split("  ")[-1].strip() for line in protocol_rows(found)[1:3]] == ["0 within rounding"] * 2
-    assert "Rounding moves a KL of this table by up to 2.0e-07." in protocol_sentence(found)
+    assert "Rounding moves a KL of this table by up to 2.0e-07." in original_sentence(found)
 
 
 def test_both_positions_share_one_axis():
-    first, second = protocol_curve(protocols(table(both()))).to_dict()["hconcat"]
+    first, second = original_chart(original_data(table(both()))).to_dict()["hconcat"]
     domains = [
         layer["encoding"]["y"]["scale"]["domain"]
         for panel in (first, second)
@@ -147,4 +140,4 @@ def test_both_positions_share_one_axis():
 def test_a_sweep_that_changed_nothing_is_not_drawn():
     rows = [line | {"patched": 0.0} for line in both()]
     with pytest.raises(ValueError, match="every mean KL is 0"):
-        protocol_curve(protocols(table(rows)))
+        original_chart(original_data(table(rows)))

@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.shapley import index_weights, shapley_bars, shapley_interactions, shapley_values
+from codi_tracing.analysis.experiments.shapley import (
+    index_weights,
+    shapley_chart,
+    shapley_data,
+    shapley_interaction_data,
+)
 from codi_tracing.analysis.statistics import effects
 from codi_tracing.analysis.table import COLUMNS, check_table
 
@@ -25,25 +30,25 @@ def row(pair, patched, gap=1.0, **where) -> dict:
     }  # fmt: skip
 
 
-def table(worth, steps, pairs=3, freezes=(None, "K_T")) -> pd.DataFrame:
-    """A table where writing a set of steps moves the pair by worth(pair, set); the whole thought is the full set."""
+def table(value_of, steps, pairs=3, freezes=(None, "K_T")) -> pd.DataFrame:
+    """A table where writing a set of steps moves the pair by value_of(pair, set); the whole thought is the full set."""
     rows = []
     for pair in range(pairs):
         for freeze in freezes:
             for chosen in subsets(steps)[:-1]:
                 name = "+".join(map(str, chosen))
-                rows.append(row(pair, worth(pair, set(chosen)), step_set=name, freeze=freeze))
-        rows.append(row(pair, worth(pair, set(range(steps))), site="thought"))
+                rows.append(row(pair, value_of(pair, set(chosen)), step_set=name, freeze=freeze))
+        rows.append(row(pair, value_of(pair, set(range(steps))), kind="thought"))
     return check_table(pd.DataFrame(rows))
 
 
-def values(worth, steps, **options) -> list[float]:
-    found = shapley_values(table(worth, steps, **options))
+def values(value_of, steps, **options) -> list[float]:
+    found = shapley_data(table(value_of, steps, **options))
     return list(found[found["game"] == "total"].sort_values("step")["effect"])
 
 
-def interactions(worth, steps) -> dict[tuple[int, int], float]:
-    found = shapley_interactions(table(worth, steps))
+def interactions(value_of, steps) -> dict[tuple[int, int], float]:
+    found = shapley_interaction_data(table(value_of, steps))
     found = found[found["game"] == "total"]
     return {(row.earlier, row.later): row.effect for row in found.itertuples()}
 
@@ -64,7 +69,7 @@ def test_two_steps_of_which_either_is_enough_share_the_effect_and_interact_by_mi
     assert interactions(either, 2) == pytest.approx({(0, 1): -1.0})
 
 
-def test_steps_that_add_up_are_worth_their_weights_and_do_not_interact():
+def test_steps_that_add_up_have_their_weights_as_values_and_do_not_interact():
     weights = [0.1, 0.5, -0.2, 0.3]
     found = values(lambda _pair, chosen: sum(weights[step] for step in chosen), 4)
     assert found == pytest.approx(weights)
@@ -73,7 +78,7 @@ def test_steps_that_add_up_are_worth_their_weights_and_do_not_interact():
     assert list(found.values()) == pytest.approx([0.0] * 6, abs=1e-12)
 
 
-def test_a_step_that_changes_nothing_is_worth_nothing_beside_two_that_need_one_another():
+def test_a_step_without_effect_has_value_zero_beside_two_that_need_each_other():
     def without_step_two(_pair, chosen):
         return float({0, 1} <= chosen)
 
@@ -93,32 +98,32 @@ def random_game(steps: int, pairs: int = 4):
     return lambda pair, chosen: float(draws[pair, sum(1 << step for step in chosen)]) if chosen else 0.0
 
 
-def test_a_value_is_what_a_step_adds_averaged_over_all_orders():
-    worth = random_game(5)
+def test_a_value_is_a_steps_contribution_averaged_over_all_orders():
+    value_of = random_game(5)
     added = np.zeros(5)
     orders = list(permutations(range(5)))
     for order in orders:
         for place, step in enumerate(order):
             for pair in range(4):
-                added[step] += worth(pair, {*order[: place + 1]}) - worth(pair, {*order[:place]})
-    assert values(worth, 5, pairs=4) == pytest.approx(added / len(orders) / 4)
+                added[step] += value_of(pair, {*order[: place + 1]}) - value_of(pair, {*order[:place]})
+    assert values(value_of, 5, pairs=4) == pytest.approx(added / len(orders) / 4)
 
 
-def test_an_interaction_is_what_two_steps_add_jointly_averaged_over_the_orders_of_the_two_as_one():
-    worth, joint = random_game(5, pairs=1), 0.0
+def test_an_interaction_is_the_joint_contribution_averaged_over_the_orders_of_the_two_as_one():
+    value_of, joint = random_game(5, pairs=1), 0.0
     orders = list(permutations(["both", 0, 2, 4]))
     for order in orders:
         before = {step for step in order[: order.index("both")] if step != "both"}
-        single = worth(0, before | {1}) + worth(0, before | {3})
-        joint += worth(0, before | {1, 3}) - single + worth(0, before)
-    found = shapley_interactions(table(worth, 5, pairs=1)).set_index(["game", "earlier", "later"])["effect"]
+        single = value_of(0, before | {1}) + value_of(0, before | {3})
+        joint += value_of(0, before | {1, 3}) - single + value_of(0, before)
+    found = shapley_interaction_data(table(value_of, 5, pairs=1)).set_index(["game", "earlier", "later"])["effect"]
     assert found["total", 1, 3] == pytest.approx(joint / len(orders))
 
 
 def test_the_values_of_each_game_sum_to_the_effect_of_the_whole_thought():
     cells = table(random_game(6, pairs=5), 6, pairs=5).assign(clean=lambda rows: rows["pair_id"].astype(int) + 1.5)
     ceiling = effects.by_site(effects.effect(cells[cells["kind"] == "thought"]))["effect"].item()
-    sums = shapley_values(cells).groupby("game")["effect"].sum()
+    sums = shapley_data(cells).groupby("game")["effect"].sum()
     assert set(sums.index) == {"total", "answer only"}
     assert sums.to_numpy() == pytest.approx(ceiling, abs=1e-9)
 
@@ -126,11 +131,11 @@ def test_the_values_of_each_game_sum_to_the_effect_of_the_whole_thought():
 def test_pairs_are_pooled_by_their_gaps_and_noising_counts_from_the_clean_run():
     rows = [row(0, 9.0, 10.0, direction="noising", source="corrupted", step_set="0"),
             row(0, 7.0, 10.0, direction="noising", source="corrupted", step_set="1"),
-            row(0, 4.0, 10.0, direction="noising", source="corrupted", site="thought"),
+            row(0, 4.0, 10.0, direction="noising", source="corrupted", kind="thought"),
             row(1, 20.0, 30.0, direction="noising", source="corrupted", step_set="0"),
             row(1, 30.0, 30.0, direction="noising", source="corrupted", step_set="1"),
-            row(1, 20.0, 30.0, direction="noising", source="corrupted", site="thought")]  # fmt: skip
-    found = shapley_values(check_table(pd.DataFrame(rows)), direction="noising").set_index("step")
+            row(1, 20.0, 30.0, direction="noising", source="corrupted", kind="thought")]  # fmt: skip
+    found = shapley_data(check_table(pd.DataFrame(rows)), direction="noising").set_index("step")
     # Pair 0: −1 or −3 alone, −6 together, so −2 and −4. Pair 1: −10 and 0. Out of −40.
     assert list(found["effect"]) == pytest.approx([12 / 40, 4 / 40])
     assert list(found["n"]) == [2, 2]
@@ -146,28 +151,28 @@ def test_the_first_missing_set_is_named():
     cells = table(random_game(3), 3)
     lacking = cells[~((cells["step_set"] == "0+2") & (cells["freeze"] == "K_T") & (cells["pair_id"] == "1"))]
     with pytest.raises(ValueError, match=r"lacks the step set 0\+2 in the game 'answer only' of pair 1"):
-        shapley_values(lacking)
+        shapley_data(lacking)
     with pytest.raises(ValueError, match=r"lacks the step set 1 in the game 'answer only' of pair 0"):
-        shapley_interactions(cells[(cells["step_set"] != "1").fillna(True)])
+        shapley_interaction_data(cells[(cells["step_set"] != "1").fillna(True)])
     with pytest.raises(ValueError, match="lacks the whole thought"):
-        shapley_values(cells[cells["kind"] != "thought"])
+        shapley_data(cells[cells["kind"] != "thought"])
 
 
 def test_a_table_without_sets_of_steps_says_what_to_run():
     with pytest.raises(ValueError, match=r"run configs/shapley\.toml"):
-        shapley_values(table(random_game(2), 2), direction="noising")
+        shapley_data(table(random_game(2), 2), direction="noising")
 
 
-def test_a_game_that_was_not_swept_is_left_out_and_the_table_stays_as_it_was():
+def test_a_game_that_was_not_swept_is_left_out_and_the_table_is_not_changed():
     cells = table(random_game(3), 3, freezes=("K_T",))
     before = cells.copy(deep=True)
-    assert set(shapley_values(cells)["game"]) == {"answer only"}
+    assert set(shapley_data(cells)["game"]) == {"answer only"}
     pd.testing.assert_frame_equal(cells, before)
 
 
 def test_the_figure_has_bars_a_matrix_for_each_game_and_its_counts():
     cells = table(random_game(3), 3)
-    spec = shapley_bars(shapley_values(cells), shapley_interactions(cells)).to_dict()
+    spec = shapley_chart(shapley_data(cells), shapley_interaction_data(cells)).to_dict()
     bars, matrices = spec["hconcat"]
     assert [panel["title"] for panel in [bars, *matrices["hconcat"]]] == [
         "each step's share", "interaction, total", "interaction, answer only"]  # fmt: skip

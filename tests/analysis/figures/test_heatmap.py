@@ -4,13 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.heatmap import MARK, heatmap, site_effects
+from codi_tracing.analysis.figures.heatmap import MARK, heatmap, heatmap_chart, heatmap_data
 from codi_tracing.analysis.report.methods import methods
-from codi_tracing.analysis.statistics.effects import by_site, effect
+from codi_tracing.analysis.statistics.effects import by_site, effect, specific
 from codi_tracing.analysis.statistics.sites import critical
 from codi_tracing.analysis.table import check_table
-from tests.analysis.figures.test_layers import drawn, words
-from tests.analysis.statistics.test_verdict import cell, experiment
+from tests.support.charts import drawn, words
+from tests.support.tables import cell, experiment
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return experiment(layers=(0.2, 0.9, 0.5), pairs=12)
 
 
 def make_cells(last: float = 0.0, pairs: int = 30, unrelated: bool = True) -> pd.DataFrame:
@@ -39,8 +44,8 @@ def cells(spec: dict) -> pd.DataFrame:
     return pd.DataFrame(values).set_index(["direction", "layers", "steps"]).sort_index()
 
 
-def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_matter_is_crossed_out():
-    spec = drawn(heatmap(site_effects(make_cells())))
+def test_sites_like_an_unrelated_donor_are_faint_and_sites_without_any_change_are_crossed_out():
+    spec = drawn(heatmap_chart(heatmap_data(make_cells())))
     found = cells(spec).loc["denoising"]
     assert found["shown"].to_dict() == {("0", "0"): "yes", ("0", "1"): "no", ("1", "0"): "yes", ("1", "1"): "no"}
     assert found["label"][("1", "1")] == MARK
@@ -50,69 +55,69 @@ def test_what_does_not_differ_from_an_unrelated_donor_is_faint_and_what_cannot_m
     assert spec["concat"][0]["layer"][0]["encoding"]["opacity"]["condition"]["test"] == "(datum.shown === 'yes')"
 
 
-def test_a_small_effect_at_the_last_place_is_not_taken_for_none():
-    found = site_effects(make_cells(last=0.002))
+def test_a_small_effect_at_the_last_site_is_not_taken_for_none():
+    found = heatmap_data(make_cells(last=0.002))
     assert not found["inert"].any()
-    assert MARK not in set(cells(drawn(heatmap(found)))["label"])
+    assert MARK not in set(cells(drawn(heatmap_chart(found)))["label"])
 
 
-def test_in_half_precision_nothing_is_what_a_runs_own_thought_changes():
+def test_in_half_precision_a_change_as_large_as_a_self_patchs_is_rounding():
     table = make_cells(last=0.0)
     noisy = table.assign(patched=table["patched"] + 0.01 * (-1.0) ** np.arange(len(table)))
-    found = site_effects(noisy).set_index(["direction", "layer", "step"])
+    found = heatmap_data(noisy).set_index(["direction", "layer", "step"])
     assert found["inert"].sum() == 2
     assert found.loc[("noising", 1, 1), "inert"]
 
 
 def test_the_tests_of_the_heatmap_are_those_of_the_critical_sites():
     table = make_cells()
-    ours = site_effects(table).query("direction == 'denoising' and kind == 'resid'").set_index(["layer", "step"])
+    ours = heatmap_data(table).query("direction == 'denoising' and kind == 'resid'").set_index(["layer", "step"])
     theirs = critical(table).set_index(["layer", "step"])
     for name in ("effect", "low", "high", "p_fwer"):
         np.testing.assert_allclose(ours[name], theirs.loc[ours.index, name])
 
 
-def test_without_an_unrelated_donor_nothing_is_faint_and_the_heading_says_why():
-    spec = drawn(heatmap(site_effects(make_cells(unrelated=False))))
+def test_without_an_unrelated_donor_no_site_is_faint_and_the_heading_says_why():
+    spec = drawn(heatmap_chart(heatmap_data(make_cells(unrelated=False))))
     assert set(cells(spec)["shown"]) == {"yes"}
     assert "No unrelated donor was swept, so nothing is tested" in words(spec)
     assert words(spec).startswith("Effect by layer and step: residual stream")
 
 
 def test_the_whole_thought_in_the_heading_is_the_ceiling_and_no_specific_effect():
-    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap(site_effects(make_cells()))))
+    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap_chart(heatmap_data(make_cells()))))
 
 
 def test_the_tooltip_has_interval_counts_and_p():
-    spec = drawn(heatmap(site_effects(make_cells())))
+    spec = drawn(heatmap_chart(heatmap_data(make_cells())))
     tips = {tip["field"] for tip in spec["concat"][0]["layer"][0]["encoding"]["tooltip"]}
     assert {"effect", "low", "high", "n", "clusters", "p_fwer"} <= tips
 
 
-def test_held_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_columns():
+def test_frozen_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_columns():
     table = make_cells()
-    held = table[table["kind"] == "resid"].assign(freeze="R")
-    spec = drawn(heatmap(site_effects(pd.concat([table, held, held.assign(kind="mlp")]))))
+    frozen = table[table["kind"] == "resid"].assign(freeze="R")
+    spec = drawn(heatmap_chart(heatmap_data(pd.concat([table, frozen, frozen.assign(kind="mlp")]))))
     assert spec["columns"] == 2
     assert [panel["title"] for panel in spec["concat"]][::2] == [
-        "residual stream, denoising, other run, nothing held",
-        "residual stream, denoising, other run, held: R",
-        "MLP output, denoising, other run, held: R",
+        "residual stream, denoising, other run, nothing frozen",
+        "residual stream, denoising, other run, frozen: R",
+        "MLP output, denoising, other run, frozen: R",
     ]
 
 
-def test_effects_that_nobody_tested_are_drawn_as_they_are():
-    spec = drawn(heatmap(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
+def test_untested_effects_are_not_faint():
+    spec = drawn(heatmap_chart(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
     assert "Faint" not in words(spec)
     with pytest.raises(ValueError, match="no rows of metric 'mood'"):
-        site_effects(make_cells(), metric="mood")
+        heatmap_data(make_cells(), metric="mood")
 
 
 def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
     sites = by_site(effect(make_cells()), direction="denoising")
     one = sites[(sites["kind"] == "resid")].head(1)
     many = pd.concat([one.assign(kind="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
-    few, tall = (drawn(heatmap(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
+    few, tall = (drawn(heatmap_chart(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
     assert few["height"] == 8 * 22
     assert tall["height"] <= 1000
     assert [layer["mark"]["type"] for layer in few["layer"]] == ["rect", "text"]
@@ -123,8 +128,41 @@ def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor(
     table = experiment(layers=(0.9, 0.5), pairs=12)
     without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
     assert (without["source"] == "unrelated").any()
-    said = words(drawn(heatmap(site_effects(without))))
+    said = words(drawn(heatmap_chart(heatmap_data(without))))
     assert said.startswith("Effect by layer and step: residual stream")
     assert "(0 host, 1 donor)" in said
     text = " ".join(methods({}, without))
     assert "no specific effects and no p-values" in text
+
+
+def test_a_heatmap_of_specific_effects_says_so(table):
+    plain = heatmap_chart(by_site(effect(table), direction="denoising"))
+    assert words(drawn(plain)).startswith("Effect by layer and step")
+    beyond = heatmap_chart(by_site(specific(table), direction="denoising"), specific=True)
+    assert words(drawn(beyond)).startswith("Specific effect by layer and step: residual stream")
+    assert "(0: as an unrelated donor)" in words(drawn(beyond))
+
+
+def test_diverging_colours_are_centred_on_zero(table):
+    spec = drawn(heatmap_chart(by_site(effect(table), metric="logit_difference", direction="noising")))
+    low, high = spec["layer"][0]["encoding"]["color"]["scale"]["domain"]
+    assert low == -high
+    assert spec["layer"][0]["encoding"]["color"]["scale"]["domainMid"] == 0
+
+
+def test_a_heatmap_names_windows_and_all_steps(table):
+    sites = by_site(effect(table), direction="denoising")
+    window = sites[sites["layer"] == 0].assign(layer_last=2, step=1, step_last=1)
+    spec = drawn(heatmap_chart(pd.concat([sites, window])))
+    places = {(value["layers"], value["steps"]) for value in next(iter(spec["datasets"].values()))}
+    assert places == {("0", "all"), ("1", "all"), ("2", "all"), ("0–2", "1")}
+
+
+def test_one_call_draws_the_heatmap_of_a_table():
+    table = make_cells()
+    assert drawn(heatmap(table)) == drawn(heatmap_chart(heatmap_data(table)))
+
+
+def test_a_heatmap_needs_a_layer_or_a_step(table):
+    with pytest.raises(ValueError, match="no site with a layer or a step to draw"):
+        heatmap_chart(by_site(effect(table[table["kind"] == "thought"])))

@@ -1,19 +1,20 @@
-"""Effects by step, and what must stand beside a single step's."""
+"""Effects by step, and their controls."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.steps import OTHER, UNRELATED, UNTRAINED, step_curve, step_effects
+from codi_tracing.analysis.figures.steps import UNTRAINED, steps_chart, steps_data
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED
 from codi_tracing.analysis.table import check_table
-from tests.analysis.figures.test_layers import drawn, words
-from tests.analysis.statistics.test_verdict import cell
+from tests.support.charts import drawn, words
+from tests.support.tables import cell
 
 STEPS = 3
 
 
-def steps(windows=("one", "prefix", "suffix"), held=(None, "R+K_T"), blank: bool = True) -> pd.DataFrame:
-    """Whole steps whose effect is 0.1 per step written, 0.05 where routes are held; half of it before training."""
+def steps(windows=("one", "prefix", "suffix"), frozen=(None, "R+K_T"), blank: bool = True) -> pd.DataFrame:
+    """Whole steps whose effect is 0.1 per step written, 0.05 with frozen routes; half of it before training."""
     rng = np.random.default_rng(0)
     spans = {"one": [(k, k) for k in range(STEPS)], "prefix": [(0, k) for k in range(STEPS)],
              "suffix": [(k, STEPS - 1) for k in range(STEPS)]}  # fmt: skip
@@ -23,7 +24,7 @@ def steps(windows=("one", "prefix", "suffix"), held=(None, "R+K_T"), blank: bool
         clean, corrupted = rng.uniform(2, 6), -rng.uniform(2, 6)
         for protocol, part in (("latent_loop", 1.0), *([("latent_loop_reinitialised", 0.5)] if blank else [])):
             for first, last in places:
-                for freeze in held:
+                for freeze in frozen:
                     for source in ("clean", "unrelated"):
                         moved = (
                             part * (last - first + 1) * (0.05 if freeze else 0.1) * (1 if source == "clean" else 0.5)
@@ -37,38 +38,38 @@ def steps(windows=("one", "prefix", "suffix"), held=(None, "R+K_T"), blank: bool
     return check_table(pd.DataFrame(rows))
 
 
-def test_each_window_has_the_effect_of_what_it_writes():
-    found = step_effects(steps()).set_index(["held", "donor", "window", "step"]).sort_index()
+def test_each_window_has_the_effect_of_its_steps():
+    found = steps_data(steps()).set_index(["frozen", "donor", "window", "step"]).sort_index()
     effects = found["effect"]
-    np.testing.assert_allclose(effects.loc[("none", OTHER, "one step")], [0.1, 0.1, 0.1])
-    np.testing.assert_allclose(effects.loc[("none", OTHER, "prefix")], [0.1, 0.2, 0.3])
-    np.testing.assert_allclose(effects.loc[("none", OTHER, "suffix")], [0.3, 0.2, 0.1])
-    np.testing.assert_allclose(effects.loc[("R+K_T", OTHER, "prefix")], [0.05, 0.1, 0.15])
+    np.testing.assert_allclose(effects.loc[("none", OTHER_RUN, "one step")], [0.1, 0.1, 0.1])
+    np.testing.assert_allclose(effects.loc[("none", OTHER_RUN, "prefix")], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(effects.loc[("none", OTHER_RUN, "suffix")], [0.3, 0.2, 0.1])
+    np.testing.assert_allclose(effects.loc[("R+K_T", OTHER_RUN, "prefix")], [0.05, 0.1, 0.15])
     np.testing.assert_allclose(effects.loc[("none", UNRELATED, "one step")], [0.05, 0.05, 0.05])
     np.testing.assert_allclose(effects.loc[("none", UNTRAINED, "one step")], [0.05, 0.05, 0.05])
-    assert found.loc["none", "ceiling"].loc[OTHER].tolist() == pytest.approx([0.9] * 9)
+    assert found.loc["none", "ceiling"].loc[OTHER_RUN].tolist() == pytest.approx([0.9] * 9)
     assert set(found["n"]) == {20}
 
 
-def test_single_steps_alone_are_no_prefixes_and_no_suffixes():
-    assert set(step_effects(steps(windows=("one",)))["window"]) == {"one step"}
+def test_single_steps_alone_are_neither_prefixes_nor_suffixes():
+    assert set(steps_data(steps(windows=("one",)))["window"]) == {"one step"}
 
 
-def test_a_row_for_each_hold_a_column_for_each_window():
-    spec = drawn(step_curve(step_effects(steps())))
+def test_the_chart_has_a_row_for_each_frozen_set_and_a_column_for_each_window():
+    spec = drawn(steps_chart(steps_data(steps())))
     titles = [[panel["title"]["text"] for panel in row["hconcat"]] for row in spec["vconcat"]]
     assert titles[0] == ["residual stream: step k alone", "residual stream: steps 0 to k",
                          "residual stream: steps k to the last"]  # fmt: skip
-    assert titles[1][0] == "residual stream, R+K_T held: step k alone"
-    assert "compare held routes" in words(spec)
+    assert titles[1][0] == "residual stream, R+K_T frozen: step k alone"
+    assert "compare frozen routes" in words(spec)
 
 
-def test_a_single_steps_curve_that_stands_alone_says_so():
-    said = words(drawn(step_curve(step_effects(steps(windows=("one",), held=(None,), blank=False)))))
-    assert "nothing in this table says how much of the slope that makes (configs/stepwise.toml measures it)" in said
+def test_a_curve_of_single_steps_without_controls_says_so():
+    said = words(drawn(steps_chart(steps_data(steps(windows=("one",), frozen=(None,), blank=False)))))
+    assert "nothing in this table measures how much of the slope comes from that (configs/stepwise.toml does)" in said
 
 
-def test_a_table_without_whole_steps_is_told_what_to_run():
+def test_a_table_without_whole_steps_names_the_config_to_run():
     table = steps()
     with pytest.raises(ValueError, match="no rows of whole steps; run configs/stepwise.toml"):
-        step_effects(table[table["kind"] == "thought"])
+        steps_data(table[table["kind"] == "thought"])

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.analysis.report.methods import excluded
 from codi_tracing.analysis.report.original_files import PICTURES
 from codi_tracing.analysis.report.sections import flat_rows
 from codi_tracing.analysis.report.write import file_stems, write_report
-from codi_tracing.analysis.table import write_table
 from tests.analysis.report.test_original_files import prepared
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 
 ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"
 FILES = ("manifest.json", "cells.parquet", "checks.json", "prepared_pairs.json")
@@ -217,7 +217,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(run, tmp_path):
 
 
 def test_a_number_close_to_zero_has_no_sign(run):
-    from codi_tracing.analysis.statistics.verdict import Estimate
+    from codi_tracing.analysis.statistics.ceiling import Estimate
 
     assert str(Estimate(-0.001, -0.004, 0.002, 3, 3)) == "0.00 [0.00, 0.00]"
     assert not re.search(

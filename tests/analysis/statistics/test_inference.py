@@ -1,4 +1,4 @@
-"""Intervals and p-values against SciPy, statsmodels, exhaustive enumeration, and the null that they are for."""
+"""Intervals and p-values against SciPy, statsmodels, exhaustive enumeration and simulated nulls."""
 
 import itertools
 
@@ -12,14 +12,14 @@ from codi_tracing.analysis.statistics.effects import null_contrast
 from codi_tracing.analysis.statistics.inference import (
     benjamini_hochberg,
     first_shares,
-    ratio_interval,
+    ratio_intervals,
     share_interval,
     sign_flips,
     step_down,
 )
 
 SWEEPS = 200
-FEWEST, MOST = stats.binom.ppf([0.0005, 0.9995], SWEEPS, 0.05)  # discoveries in so many sweeps at 5 %
+FEWEST, MOST = stats.binom.ppf([0.0005, 0.9995], SWEEPS, 0.05)  # discoveries in SWEEPS sweeps at 5 %
 
 
 def skewed(clusters: int, sites: int, seed: int) -> np.ndarray:
@@ -35,6 +35,12 @@ def every_sign(sums: np.ndarray) -> np.ndarray:
     return np.abs(signs @ sums)
 
 
+def interval(above: np.ndarray, below: np.ndarray, **options) -> tuple[float, float]:
+    """The interval of one ratio of sums."""
+    low, high = ratio_intervals(above[None], below[None], **options)
+    return float(low[0]), float(high[0])
+
+
 def test_an_interval_is_scipys_bca_of_the_ratio_of_sums():
     rng = np.random.default_rng(3)
     above, below = rng.gamma(2, size=30), rng.gamma(3, size=30)
@@ -42,12 +48,12 @@ def test_an_interval_is_scipys_bca_of_the_ratio_of_sums():
         (above, below), lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis), paired=True, n_resamples=2000,
         method="BCa", rng=np.random.default_rng(0), batch=500,
     ).confidence_interval  # fmt: skip
-    assert ratio_interval(above, below) == pytest.approx((expected.low, expected.high))
+    assert interval(above, below) == pytest.approx((expected.low, expected.high))
 
 
 def test_an_interval_of_constant_data_has_no_width_and_of_one_cluster_is_unknown():
-    assert ratio_interval(np.full(9, 2.0), np.full(9, 4.0)) == pytest.approx((0.5, 0.5))
-    assert np.isnan(ratio_interval(np.ones(1), np.ones(1))).all()
+    assert interval(np.full(9, 2.0), np.full(9, 4.0)) == pytest.approx((0.5, 0.5))
+    assert np.isnan(interval(np.ones(1), np.ones(1))).all()
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -56,7 +62,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         rng = np.random.default_rng(seed)
         below = rng.uniform(2, 6, size=60)
         above = 0.4 * below + rng.standard_normal(60)
-        low, high = ratio_interval(above, below, resamples=500, seed=seed)
+        low, high = interval(above, below, resamples=500, seed=seed)
         covered += low <= 0.4 <= high
     assert stats.binom.ppf(0.0005, SWEEPS, 0.93) <= covered <= stats.binom.ppf(0.9995, SWEEPS, 0.97)
 
@@ -65,24 +71,42 @@ def test_a_shares_interval_is_wilsons():
     assert share_interval(7, 40) == pytest.approx(proportion_confint(7, 40, method="wilson"))
 
 
-def test_flipping_signs_at_random_comes_to_flipping_them_in_every_way():
+def test_random_sign_flips_approach_the_exhaustive_ones():
     sums = skewed(clusters=10, sites=3, seed=1) + 0.6
     exact = (every_sign(sums) >= np.abs(sums.sum(0)) - 1e-9).mean(0)
     np.testing.assert_allclose(sign_flips(sums, draws=40_000), exact, atol=0.01)
 
 
-def test_the_step_down_is_westfall_and_youngs_over_every_sign():
-    sums = skewed(clusters=10, sites=4, seed=2) + np.array([1.0, 0.4, 0.0, 0.0])
-    scale = np.sqrt((sums**2).sum(0))
-    flipped, observed = every_sign(sums) / scale, np.abs(sums.sum(0)) / scale
-    left, expected, so_far = list(np.argsort(-observed)), np.empty(4), 0.0
-    while left:
-        so_far = max(so_far, (flipped[:, left].max(1) >= observed[left[0]] - 1e-9).mean())
-        expected[left.pop(0)] = so_far
-    np.testing.assert_allclose(step_down(sums, draws=40_000), expected, atol=0.01)
+def test_the_step_down_takes_the_largest_t_over_all_sign_flips():
+    rng = np.random.default_rng(4)
+    sums = rng.standard_normal((9, 4)) + np.array([1.2, 0.5, 0, 0])
+    flips = np.array(list(itertools.product([1, -1], repeat=9)))
+
+    def t(values):  # the studentised mean, over clusters
+        return np.abs(stats.ttest_1samp(values, 0, axis=0).statistic)
+
+    observed = t(sums)
+    null = np.array([t(flip[:, None] * sums) for flip in flips])
+    order = np.argsort(-observed)
+    exact, floor = np.empty(4), 0.0
+    for i, site in enumerate(order):
+        floor = max(floor, (null[:, order[i:]].max(1) >= observed[site] - 1e-9).mean())
+        exact[site] = floor
+    np.testing.assert_allclose(step_down(sums, draws=40_000), exact, atol=0.01)
 
 
-def test_false_discovery_rates_are_statsmodels_and_what_has_no_p_has_none():
+def test_a_single_site_has_the_p_of_a_sign_flip_test():
+    sums = np.random.default_rng(5).standard_normal((12, 1)) + 0.4
+    scipys = stats.permutation_test((sums[:, 0],), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert step_down(sums, draws=40_000)[0] == pytest.approx(scipys, abs=0.01)
+
+
+def test_a_site_where_nothing_changes_is_never_significant():
+    sums = np.column_stack([np.zeros(10), np.ones(10)])
+    np.testing.assert_allclose(step_down(sums, draws=20_000), [1, 2 / 2**10], atol=2e-3)
+
+
+def test_false_discovery_rates_are_statsmodels_and_nan_stays():
     p = np.array([0.001, 0.04, np.nan, 0.03, 0.8])
     q = benjamini_hochberg(p)
     known = ~np.isnan(p)
@@ -91,7 +115,7 @@ def test_false_discovery_rates_are_statsmodels_and_what_has_no_p_has_none():
     assert np.isnan(benjamini_hochberg(np.array([np.nan]))).all()
 
 
-def test_who_is_first_is_shared_between_equals_and_certain_where_nothing_is_close():
+def test_equal_sites_share_the_first_rank_and_a_distant_site_never_has_it():
     rng = np.random.default_rng(0)
     noise, ones = rng.standard_normal((40, 1)), np.ones((40, 3))
     np.testing.assert_allclose(first_shares(np.hstack([noise, noise, noise - 9]), ones), [0.5, 0.5, 0])
@@ -123,7 +147,7 @@ def two_donors():
     return sweep(model, pairs, sites=sitewise(model), sources=[unrelated], directions=["denoising"], draws=2)
 
 
-def test_two_unrelated_donors_of_a_real_model_labelled_at_random_are_told_apart_in_one_sweep_of_twenty(two_donors):
+def test_two_unrelated_donors_of_a_real_model_labelled_at_random_differ_in_one_sweep_of_twenty(two_donors):
     table = two_donors[two_donors["metric"] == "logit_difference"]
     found, p = 0, []
     for seed in range(SWEEPS):

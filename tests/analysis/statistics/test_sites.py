@@ -1,51 +1,30 @@
-"""A winner is named only where it can be told from every other."""
+"""Critical sites: family-wise above an unrelated donor, above 5 % of a ceiling that is not low."""
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from codi_tracing.analysis.figures.directions import both_directions, direction_agreement
-from codi_tracing.analysis.statistics.effects import by_site, specific
-from codi_tracing.analysis.statistics.sites import critical, rank_differences, top_sites, winner
-from codi_tracing.analysis.table import check_table
-from tests.analysis.statistics.test_verdict import cell, experiment
+from codi_tracing.analysis.statistics.sites import critical
+from tests.support.tables import experiment
 
 
-def layers(means: dict[int, float], spread: float, pairs: int = 66, shared: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Effects of layers with a mean and a standard deviation over pairs; `shared` of it is the pair's own."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((pairs, len(means) + 1))
-    noise = (noise - noise.mean(0)) / noise.std(0, ddof=1)
-    rows = []
-    for pair in range(pairs):
-        for place, (layer, mean) in enumerate(means.items(), 1):
-            moved = mean + spread * ((1 - shared) * noise[pair, place] + shared * noise[pair, 0])
-            rows.append(cell(pair, "denoising", "clean", "resid", "logit_difference", moved, 1.0, 0.0, layer=layer))
-        rows.append(cell(pair, "denoising", "clean", "thought", "logit_difference", 0.9, 1.0, 0.0))
-    return check_table(pd.DataFrame(rows))
+def test_a_layer_is_critical_if_its_effect_exceeds_an_unrelated_donors():
+    ranked = critical(experiment(layers=(0.3, 0.8, 0.3), unrelated=0.3))
+    assert ranked["layer"].iloc[0] == 1
+    assert ranked["critical"].tolist() == [True, False, False]
+    assert ranked["effect"].iloc[0] == pytest.approx(0.5, abs=0.05)
+    assert (ranked["rank_low"].iloc[0], ranked["rank_high"].iloc[0]) == (1, 1)
+    assert ranked["rank_high"].iloc[1] == 3  # the other two cannot be told apart
 
 
-def test_the_original_experiments_ranking_names_no_winner():
-    table = layers({5: 0.00233, 4: 0.00231, 3: 0.00203}, spread=0.0027)
-    differences = rank_differences(table, by="layer")
-    assert differences["layer"].tolist() == [5, 4, 3]
-    assert differences["difference"].tolist() == pytest.approx([0, 0.00002, 0.0003])
-    assert (differences["low"][1:] < 0).all()
-    assert (differences["high"][1:] > 0).all()
-    assert winner(differences).startswith("No winner: layer 5 has the largest effect (0.00233), but cannot be told")
+def test_no_layer_is_critical_under_a_low_ceiling():
+    ranked = critical(experiment(layers=(0.3, 0.8), thought=(0.2, 0.9)))
+    assert ranked["p_fwer"].iloc[0] <= 0.05
+    assert not ranked["critical"].any()
 
 
-def test_sites_of_one_kind_are_told_apart_by_their_places_alone():
-    said = winner(rank_differences(noisy_layers(0), "site"))
-    assert said.startswith("No winner: residual stream, layer ")
-    assert said.count("residual stream") == 1
-    assert "; and 14 more (p > 0.05" in said
-
-
-def test_a_small_lead_that_every_pair_shares_is_a_winner():
-    differences = rank_differences(layers({5: 0.30, 4: 0.28, 3: 0.1}, spread=0.2, shared=0.97), by="layer")
-    assert (differences["p_fwer"][1:] < 0.01).all()
-    assert winner(differences).startswith("layer 5 is the largest (0.3; every other is smaller")
+def test_a_significant_but_tiny_effect_is_not_critical():
+    ranked = critical(experiment(layers=(0.31, 0.30), unrelated=0.29, noise=0.001))
+    assert (ranked["p_fwer"] <= 0.05).all()
+    assert not ranked["critical"].any()
 
 
 def test_a_sweep_without_its_unrelated_donor_has_no_p_values_and_nothing_critical():
@@ -55,93 +34,10 @@ def test_a_sweep_without_its_unrelated_donor_has_no_p_values_and_nothing_critica
     assert found["effect"].tolist() == pytest.approx([0.8, 0.1])
 
 
-def test_what_is_critical_is_on_the_exploratory_list_and_first_adds_up():
+def test_critical_sites_are_on_the_exploratory_list_and_first_adds_up():
     found = critical(experiment(layers=(0.9, 0.5, 0.3), unrelated=0.3))
     assert found["critical"].tolist() == [True, True, False]
     assert found["exploratory"].tolist() == [True, True, False]
     assert (found["p"] <= found["p_fwer"] + 1e-3).all()
     assert found["first"].tolist() == pytest.approx([1, 0, 0])
     assert found["specific"].all()
-
-
-def test_sites_without_an_effect_have_no_ranking_and_say_so():
-    table = layers({0: 0.8, 1: 0.1}, spread=0.1, pairs=3).assign(patched=float("nan"))
-    with pytest.raises(ValueError, match="no pair has an effect of its other run"):
-        rank_differences(table)
-    table = layers({0: 0.8, 1: 0.1}, spread=0.1, pairs=3).assign(clean=0.0)
-    with pytest.raises(ValueError, match="no cluster has an effect at every site"):
-        rank_differences(table)
-
-
-def test_an_unknown_grouping_is_refused():
-    with pytest.raises(ValueError, match="by is 'token', wanted one of site, layer, step"):
-        rank_differences(layers({0: 0.8}, spread=0.1), by="token")
-
-
-def test_the_largest_of_equal_sites_is_too_large_in_the_half_that_chose_it_and_not_in_the_other():
-    chosen_by, effects = [], []
-    for seed in range(30):
-        found = top_sites(layers(dict.fromkeys(range(20), 0.3), spread=0.5, pairs=24, seed=seed), k=1, seed=seed)
-        chosen_by += found["chosen_by"].tolist()
-        effects += found["effect"].tolist()
-    # Each layer's mean over all pairs is 0.3 to the digit, so what one half has too much the other lacks.
-    assert np.mean(chosen_by) > 0.4
-    assert np.mean(effects) < 0.3
-    fresh = [top_sites(noisy_layers(seed), k=1, seed=seed) for seed in range(60)]
-    sized = np.concatenate([found["effect"].to_numpy() for found in fresh])
-    assert abs(sized.mean() - 0.3) < 4 * sized.std() / np.sqrt(60)
-    assert np.mean([found["chosen_by"].mean() for found in fresh]) > 0.4
-
-
-def noisy_layers(seed: int) -> pd.DataFrame:
-    """Twenty layers of mean 0.3, without the exact means of `layers`."""
-    rng = np.random.default_rng(1000 + seed)
-    rows = [
-        cell(pair, "denoising", "clean", "resid", "logit_difference", 0.3 + 0.5 * rng.standard_normal(), 1.0, 0.0,
-             layer=layer)
-        for pair in range(24) for layer in range(20)
-    ]  # fmt: skip
-    return check_table(pd.DataFrame(rows))
-
-
-def test_both_directions_stand_beside_each_other_as_they_stand_alone():
-    table = experiment(layers=(0.9, 0.5, 0.1), pairs=30)
-    both = both_directions(table).set_index("layer")
-    alone = by_site(specific(table))
-    for direction in ("denoising", "noising"):
-        own = alone[(alone["direction"] == direction) & (alone["kind"] == "resid")].set_index("layer")
-        for name in ("effect", "low", "high"):
-            assert both[f"{name}_{direction}"].tolist() == pytest.approx(own[name].tolist())
-
-
-def test_directions_that_order_layers_alike_agree_and_their_reverse_disagrees():
-    table = experiment(layers=(0.9, 0.7, 0.5, 0.1), pairs=30, noise=0.01)
-    found = direction_agreement(table)
-    assert found.spearman == pytest.approx(1)
-    assert (found.low, found.high) == pytest.approx((1, 1))
-    assert (found.sites, found.clusters) == (4, 30)
-    assert "rank 4 sites alike by 1.00 [1.00, 1.00]" in str(found)
-    noising = (table["direction"] == "noising") & (table["kind"] == "resid")
-    turned = table.assign(layer=table["layer"].mask(noising, 3 - table["layer"]))
-    turned = turned.assign(layer_last=turned["layer"])
-    assert direction_agreement(turned).spearman == pytest.approx(-1)
-
-
-def test_effects_that_differ_by_rounding_alone_are_one_rank():
-    table = experiment(layers=(0.9, 0.9, 0.1, 0.9), pairs=30, noise=0.0)
-    rounding = 1e-5 * table["layer"].astype(float).fillna(0) * table["direction"].map({"denoising": 1, "noising": -1})
-    found = direction_agreement(table.assign(patched=table["patched"] + rounding))
-    assert found.spearman == pytest.approx(1)
-
-
-def test_directions_that_have_nothing_in_common_are_refused():
-    table = experiment(layers=(0.9, 0.5)).query("direction == 'denoising'")
-    with pytest.raises(ValueError, match="no site was written in both directions"):
-        both_directions(table)
-    with pytest.raises(ValueError, match="no site was written in both directions"):
-        direction_agreement(table)
-
-
-def test_a_winner_is_told_from_differences_and_from_nothing_else():
-    with pytest.raises(ValueError, match="pass the table through rank_differences"):
-        winner(pd.DataFrame({"layer": [0], "effect": [1.0]}))

@@ -9,8 +9,6 @@ from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_m
 from codi_tracing.patching.pairs.pair import Side, load_pairs
 from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
 from tests.support.arithmetic import read_back
-from tests.support.places import ROOT
-from tests.support.source import HEAVY, distributions
 
 STORY = Story("Dan", "pens", (4, 2, 0, 1, 3), (1, 0, 0, 1, 0, 1))
 HOST = WordProblem((27, 11, 17, 13, 8), "-++-", STORY)
@@ -213,7 +211,3 @@ def test_the_pool_has_as_many_different_questions_as_asked_for_with_chains_of_th
     assert {len(side.chain) for _, side in arithmetic_pool(20, 5, steps=(2,))} == {2}
     cluster, first = sides[0]
     assert cluster.startswith("".join(step.lstrip("0123456789")[0] for step in first.chain))
-
-
-def test_the_search_needs_no_torch():
-    assert not HEAVY & distributions(ROOT / "patching" / "pair_making" / "matching.py", top_level=True)

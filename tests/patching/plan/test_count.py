@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.patching.plan.count import plan_run
 from codi_tracing.patching.plan.inputs import load_inputs
 from codi_tracing.patching.runs.experiment import run_experiment

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from codi_tracing.analysis.table import read_table
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.batch_store import BatchResult
 from codi_tracing.patching.runs import batch_files

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.report.write import write_report
-from codi_tracing.analysis.table import read_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.runs import experiment

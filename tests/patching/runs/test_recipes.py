@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codi_tracing.analysis.experiments.matched import matched_shares
+from codi_tracing.analysis.experiments.matched import matched_data
 from codi_tracing.analysis.rows import from_other_run
 from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
@@ -136,7 +136,7 @@ def test_the_shipped_thought_computes_on_a_donors_intermediate_and_then_gives_th
     )
     executor = RunExecutor(thought, select_pairs(thought, pairs, config), config)
     table = run_recipe(executor)
-    shares = matched_shares(table).query("source == 'clean' and written == 'prefix' and intermediate == 2")
+    shares = matched_data(table).query("source == 'clean' and written == 'prefix' and intermediate == 2")
     told_apart = shares.query("intermediate_is == 'different' and answer_is == 'different'")
     by_step = told_apart.set_index(["answer", "step"])["share"]
     assert by_step["hybrid", 3] >= 0.8

@@ -1,0 +1,40 @@
+"""Two run folders compared on the same pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from codi_tracing.analysis.figures.comparison import comparison_data
+from codi_tracing.analysis.io.run_folder import read_manifest, read_prepared
+from codi_tracing.analysis.io.table_file import read_table
+
+
+def run_names(first: Path, second: Path) -> tuple[str, str]:
+    """The names of two run folders: their checkpoints if these differ, else protocols, names or folders."""
+    manifests = [read_manifest(run) for run in (first, second)]
+    for name_of in (
+        lambda manifest, _: Path(str((manifest.get("model") or {}).get("checkpoint") or "")).name,
+        lambda manifest, _: str(manifest.get("protocol") or ""),
+        lambda manifest, _: str(manifest.get("name") or ""),
+        lambda _, run: run.resolve().name,
+        lambda _, run: str(run),
+    ):
+        names = [name_of(manifest, run) for manifest, run in zip(manifests, (first, second), strict=True)]
+        if all(names) and names[0] != names[1]:
+            return names[0], names[1]
+    raise ValueError(f"{first}: is compared with itself; name two runs")
+
+
+def compare_runs(first: Path, second: Path, metric: str = "logit_difference") -> pd.DataFrame:
+    """`comparison_data` of two run folders; ValueError if a pair of the same id has other questions."""
+    sides = [{str(pair["pair_id"]): pair for pair in read_prepared(run)} for run in (first, second)]
+    for pair_id in sorted(sides[0].keys() & sides[1].keys()):
+        for side in ("clean", "corrupted"):
+            if sides[0][pair_id][side]["question"] != sides[1][pair_id][side]["question"]:
+                raise ValueError(
+                    f"pair {pair_id} has another {side} question in {second} than in {first}; "
+                    "compare runs on one file of pairs"
+                )
+    return comparison_data(read_table(first / "cells.parquet"), read_table(second / "cells.parquet"), metric)
