@@ -40,7 +40,7 @@ from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.sites import THOUGHT, sitewise
 from codi_tracing.patching.interventions.sources import itself, other, unrelated
-from codi_tracing.patching.lens.questions import of_pairs
+from codi_tracing.patching.lens.questions import questions_from_pairs
 from codi_tracing.patching.lens.tables import lens_tables
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.model.loading import load_codi
@@ -217,7 +217,7 @@ print(f"ceiling {ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(
 # %%
 said = {}
 for name in tables:
-    values = lens_tables(load_codi(f"traces/embedded/{name}", device="cpu"), of_pairs(pairs[:24])).values
+    values = lens_tables(load_codi(f"traces/embedded/{name}", device="cpu"), questions_from_pairs(pairs[:24])).values
     said[name] = decodable(values)
 decodable_bars(said["thought"])
 

@@ -52,7 +52,7 @@ from codi_tracing.analysis.statistics.inference import share_interval
 from codi_tracing.analysis.statistics.verdict import verdict
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.sites import THOUGHT, stepwise
-from codi_tracing.patching.pair_making.gsm8k import make_pairs
+from codi_tracing.patching.pair_making.gsm8k import pairs_from_gsm8k
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs, pairs_from_records
 from codi_tracing.patching.pairs.selection import both_correct
@@ -249,7 +249,7 @@ if published is None or not GSM8K.is_file():
     print(f"SKIPPED: pairs from GSM8K need {FOLDER} and {GSM8K}")
     ready = []
 else:
-    made, funnel = make_pairs(read_problems(GSM8K))
+    made, funnel = pairs_from_gsm8k(read_problems(GSM8K))
     ready, unfit = tokenize_pairs(published, pairs_from_records(made)[: 5 * PATCHED])
     ready, wrong = both_correct(published, ready, 32)
     print(f"{funnel.pairs} pairs made; of the first {5 * PATCHED}, {len(unfit)} unfit, {len(wrong)} not answered")
@@ -281,7 +281,7 @@ def by_step(model, pairs, **options):
 if not ready:
     print("SKIPPED: no pairs of the published model")
 else:
-    strangers = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed=0)  # from all, not the patched
+    strangers = draw_unrelated(ready, seed=0)  # from all, not the patched
     table = by_step(published, [p.pair for p in ready[:PATCHED]], donors=strangers[:PATCHED])
     print(verdict(table).sentence)
 

@@ -57,15 +57,15 @@ def test_a_chain_is_the_annotations_of_a_solution():
         ("2+2=5", "is rounded or wrong"),
         ("2+2", "does not end in = and a number"),
         ("2+x=3", "has 'x' in it"),
-        ("2+=3", "found 'the end', wanted a number"),
+        ("2+=3", "found 'the end', expected a number"),
         ("(2+1=3", "a parenthesis is not closed"),
         ("2 3=5", "has '3' in a wrong place"),
         ("2/0=1", "a division by zero"),
         ("(" * 99 + "1" + ")" * 99 + "+1" * 10 + "=11", "a step of 222 characters is no calculation by hand"),
-        ("2**3=8", "found '*', wanted a number"),
+        ("2**3=8", "found '*', expected a number"),
     ],
 )
-def test_what_is_no_exact_calculation_is_refused(text, sentence):
+def test_an_inexact_calculation_is_refused(text, sentence):
     with pytest.raises(ChainError) as error:
         parse_step(text)
     assert sentence in str(error.value)
