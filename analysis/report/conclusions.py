@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codi_tracing.analysis.labels import metric_noun, place_name
+from codi_tracing.analysis.captions import metric_noun, place_name
 from codi_tracing.analysis.report.catalogue import figures_of_run
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run

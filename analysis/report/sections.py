@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from codi_tracing.analysis.labels import place_name
+from codi_tracing.analysis.captions import place_name
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
 from codi_tracing.analysis.statistics.results import Results

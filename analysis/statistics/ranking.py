@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.labels import place_name
+from codi_tracing.analysis.captions import place_name
 from codi_tracing.analysis.rows import SERIES, one_of, single_sites
 from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, pooled, specific_or_plain
 from codi_tracing.analysis.statistics.inference import ratio_intervals, step_down

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from codi_tracing.patching.lens.questions import SolvedQuestion, solved_question, target_numbers
-from codi_tracing.patching.pair_making.chains import ANNOTATION
+from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.traces.text import last_number
 
 TITLE = r"^Question *[0-9]+\.\.\.$"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import ANNOTATION
+from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.traces.gsm8k import GsmProblem
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import ChainError, Leaf, evaluate, leaves, replace_leaves
+from codi_tracing.patching.pair_making.gsm8k_chains import ChainError, Leaf, evaluate, leaves, replace_leaves
 from codi_tracing.patching.pair_making.number_edits import EditError, TracedQuestion, trace_operands
 from codi_tracing.patching.pairs.pair import Side
 from codi_tracing.traces.gsm8k import GsmProblem

@@ -22,7 +22,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import (
+from codi_tracing.patching.pair_making.gsm8k_chains import (
     ChainError,
     Expression,
     Leaf,

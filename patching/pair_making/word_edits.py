@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 
-from codi_tracing.patching.pair_making.chains import ChainError, Expression, Leaf, Operation, leaves
+from codi_tracing.patching.pair_making.gsm8k_chains import ChainError, Expression, Leaf, Operation, leaves
 from codi_tracing.patching.pair_making.number_edits import (
     EditError,
     QuestionEdit,

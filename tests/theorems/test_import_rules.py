@@ -270,7 +270,7 @@ def test_no_function_is_complex():
 
 LIGHT = (
     "codi_tracing.cli", "traces.text", "traces.gsm8k", "patching.pairs.json_records", "patching.pairs.pair",
-    "patching.pairs.validity", "patching.pairs.summary", "patching.pair_making.chains",
+    "patching.pairs.validity", "patching.pairs.summary", "patching.pair_making.gsm8k_chains",
     "patching.pair_making.number_words", "patching.pair_making.number_edits", "patching.pair_making.word_edits",
     "patching.pair_making.gsm8k", "patching.pair_making.matching", "patching.runs.run_folder", "patching.runs.recipes",
     "patching.interventions.cells", "patching.engine.partition", "patching.engine.model_size",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codi_tracing.patching.pair_making.chains import (
+from codi_tracing.patching.pair_making.gsm8k_chains import (
     ChainError,
     Leaf,
     Operation,
