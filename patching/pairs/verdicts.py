@@ -87,7 +87,7 @@ def _verdict(
         changed=changed,
         tokens=tokenized and {"clean": tokenized.tokens, "corrupted": tokenized.corrupted_tokens or 0},
         read_at=read_at,
-        answered={variant: None if isnan(n) else plain_number(n) for variant, n in answered.items()}
+        answered={k: None if isnan(number) else plain_number(number) for k, number in answered.items()}
         if answered
         else None,
         correct=correct,

@@ -54,8 +54,8 @@ def run_experiment(
 
     `force` goes on after a failed invariant, `fresh` starts anew. `shard` (i, n) runs every n-th batch from the i-th,
     to be merged by `merge_shards`. With `later`, a deployment's jobs are submitted, or finished ones collected,
-    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to another
-    run or process.
+    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to
+    another run or process.
     """
     check_shardable(config, shard)
     with locked(out), determinism(config.deterministic):

@@ -27,7 +27,7 @@ from codi_tracing.patching.interventions.sources import itself, other, steer, ze
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import answer_ids, positions_needed
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.plain import hosts, patched, run_alone, writes_of
 
 EXACT = 1e-5

@@ -1,6 +1,6 @@
 """The map of the folder is complete."""
 
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 
 def test_the_readme_lists_every_module_in_its_folders_section():

@@ -15,7 +15,7 @@ from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.word_problems import draw_problems
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 EMBEDDED = ROOT / "traces" / "embedded"
 CARD = json.loads((EMBEDDED / "card.json").read_text())

@@ -13,7 +13,7 @@ from codi_tracing.patching.metrics import METRIC_NAMES
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.plain import answer, copied, decoder_of, difference, entries, hosts, patched, run_alone, writes_of
 
 EXACT = 1e-5

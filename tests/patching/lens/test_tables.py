@@ -8,7 +8,7 @@ from codi_tracing.patching.lens.questions import questions_from_pairs, solved_qu
 from codi_tracing.patching.lens.tables import lens_tables
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 EXACT = 1e-5
 

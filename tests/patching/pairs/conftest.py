@@ -4,7 +4,7 @@ import pytest
 
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 
 @pytest.fixture(scope="package")

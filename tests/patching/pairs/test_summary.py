@@ -7,9 +7,9 @@ import pytest
 from codi_tracing.patching.pairs.pair import load_pairs, pairs_from_records
 from codi_tracing.patching.pairs.summary import changed_number, summarise_pairs, summary_rows, verdict_rows
 from codi_tracing.patching.pairs.verdicts import NOT_USABLE, SOME_METRICS, USABLE, judge
-from tests.patching.pairs.test_pair import ORIGINAL
 from tests.patching.pairs.test_verdicts import odd_pairs, verdict
 from tests.support.pair_records import both
+from tests.support.places import ORIGINAL
 
 
 def test_the_one_changed_numeral_is_given_with_its_index_and_two_are_none():
