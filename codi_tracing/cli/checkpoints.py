@@ -159,9 +159,9 @@ def card(
     pairs: Annotated[int, typer.Option(min=1, help="New pairs to draw.")] = 1000,
 ) -> None:
     """Measure the arithmetic checkpoints and write their model card; the shipped card was written by it."""
-    from codi_tracing.patching.model_card import write_card
+    from codi_tracing.patching.model_card import write_model_card
 
-    typer.echo(f"written to {write_card(folder, problems=problems, pairs=pairs)}")
+    typer.echo(f"written to {write_model_card(folder, problems=problems, pairs=pairs)}")
 
 
 @app.command()
