@@ -20,12 +20,12 @@ from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
 DISTURBANCE, MOVED = "KL(patched || corrupted)", "effect on the logit difference"
-AT_NUMBER, AT_EOT = "the answer's number", "EoT"
+READ_AT_NUMBER, READ_AT_EOT = "the answer's number", "EoT"
 MEASURED = {
-    "kl_from_corrupted": (DISTURBANCE, AT_NUMBER),
-    "kl_from_corrupted_at_eot": (DISTURBANCE, AT_EOT),
-    "logit_difference": (MOVED, AT_NUMBER),
-    "logit_difference_at_eot": (MOVED, AT_EOT),
+    "kl_from_corrupted": (DISTURBANCE, READ_AT_NUMBER),
+    "kl_from_corrupted_at_eot": (DISTURBANCE, READ_AT_EOT),
+    "logit_difference": (MOVED, READ_AT_NUMBER),
+    "logit_difference_at_eot": (MOVED, READ_AT_EOT),
 }
 LOOP, SINGLE_PASS = "latent loop", "single pass over pads"
 PROTOCOL_NAMES = {"latent_loop": LOOP, "single_pass": SINGLE_PASS}
@@ -84,7 +84,9 @@ def original_chart(data: pd.DataFrame) -> Any:
     }
     at_zero = f"0 within rounding (up to {rounding:.1e})" if rounding else "0"
     shown = shown.assign(**{f"drawn_{name}": places for name, places in drawn.items()})
-    panels = [_panel(shown[shown["read_at"] == position], position, zero, top) for position in (AT_EOT, AT_NUMBER)]
+    panels = [
+        _panel(shown[shown["read_at"] == position], position, zero, top) for position in (READ_AT_EOT, READ_AT_NUMBER)
+    ]
     return dress(
         alt.hconcat(*panels, spacing=30),
         heading(
@@ -106,9 +108,9 @@ def original_sentence(data: pd.DataFrame) -> str:
     caution = f" Rounding moves a KL of this table by up to {rounding:.1e}." if rounding else ""
     return (
         f"Mean {DISTURBANCE} over layers, in nats. As the original experiment measured it (single pass, read at EoT): "
-        f"{nats[SINGLE_PASS, AT_EOT]}. Only the position corrected (read at the number): "
-        f"{nats[SINGLE_PASS, AT_NUMBER]}. Only the loop corrected (read at EoT): {nats[LOOP, AT_EOT]}. Both: "
-        f"{nats[LOOP, AT_NUMBER]}.{caution}"
+        f"{nats[SINGLE_PASS, READ_AT_EOT]}. Only the position corrected (read at the number): "
+        f"{nats[SINGLE_PASS, READ_AT_NUMBER]}. Only the loop corrected (read at EoT): {nats[LOOP, READ_AT_EOT]}. Both: "
+        f"{nats[LOOP, READ_AT_NUMBER]}.{caution}"
     )
 
 

@@ -6,21 +6,7 @@ import pytest
 
 from codi_tracing.analysis.statistics.ranking import rank_differences, top_sites, winner
 from codi_tracing.analysis.table import check_table
-from tests.support.tables import cell
-
-
-def layers(means: dict[int, float], spread: float, pairs: int = 66, shared: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Effects of layers with a mean and a standard deviation over pairs; `shared` of it is the pair's own."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((pairs, len(means) + 1))
-    noise = (noise - noise.mean(0)) / noise.std(0, ddof=1)
-    rows = []
-    for pair in range(pairs):
-        for place, (layer, mean) in enumerate(means.items(), 1):
-            moved = mean + spread * ((1 - shared) * noise[pair, place] + shared * noise[pair, 0])
-            rows.append(cell(pair, "denoising", "clean", "resid", "logit_difference", moved, 1.0, 0.0, layer=layer))
-        rows.append(cell(pair, "denoising", "clean", "thought", "logit_difference", 0.9, 1.0, 0.0))
-    return check_table(pd.DataFrame(rows))
+from tests.support.tables import cell, layers
 
 
 def test_the_original_experiments_ranking_names_no_winner():

@@ -3,7 +3,7 @@
 import pytest
 
 from codi_tracing.analysis.statistics.sites import critical
-from tests.support.tables import experiment
+from tests.support.tables import experiment, layers
 
 
 def test_a_layer_is_critical_if_its_effect_exceeds_an_unrelated_donors():
