@@ -112,8 +112,8 @@ from .patching.interventions.sources import steer as steer
 from .patching.interventions.sources import step_mean as step_mean
 from .patching.interventions.sources import unrelated as unrelated
 from .patching.interventions.sources import zero as zero
-from .patching.lens.questions import of_pairs as of_pairs
-from .patching.lens.questions import of_problems as of_problems
+from .patching.lens.questions import questions_from_pairs as questions_from_pairs
+from .patching.lens.questions import questions_from_problems as questions_from_problems
 from .patching.lens.tables import lens_tables as lens_tables
 from .patching.metrics import kl_from_corrupted as kl_from_corrupted
 from .patching.metrics import kl_to_clean as kl_to_clean

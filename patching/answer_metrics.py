@@ -1,4 +1,4 @@
-"""Which metrics are read where, by name, and those of a decoded answer, which need no logits. No torch."""
+"""Names of the metrics by where they are read, and the metrics of a decoded answer, which need no logits. No torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 WHOLE_ANSWER = ("logprob_clean", "logprob_corrupted")  # read on branches that force the rest of each answer
 LENS_METRICS = ("kl_to_clean", "js_to_clean", "entropy", "top_overlap")  # of a step's logits through the LM head
-# Of what was written, over all its places: the norm of written - stood, and the cosine of the two; NaN where a question
-# or a BoT was exchanged, or in the single pass a thought.
+# Over all positions written: the norm of (written - original), and their cosine; NaN where a question or BoT was
+# exchanged, or in the single pass a thought.
 EDIT_METRICS = ("edit_norm", "edit_cosine")
 
 
@@ -18,27 +18,27 @@ class Keys(NamedTuple):
 
     clean: float
     corrupted: float
-    hybrid: float = math.nan  # the host's remaining operations on the donor's intermediate, where that is known
+    hybrid: float = math.nan  # of matched donors: the host's remaining operations on the donor's intermediate
 
 
-def answer(said: float, keys: Keys) -> float:
+def answer(decoded: float, keys: Keys) -> float:
     """The decoded number, NaN if there is none."""
-    return said
+    return decoded
 
 
-def answer_is_clean(said: float, keys: Keys) -> float:
+def answer_is_clean(decoded: float, keys: Keys) -> float:
     """1 where the decoded number is the clean side's key."""
-    return float(said == keys.clean)
+    return float(decoded == keys.clean)
 
 
-def answer_is_corrupted(said: float, keys: Keys) -> float:
+def answer_is_corrupted(decoded: float, keys: Keys) -> float:
     """1 where the decoded number is the corrupted side's key."""
-    return float(said == keys.corrupted)
+    return float(decoded == keys.corrupted)
 
 
-def answer_is_hybrid(said: float, keys: Keys) -> float:
+def answer_is_hybrid(decoded: float, keys: Keys) -> float:
     """1 where the decoded number is the hybrid answer of matched donors."""
-    return float(said == keys.hybrid)
+    return float(decoded == keys.hybrid)
 
 
 ANSWER_METRICS: dict[str, Callable[[float, Keys], float]] = {

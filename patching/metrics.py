@@ -1,9 +1,9 @@
-"""What is read off a patched run: each metric maps logits to one number per cell (nats, logits) and never averages.
+"""Metrics of a patched run: each maps logits to one number per cell (nats, logits) and never averages.
 
-A metric's references are the same function of the pair's two unpatched runs, so every row of the table carries
-`patched`, `clean` and `corrupted`. Logit metrics are read at the first answer token where the two answers differ; those
-whose names end in `_at_eot` at EoT, which predicts the answer's first word and never its number: that is where the
-original experiment read. Zhang and Nanda (2309.16042) compare logit difference, probability and KL as metrics.
+A metric's references are the same function of the pair's two unpatched runs, so every row of the table has `patched`,
+`clean` and `corrupted`. Logit metrics are read at the first answer token where the two answers differ. Those whose
+names end in `_at_eot` are read at EoT, as in the original experiment: it predicts the answer's first word, never its
+number. Zhang and Nanda (2309.16042) compare logit difference, probability and KL as metrics.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Reading:
     clean_token: Int[Tensor, "pair 1 1"]
     corrupted_token: Int[Tensor, "pair 1 1"]
     # Log-probabilities of the two whole answers, clean then corrupted: of the patched, the clean, the corrupted run.
-    said: Float[Tensor, "pair cell answer"] | None = None
-    clean_said: Float[Tensor, "pair 1 answer"] | None = None
-    corrupted_said: Float[Tensor, "pair 1 answer"] | None = None
-    _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    answer_logprobs: Float[Tensor, "pair cell answer"] | None = None
+    clean_answer_logprobs: Float[Tensor, "pair 1 answer"] | None = None
+    corrupted_answer_logprobs: Float[Tensor, "pair 1 answer"] | None = None
+    _cache: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_host(self, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `read` makes of the logits of each cell's host, computed once for each of the two."""
+        """`read` of the logits of each cell's host, computed once for each of the two."""
         return read(torch.cat([self.clean, self.corrupted], 1))[:, self.hosts]
 
     @property
@@ -46,7 +46,7 @@ class Reading:
         """The logits of each cell's host, copied: as large as `patched`."""
         return self.of_host(lambda logits: logits)
 
-    # Each is computed once, however many metrics want it. (A cached_property holds a lock, which cannot be sent.)
+    # Each is computed once. (A cached_property holds a lock, which cannot be serialised for a remote run.)
     @property
     def log_probs(self) -> Float[Tensor, "pair cell vocab"]:
         return self._once("patched")
@@ -60,9 +60,9 @@ class Reading:
         return self._once("corrupted")
 
     def _once(self, run: str) -> Tensor:
-        if run not in self._known:
-            self._known[run] = F.log_softmax(getattr(self, run), -1)
-        return self._known[run]
+        if run not in self._cache:
+            self._cache[run] = F.log_softmax(getattr(self, run), -1)
+        return self._cache[run]
 
 
 class StepReading(NamedTuple):
@@ -125,14 +125,14 @@ def top_overlap(r: Reading) -> Tensor:
 
 def logprob_clean(r: Reading) -> Tensor:
     """Log-probability in nats of the whole clean answer, EOS included, after the answer prefix."""
-    assert r.said is not None
-    return r.said[..., 0]
+    assert r.answer_logprobs is not None
+    return r.answer_logprobs[..., 0]
 
 
 def logprob_corrupted(r: Reading) -> Tensor:
     """Log-probability in nats of the whole corrupted answer, EOS included, after the answer prefix."""
-    assert r.said is not None
-    return r.said[..., 1]
+    assert r.answer_logprobs is not None
+    return r.answer_logprobs[..., 1]
 
 
 def prediction_change(r: Reading) -> Tensor:
@@ -188,11 +188,7 @@ STEP_METRICS: dict[str, Callable[[StepReading], Tensor]] = {
 }
 
 
-METRICS = (*LOGIT_METRICS, *EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
-DEFAULT_METRICS = (
-    "kl_from_corrupted", "kl_to_clean", "logit_difference", "rms_logit_difference", "prediction_change",
-    "answer", "answer_is_clean", "answer_is_corrupted",
-)  # fmt: skip
+METRIC_NAMES = (*LOGIT_METRICS, *EOT_METRICS, *ANSWER_METRICS, *EDIT_METRICS)
 
 
 def read_all(metrics: dict[str, Metric], reading: Reading) -> dict[str, Float[Tensor, "3 pair cell"]]:
@@ -207,22 +203,26 @@ def read_all(metrics: dict[str, Metric], reading: Reading) -> dict[str, Float[Te
 def references_of(reading: Reading) -> list[Reading]:
     """Each unpatched run as if it were the patched one: two cells, one for either host."""
     both = torch.arange(2, device=reading.hosts.device)
+    runs = (
+        (reading.clean, reading.clean_answer_logprobs),
+        (reading.corrupted, reading.corrupted_answer_logprobs),
+    )
     return [
         replace(
             reading,
-            patched=run.expand(-1, 2, -1),
+            patched=logits.expand(-1, 2, -1),
             hosts=both,
-            said=None if said is None else said.expand(-1, 2, -1),
+            answer_logprobs=None if logprobs is None else logprobs.expand(-1, 2, -1),
         )
-        for run, said in ((reading.clean, reading.clean_said), (reading.corrupted, reading.corrupted_said))
+        for logits, logprobs in runs
     ]
 
 
 def read_steps(metrics: dict[str, Callable], hidden: StepReading, lens: Reading) -> dict[str, Tensor]:
-    """The same at a latent step: metrics of the state, and metrics of its lens."""
-    found = read_all({name: metric for name, metric in metrics.items() if name in LENS_METRICS}, lens)
+    """The same at a latent step: metrics of the hidden state, and of its logits through the LM head."""
+    of_lens = read_all({name: metric for name, metric in metrics.items() if name in LENS_METRICS}, lens)
     runs = [hidden.patched, hidden.clean.expand_as(hidden.patched), hidden.corrupted.expand_as(hidden.patched)]
     states = {name: metric for name, metric in metrics.items() if name in STEP_METRICS}
-    return found | {
+    return of_lens | {
         name: torch.stack([metric(hidden._replace(patched=run)) for run in runs]) for name, metric in states.items()
     }

@@ -1,12 +1,13 @@
-"""What the card of an arithmetic checkpoint reports: accuracy by number of steps, corners, interchange, single steps.
+"""Measure and write the model card of an arithmetic checkpoint: accuracy by number of steps, corners, single steps.
 
-Everything is measured on fresh problems and fresh pairs from a seed, pairs answered correctly on both sides.
+All figures are measured on new problems, and on new pairs that the model answers correctly on both sides.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,72 +22,58 @@ from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, prefixes, stepwise
 from codi_tracing.patching.interventions.sources import other, unrelated
 from codi_tracing.patching.pair_making.arithmetic import as_records, draw_pair
-from codi_tracing.patching.pairs.donors import draw_unrelated
-from codi_tracing.patching.pairs.pair import Pair, pairs_from_records
-from codi_tracing.patching.pairs.tokenized import tokenize_pairs
+from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
+from codi_tracing.patching.pairs.pair import pairs_from_records
+from codi_tracing.patching.pairs.selection import both_correct
+from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.evaluate import answers
+from codi_tracing.traces.model.checkpoint import read_card
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
 from codi_tracing.traces.training.word_problems import WordProblem, draw_problems
 
 DIRECTIONS = ("denoising", "noising")
-METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
+CARD_METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
 
 
 def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
-    """Every figure of the card. `seed` must not be one that the checkpoint was trained on or its pairs drawn with."""
+    """All figures of the card. `seed` must differ from those of the checkpoint's training and of its shipped pairs."""
     asked = draw_problems(seed, problems)
     by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
-    ready, _ = tokenize_pairs(model, fresh_pairs(model, pairs, seed + 1))
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
-    steps, upto = stepwise(model), prefixes(model)
-    cells = [*make_cells([THOUGHT], [other, unrelated]), *make_cells([*layerwise(model), *steps, *upto[1:]], [other])]
-    table = sweep_cells(
-        model, ready, cells, donors=donors, pairs_per_batch=16, metrics=METRICS
-    )  # fmt: skip
+    ready = new_pairs(model, pairs, seed + 1)
+    donors = draw_unrelated(ready, seed)
+    layers, steps, upto = layerwise(model), stepwise(model), prefixes(model)
+    cells = [*make_cells([THOUGHT], [other, unrelated]), *make_cells([*layers, *steps, *upto[1:]], [other])]
+    table = sweep_cells(model, ready, cells, donors=donors, pairs_per_batch=16, metrics=CARD_METRICS)
     return {
         "problems": problems,
         "accuracy_by_steps": by_steps,
         "pairs": len(ready),
         "corners": corners(table).to_dict("records"),
         "verdict": verdict(table).label,
-        "interchange_accuracy": interchange_accuracy(table, {d.pair_id: d.answer for drawn in donors for d in drawn}),
+        "interchange_accuracy": interchange_accuracy(table, donors),
         "unrelated_thought_gives_clean_answer": share(table, "answer_is_clean", "denoising", "unrelated"),
         "ceiling": {d: effect_of(table, "thought", d) for d in DIRECTIONS},
         "single_step": {d: [effect_of(table, "resid", d, s.step, s.step) for s in steps] for d in DIRECTIONS},
         "step_prefix": {d: [effect_of(table, "resid", d, 0, s.step_last) for s in upto] for d in DIRECTIONS},
-        "single_layer": {
-            d: [effect_of(table, "resid", d, layer=s.layer) for s in layerwise(model)] for d in DIRECTIONS
-        },
+        "single_layer": {d: [effect_of(table, "resid", d, layer=s.layer) for s in layers] for d in DIRECTIONS},
     }
 
 
 def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
-    """Greedy accuracy with `n_latents` steps of thought."""
+    """Greedy accuracy with `n_latents` latent steps."""
     questions = [problem.question for problem in problems]
-    said = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
-    right = [last_number(text) == problem.answer for text, problem in zip(said, problems, strict=True)]
+    texts = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
+    right = [last_number(text) == problem.answer for text, problem in zip(texts, problems, strict=True)]
     return sum(right) / len(right)
 
 
-def fresh_pairs(model: CodiModel, count: int, seed: int) -> list[Pair]:
-    """`count` new pairs, of which those answered correctly on both sides are kept."""
-    rng, records = random.Random(seed), []
-    for pair_id in range(count):
-        records += as_records(pair_id, *draw_pair(rng))
-    pairs = pairs_from_records(records)
-    ready, _ = tokenize_pairs(model, pairs)
-    table = sweep_cells(
-        model,
-        ready,
-        make_cells([THOUGHT], [other], ["denoising"]),
-        pairs_per_batch=32,
-        metrics=["answer_is_clean", "answer_is_corrupted"],
-    )
-    right = table.pivot(index="pair_id", columns="metric", values=["clean", "corrupted"])
-    both = (right["clean"]["answer_is_clean"] == 1) & (right["corrupted"]["answer_is_corrupted"] == 1)
-    return [pair for pair in pairs if both.get(str(pair.pair_id), False)]
+def new_pairs(model: CodiModel, count: int, seed: int) -> list[TokenizedPair]:
+    """Of `count` new pairs those that the model answers correctly on both sides."""
+    rng = random.Random(seed)
+    records = [record for pair_id in range(count) for record in as_records(pair_id, *draw_pair(rng))]
+    return both_correct(model, tokenize_pairs(model, pairs_from_records(records))[0], max_new_tokens=12)[0]
 
 
 def share(table: pd.DataFrame, metric: str, direction: str, source: str) -> float:
@@ -95,45 +82,39 @@ def share(table: pd.DataFrame, metric: str, direction: str, source: str) -> floa
     return float(chosen.loc[chosen["kind"] == "thought", "patched"].mean())
 
 
-def interchange_accuracy(table: pd.DataFrame, answers: dict[str, float]) -> float:
+def interchange_accuracy(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> float:
     """Share of unrelated donors whose whole thought makes the host give the donor's answer, over both hosts."""
-    said = table[(table["metric"] == "answer") & (table["source"] == "unrelated") & (table["kind"] == "thought")]
-    return float((said["patched"] == said["source_pair"].map(answers)).mean())
+    answers = {donor.pair_id: donor.answer for drawn in donors for donor in drawn}
+    rows = table[(table["metric"] == "answer") & (table["source"] == "unrelated") & (table["kind"] == "thought")]
+    return float((rows["patched"] == rows["source_pair"].map(answers)).mean())
 
 
 def effect_of(
     table: pd.DataFrame,
-    site: str,
+    kind: str,
     direction: str,
     step: int | None = None,
     step_last: int | None = None,
     layer: int | None = None,
 ) -> float:
-    """Pooled effect on the logit difference of writing the other run there."""
-    chosen = table[
-        (table["metric"] == "logit_difference") & (table["kind"] == site) & (table["direction"] == direction)
-    ]
-    chosen = chosen[chosen["source"].isin(["clean", "corrupted"])]
-    for column, wanted in (("step", step), ("step_last", step_last), ("layer", layer)):
-        chosen = chosen[chosen[column].isna() if wanted is None else chosen[column] == wanted]
-    return float(pooled(effect(chosen), by=["kind"])["effect"].iloc[0])
+    """Pooled effect on the logit difference of writing the partner's value at one site."""
+    rows = table[(table["metric"] == "logit_difference") & table["source"].isin(["clean", "corrupted"])]
+    rows = rows[(rows["kind"] == kind) & (rows["direction"] == direction)]
+    for column, value in (("step", step), ("step_last", step_last), ("layer", layer)):
+        rows = rows[rows[column].isna() if value is None else rows[column] == value]
+    return float(pooled(effect(rows), by=["kind"])["effect"].iloc[0])
 
 
 def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **options: int) -> Path:
     """Measure the checkpoints `folder/<name>` and write `card.json` and the model card `README.md` beside them."""
     figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
     write_json(folder / "card.json", figures)
-    text = card_text(figures, {name: read_recipe(folder / name) for name in names})
-    return write_whole(folder / "README.md", text.encode())
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """How a checkpoint says that it was trained."""
-    return json.loads((folder / "codi.json").read_text(encoding="utf-8"))["provenance"]
+    recipes = {name: read_card(folder / name).provenance for name in names}
+    return write_whole(folder / "README.md", card_text(figures, recipes).encode())
 
 
 def card_text(figures: dict[str, dict[str, Any]], recipes: dict[str, dict[str, Any]]) -> str:
-    """The model card, in Markdown: what the models are, how they were trained, every measured figure."""
+    """The model card in Markdown: the models, their training, and every measured figure."""
     names = list(figures)
     first = figures[names[0]]
     steps = list(first["accuracy_by_steps"])
@@ -170,9 +151,9 @@ def card_text(figures: dict[str, dict[str, Any]], recipes: dict[str, dict[str, A
 
 
 def _effects(figures: dict[str, dict[str, Any]], key: str, head: str) -> str:
-    places = range(len(next(iter(figures.values()))[key]["denoising"]))
-    rows = [[n, *[_both({d: f[key][d][i] for d in DIRECTIONS}) for i in places]] for n, f in figures.items()]
-    return _table([head, *map(str, places)], rows)
+    sites = range(len(next(iter(figures.values()))[key]["denoising"]))
+    rows = [[n, *[_both({d: f[key][d][i] for d in DIRECTIONS}) for i in sites]] for n, f in figures.items()]
+    return _table([head, *map(str, sites)], rows)
 
 
 def _both(effects: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""What a manifest records of where numbers come from: time, package versions, SHA-256 digests."""
+"""Provenance for manifests: time, package versions, SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "num
 
 
 def now() -> str:
-    """The present moment as a manifest has it."""
+    """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
+    """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
+    """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,18 +8,6 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# For test modules that do not yet import from tests.support (begin)
-ROOT = Path(__file__).parents[1]
-
-
-def write_random_checkpoint(*arguments, **options) -> Path:
-    from tests.support import checkpoints
-
-    return checkpoints.write_random_checkpoint(*arguments, **options)
-
-
-# (end)
-
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory) -> Path:

@@ -52,7 +52,7 @@ print(f"{model.n_layers} layers, {model.n_latents} latent steps, residual stream
 print(f"LoRA on {model.loaded.landed} of {model.loaded.expected} linear layers")
 
 # %%
-pairs = ct.load_pairs("patching/data/arithmetic_pairs.json")
+pairs = ct.load_pairs("arithmetic")
 pair = pairs[5]
 for name, side in (("clean", pair.clean), ("corrupted", pair.corrupted)):
     print(f"{name}: {side.question}\n    {', '.join(side.chain)}\n")

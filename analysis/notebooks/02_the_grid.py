@@ -44,7 +44,7 @@ os.chdir(
 # run, from an unrelated question of equal length, and from the run itself.
 
 # %%
-pairs = ct.load_pairs("patching/data/arithmetic_pairs.json")
+pairs = ct.load_pairs("arithmetic")
 models = {name: ct.load_codi(name, device="cpu") for name in ("thought", "bypass")}
 tables = {
     name: ct.sweep(model, pairs, sites=[*ct.sitewise(model), ct.THOUGHT], sources=[ct.other, ct.unrelated, ct.itself])
@@ -199,7 +199,7 @@ print(f"ceiling {ct.ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {l
 # %%
 shares = {}
 for name in tables:
-    values = ct.lens_tables(models[name], ct.of_pairs(pairs[:24])).values
+    values = ct.lens_tables(models[name], ct.questions_from_pairs(pairs[:24])).values
     shares[name] = ct.decodable(values)
 ct.decodable_bars(shares["thought"])
 

@@ -42,7 +42,7 @@ os.chdir(
 )  # paths are relative to the repository, wherever this notebook runs
 
 model = ct.load_codi("thought", device="cpu")
-pairs = ct.load_pairs("patching/data/arithmetic_pairs.json")
+pairs = ct.load_pairs("arithmetic")
 questions = [pair.clean.question for pair in pairs]
 keys = [pair.clean.answer for pair in pairs]
 

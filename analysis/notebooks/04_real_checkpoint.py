@@ -49,7 +49,7 @@ import codi_tracing as ct
 import codi_tracing.analysis
 from codi_tracing.analysis.figures.style import BLUE, dress, heading
 from codi_tracing.analysis.statistics.inference import share_interval
-from codi_tracing.patching.pair_making.gsm8k import make_pairs
+from codi_tracing.patching.pair_making.gsm8k import pairs_from_gsm8k
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import pairs_from_records
 from codi_tracing.patching.pairs.selection import both_correct
@@ -128,7 +128,7 @@ def convert_here(state, **given):
 
 state = upstream_state(shipped)
 parts, again = convert_here(state, alpha=32)
-question = ct.load_pairs("patching/data/arithmetic_pairs.json")[5].clean.question
+question = ct.load_pairs("arithmetic")[5].clean.question
 same = torch.equal(ct.record(again, [question]).logits, ct.record(shipped, [question]).logits)
 print(f"{len(state)} tensors converted back; the same logits, bit for bit: {same}")
 pd.DataFrame(parts)
@@ -244,7 +244,7 @@ if published is None or not GSM8K.is_file():
     print(f"SKIPPED: pairs from GSM8K need {FOLDER} and {GSM8K}")
     ready = []
 else:
-    made, funnel = make_pairs(read_problems(GSM8K))
+    made, funnel = pairs_from_gsm8k(read_problems(GSM8K))
     ready, unfit = tokenize_pairs(published, pairs_from_records(made)[: 5 * PATCHED])
     ready, wrong = both_correct(published, ready, 32)
     print(f"{funnel.pairs} pairs made; of the first {5 * PATCHED}, {len(unfit)} unfit, {len(wrong)} not answered")
@@ -276,12 +276,12 @@ def by_step(model, pairs, **options):
 if not ready:
     print("SKIPPED: no pairs of the published model")
 else:
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed=0)  # from all, not the patched
+    donors = draw_unrelated(ready, seed=0)  # from all pairs, not only the patched ones
     table = by_step(published, [p.pair for p in ready[:PATCHED]], donors=donors[:PATCHED])
     print(ct.verdict(table).sentence)
 
 # %%
-table = by_step(shipped, ct.load_pairs("patching/data/arithmetic_pairs.json"))
+table = by_step(shipped, ct.load_pairs("arithmetic"))
 print(ct.verdict(table).sentence)
 ct.steps_chart(ct.steps_data(table))
 
@@ -292,7 +292,7 @@ ct.steps_chart(ct.steps_data(table))
 
 # %%
 frozen = table.query("freeze == 'R+K_T' and source == 'clean' and metric == 'answer_is_clean' and step == 3")
-operations = {str(pair.pair_id): len(pair.clean.chain) for pair in ct.load_pairs("patching/data/arithmetic_pairs.json")}
+operations = {str(pair.pair_id): len(pair.clean.chain) for pair in ct.load_pairs("arithmetic")}
 print("share of clean answers with step 3 written, R and K_T frozen, by number of operations:")
 print(frozen.groupby(frozen["pair_id"].map(operations).rename("operations"))["patched"].mean().round(2).to_string())
 

@@ -36,7 +36,7 @@ def check_pairs(
 
     from codi_tracing.patching.pairs.json_records import PairsError
     from codi_tracing.patching.pairs.pair import load_pairs
-    from codi_tracing.patching.pairs.summary import describe, summary_rows, verdict_rows
+    from codi_tracing.patching.pairs.summary import summarise_pairs, summary_rows, verdict_rows
     from codi_tracing.patching.pairs.verdicts import judge
 
     try:
@@ -48,14 +48,14 @@ def check_pairs(
         from codi_tracing.traces.model.loading import load_codi
 
         model = load_codi(checkpoint, device, dtype)
-    found = describe(pairs, judge(pairs, model, progress=True))
+    summary = summarise_pairs(pairs, judge(pairs, model, progress=True))
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        typer.echo(aligned(summary_rows(found)))
-        if rows := verdict_rows(found["each"]):
+        typer.echo(aligned(summary_rows(summary)))
+        if rows := verdict_rows(summary["each"]):
             typer.echo("\n" + "\n".join(first_lines(aligned(rows).splitlines(), "pairs", header=1)))
-    if problems := found["problems"]:
+    if problems := summary["problems"]:
         count = f"{len(problems)} of {len(pairs)} pairs are not usable; the first is " if len(problems) > 1 else ""
         stop(f"{file}: {count}{problems[0]}", BAD_INPUT)
 
@@ -99,12 +99,12 @@ def make_gsm8k_pairs(
     if out.resolve() == file.resolve():
         raise ValueError(f"{out}: is the file of the questions; choose another file with --out")
     from codi_tracing.analysis.io.atomic import write_json
-    from codi_tracing.patching.pair_making.gsm8k import equal_tokens, make_pairs
-    from codi_tracing.patching.pair_making.number_edits import KINDS
+    from codi_tracing.patching.pair_making.gsm8k import equal_tokens, pairs_from_gsm8k
+    from codi_tracing.patching.pair_making.number_edits import EDITS
 
-    fits = equal_tokens(str(checkpoint)) if checkpoint is not None else None
-    records, funnel = make_pairs(
-        problems, seed=seed, per_question=per_question, deltas=delta or (), kinds=edit or KINDS, fits=fits
+    same_length = equal_tokens(str(checkpoint)) if checkpoint is not None else None
+    records, funnel = pairs_from_gsm8k(
+        problems, seed=seed, per_question=per_question, deltas=delta or (), edits=edit or EDITS, same_length=same_length
     )
     if out.suffix == ".jsonl":
         write_lines(out, records)
@@ -128,8 +128,8 @@ def arithmetic_pairs(
 
     Every given checkpoint answers both sides of each pair correctly. The shipped pairs were made with it.
     """
-    from codi_tracing.patching.pair_making.arithmetic import make_pairs
+    from codi_tracing.patching.pair_making.arithmetic import write_arithmetic_pairs
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    make_pairs(checkpoint, count, seed, out)
+    write_arithmetic_pairs(checkpoint, count, seed, out)
     typer.echo(f"{count} pairs in {out}")

@@ -80,28 +80,29 @@ def lens(
 
     Writes tables, figures and a page, with a chance level. Decodability is no causal claim: use `codi run` for that.
     """
-    from codi_tracing.patching.lens.questions import of_pairs, of_problems
+    from codi_tracing.patching.lens.questions import questions_from_pairs, questions_from_problems
 
     if data is not None and pairs != SHIPPED_PAIRS:
         raise ValueError("--pairs and --data are both given, expected one of them")
     if data is None:
         from codi_tracing.patching.pairs.pair import load_pairs
 
-        worked = of_pairs(load_pairs(pairs)[:limit])
+        questions = questions_from_pairs(load_pairs(pairs)[:limit])
     else:
         from codi_tracing.traces.gsm8k import read_problems
 
-        worked = of_problems(read_problems(data)[:limit])
-    if question is not None and question not in {each.question_id for each in worked}:
-        raise ValueError(f"--question is {question!r}; the first of {len(worked)} is {worked[0].question_id!r}")
+        questions = questions_from_problems(read_problems(data)[:limit])
+    if question is not None and question not in {each.question_id for each in questions}:
+        raise ValueError(f"--question is {question!r}; the first of {len(questions)} is {questions[0].question_id!r}")
     from codi_tracing.analysis.report.lens_page import write_lens_report
-    from codi_tracing.patching.lens.tables import described_lens, lens_tables, open_folder, save_lens
+    from codi_tracing.patching.lens.tables import lens_manifest, lens_tables, open_lens_folder, save_lens
+    from codi_tracing.patching.pairs.json_records import find_pairs_file
     from codi_tracing.traces.model.loading import load_codi
 
     model = load_codi(checkpoint, device, dtype, remote)
-    folder = open_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
-    tables = lens_tables(model, worked, top=top, batch_size=batch, seed=seed, progress=True)
-    save_lens(tables, folder, described_lens(model, data or pairs, worked, top, seed))
+    folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
+    tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
+    save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), len(questions), top, seed))
     print_lens(folder, write_lens_report(folder, question))
 
 

@@ -44,7 +44,7 @@ class BatchStore(Protocol):
         """The saved result, if there is one."""
 
     def computing(self, batch: BatchSpec) -> AbstractContextManager[None]:
-        """Entered while a batch is computed and saved; absorbs `JobsPending`, which leaves the batch for a later run."""
+        """Entered while a batch is computed and saved; absorbs `JobsPending`: a later run computes it."""
 
     def save(self, batch: BatchSpec, result: BatchResult) -> BatchResult:
         """Save a result, and return it as `load` would."""

@@ -42,7 +42,12 @@ def reading(readout: Readout, logits: Tensor, scores: Tensor | None = None) -> R
     if scores is None or scores.ndim < 3:
         return both
     scores = scores.permute(1, 2, 0)
-    return replace(both, said=scores[:, first:], clean_said=scores[:, 0:1], corrupted_said=scores[:, 1:2])
+    return replace(
+        both,
+        answer_logprobs=scores[:, first:],
+        clean_answer_logprobs=scores[:, 0:1],
+        corrupted_answer_logprobs=scores[:, 1:2],
+    )
 
 
 def read_answer(readout: Readout, forced: Forced, norms: EditNorms | None) -> dict[str, Tensor]:

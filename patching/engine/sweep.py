@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import Remote
-from codi_tracing.configs.vocabulary import DIRECTIONS, PROTOCOLS
+from codi_tracing.configs.vocabulary import DEFAULT_METRICS, DIRECTIONS, PROTOCOLS
 from codi_tracing.patching.answer_metrics import LENS_METRICS
 from codi_tracing.patching.engine.batch import ForwardSize, StartedBatch, SweepSettings, run_batch, start_cells
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec, BatchStore, MemoryStore, run_batches
@@ -29,7 +29,7 @@ from codi_tracing.patching.interventions.cells import Cell, check_cells, check_s
 from codi_tracing.patching.interventions.edges import Edge, check_edge
 from codi_tracing.patching.interventions.sites import Site, layerwise
 from codi_tracing.patching.interventions.sources import Value, other, unrelated
-from codi_tracing.patching.metrics import DEFAULT_METRICS, LOGIT_METRICS, METRICS, STEP_METRICS
+from codi_tracing.patching.metrics import LOGIT_METRICS, METRIC_NAMES, STEP_METRICS
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
@@ -119,8 +119,7 @@ def sweep_cells(
     sizes = sizes_for(
         model, ready, cells, settings, memory, cells_per_forward=cells_per_forward, pairs_per_batch=pairs_per_batch
     )
-    lengths, pool = [p.tokens for p in ready], (averaged, [p.tokens for p in everyone])
-    donors = donors or draw_unrelated([p.pair for p in ready], lengths, seed, max(1, settings.draws), pool)
+    donors = donors or draw_unrelated(ready, seed, max(1, settings.draws), everyone)
     results = run_sweep(model, ready, donors, cells, settings, sizes, store or MemoryStore(), progress)
     failed = [failure for result in results for failure in result.failed]
     if len(failed) == len(ready):
@@ -226,8 +225,8 @@ def check_room(model: CodiModel, ready: Sequence[TokenizedPair], steps: int) -> 
 def known_metrics(metrics: Sequence[Any]) -> dict[str, Any]:
     """Metrics by name; ValueError for an unknown name."""
     chosen = {metric if isinstance(metric, str) else metric.__name__: metric for metric in metrics}
-    if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRICS]:
-        raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRICS)} or a function")
+    if missing := [name for name, metric in chosen.items() if isinstance(metric, str) and name not in METRIC_NAMES]:
+        raise ValueError(f"metric {missing[0]!r} is unknown; use {', '.join(METRIC_NAMES)} or a function")
     return chosen
 
 

@@ -1,13 +1,13 @@
-"""What a model's thoughts say, as tables: the likeliest tokens, where known numbers rank, and where attention goes.
+"""Tables of a model's thoughts: the likeliest tokens, the ranks of known numbers, and attention.
 
 `says`        question_id step layer rank token probability entropy: the likeliest tokens of every state
-`values`      question_id cluster_id steps owner role ordinal value step layer rank probability: a number's place there
+`values`      question_id cluster_id steps owner role ordinal value step layer rank probability: a number's rank there
 `attention`   question_id cluster_id query layer key weight tokens: mean over heads
 `questions`   question_id cluster_id question answer intermediates said correct
 
-Step -1 is BoT, layer -1 what a step was fed (BoT's own vector, always the same, is left out). `owner` is `own`, or
-`another`: the intermediates of another question with as many, which say how often a number is found by chance. A
-number that is no single token has no rank. `steps` is 0 where no solution is known.
+Step -1 is BoT, layer -1 the vector fed to a step (BoT's own vector, always the same, is left out). `owner` is `own`, or
+`another`: the intermediates of another question with as many, which give the chance level. A number that is not a
+single token has no rank. `steps` is 0 where no solution is known.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
-from codi_tracing.patching.lens.questions import Sought, Worked, look_for
+from codi_tracing.patching.lens.questions import SolvedQuestion, TargetNumber, target_numbers
 from codi_tracing.patching.provenance import file_digest, now, versions
 from codi_tracing.traces.lens import Attention, Lens, answer_beginning, attention_of, logit_lens, number_tokens
 from codi_tracing.traces.loop.tokens import positions_needed, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import last_number
 
-ABOUT = "lens.json"
+MANIFEST = "lens.json"
 
 
 class LensTables(NamedTuple):
@@ -41,90 +41,92 @@ class LensTables(NamedTuple):
 
 
 def lens_tables(
-    model: CodiModel, worked: Sequence[Worked], *, top: int = 10, batch_size: int = 16, seed: int = 0,
+    model: CodiModel, questions: Sequence[SolvedQuestion], *, top: int = 10, batch_size: int = 16, seed: int = 0,
     progress: bool = False,
 ) -> LensTables:  # fmt: skip
-    """Read every state of every question; `seed` draws whose intermediates are the chance level.
+    """Read every state of every question; `seed` draws the other questions of the chance level.
 
     Raises ValueError, before anything runs, where a question is longer than the model can read.
     """
     numbers = number_tokens(model)
-    sought = look_for(worked, seed)
-    width = max(map(len, sought), default=0)
-    lengths = [len(question_ids(model, each.question)) for each in worked]
-    order = sorted(range(len(worked)), key=lengths.__getitem__, reverse=True)
+    targets = target_numbers(questions, seed)
+    width = max(map(len, targets), default=0)
+    lengths = [len(question_ids(model, each.question)) for each in questions]
+    order = sorted(range(len(questions)), key=lengths.__getitem__, reverse=True)
     need = positions_needed(model, lengths[order[0]], len(answer_beginning(model)))
     if need > model.n_positions:
-        which = worked[order[0]].question_id
-        raise ValueError(f"question {which} needs {need} positions, the model has {model.n_positions}; leave it out")
+        longest = questions[order[0]].question_id
+        raise ValueError(f"question {longest} needs {need} positions, the model has {model.n_positions}; leave it out")
     parts: list[list[pd.DataFrame]] = [[], [], [], []]
     with tqdm(total=len(order), desc="lens", unit="question", disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            asked, known = [worked[index] for index in batch], [sought[index] for index in batch]
-            questions = [each.question for each in asked]
-            filled = [[*(one.value for one in each), *[math.nan] * (width - len(each))] for each in known]
-            lens = logit_lens(model, questions, filled, top=min(top, len(model.tokenizer)), numbers=numbers)
+            chosen = order[start : start + batch_size]
+            batch, wanted = [questions[index] for index in chosen], [targets[index] for index in chosen]
+            texts = [each.question for each in batch]
+            padded = [[*(target.value for target in each), *[math.nan] * (width - len(each))] for each in wanted]
+            lens = logit_lens(model, texts, padded, top=min(top, len(model.tokenizer)), numbers=numbers)
             frames = (
-                says_of(model, asked, lens), values_of(asked, known, lens),
-                attention_rows(asked, attention_of(model, questions)), questions_of(asked, lens.answers),
+                token_rows(model, batch, lens), value_rows(batch, wanted, lens),
+                attention_rows(batch, attention_of(model, texts)), question_rows(batch, lens.answers),
             )  # fmt: skip
             for part, frame in zip(parts, frames, strict=True):
                 part.append(frame)
-            bar.update(len(batch))
-    place = {each.question_id: index for index, each in enumerate(worked)}
-    return LensTables(*(in_order(pd.concat(part, ignore_index=True), place) for part in parts))
+            bar.update(len(chosen))
+    rank = {each.question_id: index for index, each in enumerate(questions)}
+    tables = (
+        pd.concat(part).sort_values("question_id", key=lambda ids: ids.map(rank), kind="stable", ignore_index=True)
+        for part in parts
+    )
+    return LensTables(*tables)
 
 
-def says_of(model: CodiModel, asked: Sequence[Worked], lens: Lens) -> pd.DataFrame:
+def token_rows(model: CodiModel, batch: Sequence[SolvedQuestion], lens: Lens) -> pd.DataFrame:
     """The likeliest tokens of every state, a row each."""
-    count, positions, layers, top = lens.tokens.shape
-    places = places_of(asked, (count, positions, layers, top), ("step", "layer", "rank"))
+    top = lens.tokens.shape[-1]
+    axes = axis_columns(batch, lens.tokens.shape, ("step", "layer", "rank"))
     flat = lens.tokens.flatten().tolist()
     words = dict(zip(set(flat), model.tokenizer.batch_decode([[token] for token in set(flat)]), strict=True))
-    rows = places.assign(
-        rank=places["rank"] + 2,  # the axes begin at -1
+    rows = axes.assign(
+        rank=axes["rank"] + 2,  # the axes begin at -1
         token=pd.array([words[token] for token in flat], dtype="str"),
         probability=lens.probabilities.flatten().double().cpu().numpy(),
         entropy=lens.entropy[..., None].expand(-1, -1, -1, top).flatten().double().cpu().numpy(),
     )
-    return rows[told(rows)]
+    return without_bot_input(rows)
 
 
-def values_of(asked: Sequence[Worked], known: Sequence[Sequence[Sought]], lens: Lens) -> pd.DataFrame:
-    """Where each number ranks in every state, a row each; no rank where it is no token."""
+def value_rows(batch: Sequence[SolvedQuestion], targets: Sequence[Sequence[TargetNumber]], lens: Lens) -> pd.DataFrame:
+    """The rank of each number in every state, a row each; no rank where it is not a single token."""
     frames = []
-    for each, sought, ranks, shares in zip(asked, known, lens.ranks, lens.value_probabilities, strict=True):
-        for one, rank, share in zip(sought, ranks, shares, strict=False):  # behind the sought ones stands filling
-            places = places_of([each], (1, *rank.shape), ("step", "layer"))
-            found = pd.array(rank.flatten().tolist(), dtype="Int64")
-            about = {"cluster_id": each.cluster_id, "steps": each.steps, **one._asdict()}
-            frames.append(
-                places.assign(
-                    **about, rank=pd.Series(found).where(found > 0), probability=share.flatten().double().cpu().numpy()
-                )
-            )
-    columns = ["question_id", "cluster_id", "steps", *Sought._fields, "step", "layer", "rank", "probability"]
+    for each, own, ranks, probabilities in zip(batch, targets, lens.ranks, lens.value_probabilities, strict=True):
+        for target, rank, probability in zip(own, ranks, probabilities, strict=False):  # padding comes last
+            rows = axis_columns([each], (1, *rank.shape), ("step", "layer"))
+            found = pd.Series(pd.array(rank.flatten().tolist(), dtype="Int64"))
+            about = {"cluster_id": each.cluster_id, "steps": each.steps, **target._asdict()}
+            values = {"rank": found.where(found > 0), "probability": probability.flatten().double().cpu().numpy()}
+            frames.append(rows.assign(**about, **values))
+    columns = ["question_id", "cluster_id", "steps", *TargetNumber._fields, "step", "layer", "rank", "probability"]
     rows = pd.concat(frames, ignore_index=True)[columns].astype({"ordinal": "Int64"})
-    return rows[told(rows)]
+    return without_bot_input(rows)
 
 
-def attention_rows(asked: Sequence[Worked], found: Attention) -> pd.DataFrame:
-    """How much attention each query pays each group of tokens, layer by layer; groups that it does not see left out."""
-    count, queries, layers, groups = found.weights.shape
+def attention_rows(batch: Sequence[SolvedQuestion], attention: Attention) -> pd.DataFrame:
+    """The attention of each query to each group of tokens, by layer; groups that it does not see are left out."""
+    count, queries, layers, groups = attention.weights.shape
     index = pd.MultiIndex.from_product(
-        [[each.question_id for each in asked], found.queries, range(layers), found.groups],
+        [[each.question_id for each in batch], attention.queries, range(layers), attention.groups],
         names=["question_id", "query", "layer", "key"],
     )
-    tokens = found.counts[:, :, None].expand(count, queries, layers, groups).flatten().cpu().numpy()
-    rows = index.to_frame(index=False).assign(weight=found.weights.flatten().double().cpu().numpy(), tokens=tokens)
-    clusters = rows["question_id"].map({each.question_id: each.cluster_id for each in asked})
+    tokens = attention.counts[:, :, None].expand(count, queries, layers, groups).flatten().cpu().numpy()
+    weights = attention.weights.flatten().double().cpu().numpy()
+    rows = index.to_frame(index=False).assign(weight=weights, tokens=tokens)
+    clusters = rows["question_id"].map({each.question_id: each.cluster_id for each in batch})
     rows.insert(1, "cluster_id", clusters)
     return rows[rows["tokens"] > 0]
 
 
-def questions_of(asked: Sequence[Worked], said: Sequence[str]) -> pd.DataFrame:
-    """The questions, what is known of them, and what the model answered."""
+def question_rows(batch: Sequence[SolvedQuestion], answers: Sequence[str]) -> pd.DataFrame:
+    """The questions, their known numbers, and the model's answers."""
     return pd.DataFrame(
         {
             "question_id": each.question_id,
@@ -135,57 +137,52 @@ def questions_of(asked: Sequence[Worked], said: Sequence[str]) -> pd.DataFrame:
             "said": text.strip(),
             "correct": last_number(text) == each.answer,
         }
-        for each, text in zip(asked, said, strict=True)
+        for each, text in zip(batch, answers, strict=True)
     )
 
 
-def places_of(asked: Sequence[Worked], shape: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
+def axis_columns(batch: Sequence[SolvedQuestion], shape: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
     """The axes of a tensor `[question, …]` as columns, counted from -1."""
-    axes = [[each.question_id for each in asked], *(range(-1, size - 1) for size in shape[1:])]
+    axes = [[each.question_id for each in batch], *(range(-1, size - 1) for size in shape[1:])]
     return pd.MultiIndex.from_product(axes, names=["question_id", *names]).to_frame(index=False)
 
 
-def told(rows: pd.DataFrame) -> pd.Series:
-    """Which rows tell something of the question: not what is fed at BoT."""
-    return (rows["step"] >= 0) | (rows["layer"] >= 0)
-
-
-def in_order(frame: pd.DataFrame, place: dict[str, int]) -> pd.DataFrame:
-    """The rows in the order of the questions."""
-    return frame.sort_values("question_id", key=lambda ids: ids.map(place), kind="stable", ignore_index=True)
+def without_bot_input(rows: pd.DataFrame) -> pd.DataFrame:
+    """Drop BoT's own vector, which is the same for every question."""
+    return rows[(rows["step"] >= 0) | (rows["layer"] >= 0)]
 
 
 def save_lens(tables: LensTables, folder: Path, about: dict[str, Any]) -> Path:
-    """Write the tables as Parquet, and last `lens.json`, which says what was read by which model and versions.
+    """Write the tables as Parquet, and last the manifest `lens.json`.
 
-    Until then it says that the folder is not finished, so that half of another lens is never taken for a whole one.
+    Until then the manifest marks the folder unfinished, so that no reader mixes the tables of two runs.
     """
-    write_json(folder / ABOUT, {"finished": False})
+    write_json(folder / MANIFEST, {"finished": False})
     for name, table in tables._asdict().items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
-    write_json(folder / ABOUT, {**about, "finished": True})
+    write_json(folder / MANIFEST, {**about, "finished": True})
     return folder
 
 
-def open_folder(folder: Path) -> Path:
-    """A folder that a lens may be written to: new, empty, or a lens's own. ValueError for any other."""
+def open_lens_folder(folder: Path) -> Path:
+    """A folder for a lens's tables: new, empty, or already a lens's. ValueError for any other."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file, wanted a folder; choose another with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file():
-        raise ValueError(f"{folder}: holds files but no {ABOUT}; choose another with --out")
+        raise ValueError(f"{folder}: is a file, expected a folder; choose another with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder}: holds files but no {MANIFEST}; choose another with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ABOUT).is_file():
-        write_json(folder / ABOUT, {"finished": False})  # from the first moment it says what it is
+    if not (folder / MANIFEST).is_file():
+        write_json(folder / MANIFEST, {"finished": False})
     return folder
 
 
-def described_lens(model: CodiModel, file: Path, worked: Sequence[Worked], top: int, seed: int) -> dict[str, Any]:
-    """What `lens.json` says."""
+def lens_manifest(model: CodiModel, file: Path, questions: int, top: int, seed: int) -> dict[str, Any]:
+    """The contents of `lens.json`: model, versions, data and seed."""
     return {
         "created": now(),
         "model": model.describe(),
         "versions": versions(),
-        "data": {"file": file.name, "sha256": file_digest(file), "questions": len(worked)},
+        "data": {"file": file.name, "sha256": file_digest(file), "questions": questions},
         "top": top,
         "seeds": {"chance_level": seed},
     }

@@ -1,6 +1,6 @@
-"""GSM8K's calculator annotations as exact expressions: `<<16-3-4=9>>` parsed, evaluated with fractions, written again.
+"""GSM8K's calculator annotations, `<<16-3-4=9>>`, as expressions: parsed, evaluated with fractions, written again.
 
-Nothing is evaluated by Python itself: the grammar is digits, a decimal point, + - * / and parentheses.
+The grammar is digits, a decimal point, + - * / and parentheses; nothing is passed to Python's own `eval`.
 
 >>> step = parse_step("16-3-4=9")
 >>> evaluate(step.expression), step.result
@@ -16,19 +16,17 @@ from fractions import Fraction
 from typing import NamedTuple
 
 ANNOTATION = re.compile(r"<<([^<>]*)>>")
-TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|([-+*/()]))")
-
-
-LONGEST = 200  # characters of a step: no more nesting than that can be parsed without trouble
+TOKEN = re.compile(r"\s*(\d+\.?\d*|\.\d+|[-+*/()])")
+MAX_STEP_LENGTH = 200  # characters; bounds the depth of the recursive parser
 
 
 class ChainError(ValueError):
-    """An annotation that is not an exact calculation of the grammar above."""
+    """An annotation that is not an exact calculation in this grammar."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A number as it is written."""
+    """A number and its text."""
 
     text: str
 
@@ -53,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Operation:
-    """Two operands and + - * or / between them."""
+    """Two operands joined by + - * or /."""
 
     operator: str
     left: Expression
@@ -61,24 +59,23 @@ class Operation:
 
 
 Expression = Leaf | Signed | Group | Operation
-Parser = Callable[[list[str], int], tuple[Expression, int]]
 
 
 class Step(NamedTuple):
-    """One annotated calculation and its result, which equals the expression exactly."""
+    """One annotated calculation and its exact result."""
 
     expression: Expression
     result: Fraction
 
 
 def parse_chain(solution: str) -> list[Step]:
-    """The annotated steps of a worked solution; raises `ChainError` where one is no exact calculation."""
+    """The annotated steps of a solution; raises `ChainError` where one is not an exact calculation."""
     return [parse_step(text) for text in ANNOTATION.findall(solution)]
 
 
 def parse_step(text: str) -> Step:
     """One annotation, `16-3-4=9`."""
-    if len(text) > LONGEST:
+    if len(text) > MAX_STEP_LENGTH:
         raise ChainError(f"a step of {len(text)} characters is no calculation by hand")
     calculation, equals, result = text.partition("=")
     number = re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*", result)
@@ -98,29 +95,23 @@ def parse(text: str) -> Expression:
         match = TOKEN.match(text, end)
         if match is None:
             raise ChainError(f"{text!r} has {text[end]!r} in it")
-        tokens.append(match[1] or match[2])
+        tokens.append(match[1])
         end = match.end()
     tokens.append("")  # the end
-    expression, rest = _sum(tokens, 0)
-    if tokens[rest]:
-        raise ChainError(f"{text!r} has {tokens[rest]!r} in a wrong place")
+    expression, at = _operations(tokens, 0)
+    if tokens[at]:
+        raise ChainError(f"{text!r} has {tokens[at]!r} in a wrong place")
     return expression
 
 
-def _sum(tokens: list[str], at: int) -> tuple[Expression, int]:
-    return _joined("+-", _product, tokens, at)
-
-
-def _product(tokens: list[str], at: int) -> tuple[Expression, int]:
-    return _joined("*/", _operand, tokens, at)
-
-
-def _joined(operators: str, operand: Parser, tokens: list[str], at: int) -> tuple[Expression, int]:
-    """Operands of one binding strength, joined from left to right, and where they end."""
-    left, at = operand(tokens, at)
-    while tokens[at] and tokens[at] in operators:
+def _operations(tokens: list[str], at: int, levels: tuple[str, ...] = ("+-", "*/")) -> tuple[Expression, int]:
+    """Operands joined from left to right, the weakest operators of `levels` last; and the index after them."""
+    if not levels:
+        return _operand(tokens, at)
+    left, at = _operations(tokens, at, levels[1:])
+    while tokens[at] and tokens[at] in levels[0]:
         operator = tokens[at]
-        right, at = operand(tokens, at + 1)
+        right, at = _operations(tokens, at + 1, levels[1:])
         left = Operation(operator, left, right)
     return left, at
 
@@ -131,12 +122,12 @@ def _operand(tokens: list[str], at: int) -> tuple[Expression, int]:
         inner, at = _operand(tokens, at + 1)
         return Signed(inner), at
     if token == "(":
-        inner, at = _sum(tokens, at + 1)
+        inner, at = _operations(tokens, at + 1)
         if tokens[at] != ")":
             raise ChainError("a parenthesis is not closed")
         return Group(inner), at + 1
     if not token or token in "+*/)":
-        raise ChainError(f"found {token or 'the end'!r}, wanted a number")
+        raise ChainError(f"found {token or 'the end'!r}, expected a number")
     return Leaf(token), at + 1
 
 
@@ -164,8 +155,7 @@ def leaves(expression: Expression) -> Iterator[Leaf]:
         case Signed(inner) | Group(inner):
             yield from leaves(inner)
         case Operation(_, left, right):
-            yield from leaves(left)
-            yield from leaves(right)
+            yield from (*leaves(left), *leaves(right))
 
 
 def replace_leaves(expression: Expression, change: Callable[[Leaf], Leaf]) -> Expression:
@@ -200,7 +190,7 @@ def write_step(step: Step) -> str:
 
 
 def write_number(value: Fraction) -> str:
-    """A number in digits, exactly; raises `ChainError` for one whose decimals do not end."""
+    """A number in digits, exactly; raises `ChainError` for one with more than 12 decimals."""
     if value.denominator == 1:
         return str(value.numerator)
     for digits in range(1, 13):

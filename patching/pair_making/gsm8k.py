@@ -1,4 +1,4 @@
-"""Verified pairs from GSM8K: every question through the funnel, seeded choices, records in our own format."""
+"""Verified pairs from GSM8K: edit every question, count the losses, write records in our own format."""
 
 from __future__ import annotations
 
@@ -12,145 +12,144 @@ from typing import Any
 
 from codi_tracing.patching.pair_making.chains import Step, write_number, write_step
 from codi_tracing.patching.pair_making.number_edits import (
-    KINDS,
+    EDITS,
     REASONS,
-    Edit,
-    Refused,
-    Traced,
-    changes_of,
-    editable,
+    EditError,
+    QuestionEdit,
+    TracedQuestion,
+    editable_numerals,
     new_values,
+    number_edits,
     roundness,
-    trace,
+    trace_operands,
 )
 from codi_tracing.patching.pair_making.word_edits import word_edits
 from codi_tracing.traces.gsm8k import GsmProblem
 
-Fits = Callable[[str, str], bool]
-NOTHING, NOT_POSED, NO_FIT = REASONS[4:]
+SameLength = Callable[[str, str], bool]  # whether two questions have equally many tokens
+NOTHING_EDITABLE, NOT_WELL_POSED, OTHER_LENGTH = REASONS[4:]
 
 
 @dataclass
 class Funnel:
-    """How many questions were read, why how many yielded nothing, and how many pairs of which kind were made."""
+    """Questions read, questions lost for each reason, and pairs made by each edit."""
 
     read: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     questions: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+    edits: Counter[str] = field(default_factory=Counter)
 
     @property
     def pairs(self) -> int:
-        return self.kinds.total()
+        return self.edits.total()
 
     def lines(self) -> list[tuple[str, str]]:
-        """The funnel from top to bottom: what is counted, and how often."""
+        """The funnel from top to bottom: names and counts."""
         rows = [("questions read", str(self.read))]
         rows += [(f"- {reason}", str(self.lost[reason])) for reason in REASONS if self.lost[reason]]
         rows += [("questions with a pair", str(self.questions)), ("pairs written", str(self.pairs))]
-        return rows + [(f"  {kind}", str(self.kinds[kind])) for kind in KINDS if self.kinds[kind]]
+        return rows + [(f"  {edit}", str(self.edits[edit])) for edit in EDITS if self.edits[edit]]
 
 
-def make_pairs(
+def pairs_from_gsm8k(
     problems: Sequence[GsmProblem],
     *,
     seed: int = 0,
     per_question: int = 1,
     deltas: Sequence[int] = (),
-    kinds: Sequence[str] = KINDS,
-    fits: Fits | None = None,
+    edits: Sequence[str] = EDITS,
+    same_length: SameLength | None = None,
 ) -> tuple[list[dict[str, Any]], Funnel]:
     """Pairs of all problems, at most `per_question` each, and the funnel. A question's choice depends on itself alone.
 
-    `deltas` are the allowed differences of a changed number, any where empty; `fits` says whether two questions have
-    equally many tokens. Raises ValueError where nothing can be made.
+    `deltas` are the allowed differences of a changed number (empty: any); `same_length` excludes edits that change the
+    token count. Raises ValueError where no pair can be made.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f"kind {unknown[0]!r} is unknown; use {', '.join(KINDS)}")
+    if unknown := [edit for edit in edits if edit not in EDITS]:
+        raise ValueError(f"edit {unknown[0]!r} is unknown; use {', '.join(EDITS)}")
     if 0 in deltas:
         raise ValueError("a delta of 0 changes nothing; give another, or none for any")
     funnel, records = Funnel(read=len(problems)), []
     for problem in problems:
         try:
-            traced = trace(problem)
+            traced = trace_operands(problem)
             rng = random.Random(f"{seed}:{problem.line}:{problem.question}")
-            edits = choose(traced, per_question, rng, deltas, kinds, fits)
-        except Refused as refusal:
-            funnel.lost[str(refusal)] += 1
+            chosen = choose_edits(traced, per_question, rng, deltas, edits, same_length)
+        except EditError as error:
+            funnel.lost[str(error)] += 1
             continue
-        for index, edit in enumerate(edits):
-            records.append(as_record(problem, traced, edit, index))
-            funnel.kinds[edit.kind] += 1
+        records += [pair_record(problem, traced, edit, index) for index, edit in enumerate(chosen)]
+        funnel.edits.update(edit.name for edit in chosen)
         funnel.questions += 1
     if not records:
         raise ValueError(f"none of {len(problems)} questions yields a pair: {dict(funnel.lost)}")
     return records, funnel
 
 
-def choose(
-    traced: Traced,
+def choose_edits(
+    traced: TracedQuestion,
     count: int,
     rng: random.Random,
     deltas: Sequence[int] = (),
-    kinds: Sequence[str] = KINDS,
-    fits: Fits | None = None,
-) -> list[Edit]:
-    """At most `count` edits: of every place in the question one, then a second of each; near and round values first.
+    edits: Sequence[str] = EDITS,
+    same_length: SameLength | None = None,
+) -> list[QuestionEdit]:
+    """At most `count` edits: one of each position in the question, then a second of each; near and round values first.
 
-    Raises `Refused` with the reason where there is none.
+    Raises `EditError` with the reason where there is none.
     """
-    unfit = []
+    rejected = []
 
-    def wanted(edit: Edit) -> bool:
-        fitting = fits is None or fits(traced.question, edit.question)
-        if not fitting:
-            unfit.append(edit)
-        return fitting
+    def fits(edit: QuestionEdit) -> bool:
+        if same_length is None or same_length(traced.question, edit.question):
+            return True
+        rejected.append(edit)
+        return False
 
-    places = candidates(traced, rng, deltas, kinds)
-    queues = [queue for edits in places if (queue := list(islice(filter(wanted, edits), count)))]
+    positions = edits_by_position(traced, rng, deltas, edits)
+    queues = [queue for possible in positions if (queue := list(islice(filter(fits, possible), count)))]
     if not queues:
-        raise Refused(NO_FIT if unfit else NOT_POSED if editable(traced) else NOTHING)
+        raise EditError(OTHER_LENGTH if rejected else NOT_WELL_POSED if editable_numerals(traced) else NOTHING_EDITABLE)
     rng.shuffle(queues)
     in_turn = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return in_turn[:count]
 
 
-def candidates(
-    traced: Traced, rng: random.Random, deltas: Sequence[int], kinds: Sequence[str]
-) -> Iterator[Iterable[Edit]]:
-    """The edits of each place in the question, best values first; they are computed only as they are taken."""
-    for numeral, step in editable(traced):
-        if KINDS[min(step, 1)] in kinds:
+def edits_by_position(
+    traced: TracedQuestion, rng: random.Random, deltas: Sequence[int], edits: Sequence[str]
+) -> Iterator[Iterable[QuestionEdit]]:
+    """The edits of each position in the question, best values first, computed lazily."""
+    for numeral, step in editable_numerals(traced):
+        if EDITS[min(step, 1)] in edits:
             old = int(numeral.value)
             values = new_values(old, deltas)
             rng.shuffle(values)
-            values.sort(key=partial(strangeness, old))
-            yield changes_of(traced, numeral, step, values)
-    if "operator_word" in kinds:
+            values.sort(key=partial(implausibility, old))
+            yield number_edits(traced, numeral, step, values)
+    if "operator_word" in edits:
         for edit in word_edits(traced):
             yield [edit]
 
 
-def strangeness(old: int, new: int) -> tuple[bool, bool]:
-    """How badly a question may bear a number: one halved or grown by more than a half, one that is less round."""
+def implausibility(old: int, new: int) -> tuple[bool, bool]:
+    """Sort key of a new number, plausible ones first: changed by more than half; less round than the old one."""
     return not 0.5 <= new / old <= 1.5, roundness(new) < roundness(old)
 
 
-def as_record(problem: GsmProblem, traced: Traced, edit: Edit, index: int) -> dict[str, Any]:
+def pair_record(problem: GsmProblem, traced: TracedQuestion, edit: QuestionEdit, index: int) -> dict[str, Any]:
     """One pair in our own format; spans count characters of the clean question."""
-    about = ("place", "start", "end", "clean", "corrupted", "step")
+    about = ("numeral", "start", "end", "clean", "corrupted", "step")
     return {
         "pair_id": f"{problem.line}-{index}",
         "cluster_id": str(problem.line),
-        "edit": edit.kind,
+        "edit": edit.name,
         "change": {name: getattr(edit, name) for name in about},
-        "clean": side(traced.question, traced.chain),
-        "corrupted": side(edit.question, edit.chain),
+        "clean": side_record(traced.question, traced.chain),
+        "corrupted": side_record(edit.question, edit.chain),
     }
 
 
-def side(question: str, chain: Sequence[Step]) -> dict[str, Any]:
+def side_record(question: str, chain: Sequence[Step]) -> dict[str, Any]:
     """One side of a pair with its key and annotated chain."""
     answer = chain[-1].result
     number = int(answer) if answer.denominator == 1 else float(write_number(answer))
@@ -162,8 +161,8 @@ def side(question: str, chain: Sequence[Step]) -> dict[str, Any]:
     }
 
 
-def equal_tokens(checkpoint: str) -> Fits:
-    """Whether two questions have equally many tokens under a checkpoint's tokenizer."""
+def equal_tokens(checkpoint: str) -> SameLength:
+    """A function that says whether two questions have equally many tokens under a checkpoint's tokenizer."""
     from pathlib import Path
 
     from transformers import AutoTokenizer

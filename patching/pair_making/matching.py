@@ -1,9 +1,9 @@
-"""Matched donors: for each intermediate of a question, others that share it or not, and its answer or not. No torch.
+"""Find matched donors: for each intermediate of a question, others with or without the same value and answer. No torch.
 
-The j-th intermediate is the result of a chain's j-th step; the last result is the answer, and no intermediate. A state
-that holds the intermediate alone makes the host say the *hybrid*: its own remaining operations on the donor's value.
-One that holds the answer makes it say the donor's. Where the intermediates differ, hybrid, host's answer and donor's
-answer can be told apart: the hybrid is neither of the others (interchange interventions, Geiger et al. 2022).
+The j-th intermediate is the result of a chain's j-th step; the last result is the answer. A state that holds only the
+intermediate makes the host give the *hybrid*: its own remaining operations on the donor's value. A state that holds the
+answer makes it give the donor's. Where the intermediates differ, the hybrid differs from the host's and the donor's
+answer, so the three can be told apart (interchange interventions, Geiger et al. 2022).
 
 >>> host = Side("Ann has 9 pens. She finds 4. She loses 2.", 11.0, chain=("9+4=13", "13-2=11"))
 >>> donor = Side("Ben has 8 nuts. He finds 9. He eats 3.", 14.0, chain=("8+9=17", "17-3=14"))
@@ -22,7 +22,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from codi_tracing.patching.pair_making.chains import ChainError, Leaf, evaluate, leaves, replace_leaves
-from codi_tracing.patching.pair_making.number_edits import HARMLESS, Refused, Traced, trace
+from codi_tracing.patching.pair_making.number_edits import EditError, TracedQuestion, trace_operands
 from codi_tracing.patching.pairs.pair import Side
 from codi_tracing.traces.gsm8k import GsmProblem
 
@@ -31,65 +31,66 @@ CORNERS: tuple[Corner, ...] = ((True, True), (True, False), (False, True), (Fals
 
 
 class Match(NamedTuple):
-    """A host and a donor of equal token count and number of steps, and what the host says of the donor's j-th value."""
+    """A host and a donor of equal token count and step count, and the host's answer from the donor's j-th value."""
 
     host: Side
     donor: Side
     cluster: str  # of the host
-    pair_id: str  # the host's place among the questions, j, and the donor's place
+    pair_id: str  # the host's index among the questions, j, and the donor's index
     j: int
     same_intermediate: bool
     same_answer: bool
     hybrid: float  # the host's own answer where the intermediate is the same
 
 
-class Question(NamedTuple):
-    """A question whose chain is usable, and its place among those that were given."""
+class Candidate(NamedTuple):
+    """A question whose chain is usable as a host's and a donor's."""
 
-    place: int
+    ordinal: int  # among the given questions, from 0
     cluster: str
     side: Side
     tokens: int
-    traced: Traced
+    traced: TracedQuestion
     results: tuple[Fraction, ...]
 
 
-class Pool:
-    """The usable questions, found by token count, number of steps, and value of a step; and the range of values."""
+class CandidateIndex:
+    """The usable questions by token count, number of steps, and value of a step; and the range of values."""
 
-    def __init__(self, questions: Sequence[Question]) -> None:
+    def __init__(self, questions: Sequence[Candidate]) -> None:
         self.questions = questions
-        self.alike: dict[tuple, list[Question]] = defaultdict(list)
+        self.groups: dict[tuple, list[Candidate]] = defaultdict(list)
         for question in questions:
-            kind = (question.tokens, len(question.results))
-            self.alike[kind].append(question)
+            size = (question.tokens, len(question.results))
+            self.groups[size].append(question)
             for step, value in enumerate(question.results):
-                self.alike[*kind, step, value].append(question)
+                self.groups[*size, step, value].append(question)
         answers = {question.results[-1] for question in questions}
         intermediates = {value for question in questions for value in question.results[:-1]}
-        self.spans = [(min(values), max(values)) for values in (intermediates, answers) if values]
+        self.ranges = [(min(values), max(values)) for values in (intermediates, answers) if values]
 
-    def candidates(self, host: Question, j: int, same_intermediate: bool, same_answer: bool) -> Sequence[Question]:
-        """Few questions that hold all of a corner's donors."""
-        steps = len(host.results)
+    def donors(self, host: Candidate, j: int, corner: Corner) -> Sequence[Candidate]:
+        """A small group of questions that contains all of a corner's donors."""
+        same_intermediate, same_answer = corner
+        size = (host.tokens, len(host.results))
         if same_intermediate:
-            return self.alike[host.tokens, steps, j, host.results[j]]
+            return self.groups[*size, j, host.results[j]]
         if same_answer:
-            return self.alike[host.tokens, steps, steps - 1, host.results[-1]]
-        return self.alike[host.tokens, steps]
+            return self.groups[*size, len(host.results) - 1, host.results[-1]]
+        return self.groups[size]
 
-    def hybrid(self, host: Question, j: int, value: Fraction) -> Fraction | None:
-        """The host's remaining operations on another j-th value; `None` where they lead to a number out of place.
+    def hybrid(self, host: Candidate, j: int, value: Fraction) -> Fraction | None:
+        """The host's remaining operations on another j-th value; `None` where a result is implausible.
 
-        Each result stays whole, or stays a fraction, and lies among the intermediates of all questions, or for the
-        last one among their answers.
+        Each result must stay whole, or stay a fraction, and lie in the range of all questions' intermediates, or for
+        the last one of their answers.
         """
         try:
-            changed = carried(host.traced, j, value)
+            changed = results_after(host.traced, j, value)
         except ChainError:
             return None
-        spans = [*[self.spans[0]] * (len(changed) - 1), self.spans[-1]]
-        for before, after, (low, high) in zip(host.results[j:], changed, spans, strict=True):
+        ranges = [*[self.ranges[0]] * (len(changed) - 1), self.ranges[-1]]
+        for before, after, (low, high) in zip(host.results[j:], changed, ranges, strict=True):
             if (before.denominator == 1) != (after.denominator == 1) or not low <= after <= high:
                 return None
         return changed[-1]
@@ -98,90 +99,90 @@ class Pool:
 def find_matches(
     sides: Sequence[tuple[str, Side]], tokens: Sequence[int], seed: int, per_corner: int = 1
 ) -> list[Match]:
-    """For each question, intermediate and corner of the 2×2 at most `per_corner` seeded donors; none where none fits.
+    """For each question, intermediate and corner of the 2×2 at most `per_corner` seeded donors of another cluster.
 
-    `sides` are clusters and questions, `tokens` the questions' token counts. A donor is of another cluster. A question
-    that is given twice counts once.
+    `sides` are clusters and questions, `tokens` the questions' token counts. A repeated question counts once.
     """
-    pool = Pool(list(usable(sides, tokens)))
+    index = CandidateIndex(list(usable_candidates(sides, tokens)))
     return [
         match
-        for host in pool.questions
+        for host in index.questions
         for j in range(len(host.results) - 1)
-        if traceable(host.traced, j)
+        if is_traceable(host.traced, j)
         for corner in CORNERS
-        for match in donors(pool, host, j, corner, seed, per_corner)
+        for match in draw_matches(index, host, j, corner, seed, per_corner)
     ]
 
 
 def coverage(matches: Iterable[Match]) -> dict[tuple[int, bool, bool], int]:
-    """How many matches there are, by j, same intermediate and same answer."""
-    found = Counter((match.j, match.same_intermediate, match.same_answer) for match in matches)
-    steps = range(max((j for j, *_ in found), default=-1) + 1)
-    return {(j, *corner): found[j, *corner] for j in steps for corner in CORNERS}
+    """Number of matches by j, same intermediate and same answer."""
+    counts = Counter((match.j, match.same_intermediate, match.same_answer) for match in matches)
+    steps = range(max((j for j, *_ in counts), default=-1) + 1)
+    return {(j, *corner): counts[j, *corner] for j in steps for corner in CORNERS}
 
 
-def usable(sides: Sequence[tuple[str, Side]], tokens: Sequence[int]) -> Iterator[Question]:
+def usable_candidates(sides: Sequence[tuple[str, Side]], tokens: Sequence[int]) -> Iterator[Candidate]:
     """The questions whose chains can be traced, end in the answer, and use each result in a later step."""
     seen = set[str]()
-    for place, ((cluster, side), count) in enumerate(zip(sides, tokens, strict=True)):
+    for index, ((cluster, side), count) in enumerate(zip(sides, tokens, strict=True)):
         solution = "".join(f"<<{step}>>" for step in side.chain)
         try:
-            traced = trace(GsmProblem(place, side.question, solution, side.answer))
-        except Refused:
+            traced = trace_operands(GsmProblem(index, side.question, solution, side.answer))
+        except EditError:
             continue
         results = tuple(step.result for step in traced.chain)
-        used = [{leaf.value for leaf in leaves(step.expression)} for step in traced.chain]
-        feeds = all(any(value in later for later in used[i + 1 :]) for i, value in enumerate(results[:-1]))
-        if feeds and side.question not in seen:
+        operands = [{leaf.value for leaf in leaves(step.expression)} for step in traced.chain]
+        all_used = all(any(value in later for later in operands[i + 1 :]) for i, value in enumerate(results[:-1]))
+        if all_used and side.question not in seen:
             seen.add(side.question)
-            yield Question(place, cluster, side, count, traced, results)
+            yield Candidate(index, cluster, side, count, traced, results)
 
 
-def traceable(traced: Traced, j: int) -> bool:
-    """Whether all later uses of the j-th result, and of what follows from it, can come from nowhere else."""
-    outside = {n.value for n in traced.numerals} | {n.value / 100 for n in traced.numerals if n.percent}
-    outside |= (traced.implied | HARMLESS) - {1}
-    follows = {j}
+def is_traceable(traced: TracedQuestion, j: int) -> bool:
+    """Whether every later use of the j-th result, and of results that depend on it, has no other possible origin."""
+    others = traced.values | (traced.constants - {1})
+    dependent = {j}
     for index, step in enumerate(traced.chain):
         for leaf in leaves(step.expression):
-            sources = {k for k in range(index) if traced.chain[k].result == leaf.value}
-            if sources & follows:
-                if len(sources) > 1 or leaf.value in outside:
+            origins = {k for k in range(index) if traced.chain[k].result == leaf.value}
+            if origins & dependent:
+                if len(origins) > 1 or leaf.value in others:
                     return False
-                follows.add(index)
+                dependent.add(index)
     return True
 
 
-def carried(traced: Traced, j: int, value: Fraction) -> list[Fraction]:
+def results_after(traced: TracedQuestion, j: int, value: Fraction) -> list[Fraction]:
     """The results from the j-th on after it has become `value`; raises `ChainError` for a division by zero."""
     changed, results = {traced.chain[j].result: value}, [value]
 
-    def carry(leaf: Leaf) -> Leaf:
+    def update(leaf: Leaf) -> Leaf:
         return Leaf(str(changed[leaf.value])) if leaf.value in changed else leaf
 
     for step in traced.chain[j + 1 :]:
-        results.append(evaluate(replace_leaves(step.expression, carry)))
+        results.append(evaluate(replace_leaves(step.expression, update)))
         changed[step.result] = results[-1]
     return results
 
 
-def donors(pool: Pool, host: Question, j: int, corner: Corner, seed: int, per_corner: int) -> Iterator[Match]:
+def draw_matches(
+    index: CandidateIndex, host: Candidate, j: int, corner: Corner, seed: int, per_corner: int
+) -> Iterator[Match]:
     """At most `per_corner` random donors of one corner; the draw depends on the host's text, not on other hosts."""
     same_intermediate, same_answer = corner
-    answer, wanted = host.results[-1], per_corner
-    left = list(pool.candidates(host, j, *corner))
+    answer, missing = host.results[-1], per_corner
+    left = list(index.donors(host, j, corner))
     rng = random.Random(f"{seed}:{host.side.question}:{j}:{same_intermediate}:{same_answer}")
-    while left and wanted:
+    while left and missing:
         at = rng.randrange(len(left))
         left[at], left[-1] = left[-1], left[at]
         donor = left.pop()
-        value, says = donor.results[j], donor.results[-1]
-        if donor.cluster == host.cluster or ((value == host.results[j]), (says == answer)) != corner:
+        value, donor_answer = donor.results[j], donor.results[-1]
+        if donor.cluster == host.cluster or (value == host.results[j], donor_answer == answer) != corner:
             continue
-        hybrid = answer if same_intermediate else pool.hybrid(host, j, value)
-        if hybrid is None or (not same_intermediate and hybrid in (answer, says)):
+        hybrid = answer if same_intermediate else index.hybrid(host, j, value)
+        if hybrid is None or (not same_intermediate and hybrid in (answer, donor_answer)):
             continue
-        name = f"{host.place}-{j}-{donor.place}"
+        name = f"{host.ordinal}-{j}-{donor.ordinal}"
         yield Match(host.side, donor.side, host.cluster, name, j, *corner, float(hybrid))
-        wanted -= 1
+        missing -= 1

@@ -12,7 +12,7 @@ _SMALL = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth".split()
 
-# A word (its plural is found too) -> the constants that a solution may use for it.
+# A word, or its plural -> the constants that a solution may use for it.
 IMPLIED: dict[str, tuple[str, ...]] = {
     **{word: (str(number),) for number, word in enumerate(_SMALL)},
     **{word: (str(10 * number),) for number, word in enumerate(_TENS, start=2)},
@@ -58,7 +58,7 @@ def implied_values(question: str) -> set[Fraction]:
 
 
 def may_derive(constant: Fraction, number: Fraction) -> bool:
-    """Whether a constant of a solution may have been worked out from a number of the question without being shown."""
+    """Whether a solution may have computed a constant from a number of the question without showing it."""
     part = number / 100
     near = {number - 1, number + 1, 2 * number, number / 2, 10 * number, number / 10, number * number, 3 * number}
     shares = {part, 1 - part, 1 + part, 100 - number, 100 + number}

@@ -1,4 +1,4 @@
-"""Operator words turned into their opposites: "5 more than" and "5 fewer than", "twice as many" and "half as many"."""
+"""Replace an operator word of a question: "5 more than" by "5 fewer than", "twice as many" by "half as many"."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from fractions import Fraction
 from functools import partial
 
 from codi_tracing.patching.pair_making.chains import ChainError, Expression, Leaf, Operation, leaves
-from codi_tracing.patching.pair_making.number_edits import Edit, Refused, Traced, recompute, well_posed
+from codi_tracing.patching.pair_making.number_edits import (
+    EditError,
+    QuestionEdit,
+    TracedQuestion,
+    is_well_posed,
+    recompute,
+)
 
-# An operator's word and what becomes of it: the pattern, in which group "word" is the word.
+# In each pattern the group "word" is the operator word.
 MORE = re.compile(
     r"(?<!need )(?<!needs )(?<!needed )(?P<sign>\$?)\b(?P<number>\d[\d,]*) (?P<noun>(?!times|percent|better)[a-z]+ )?"
     r"(?P<word>more|fewer|less) (?P<things>(?:[a-z]+ ){0,3})than\b"
 )
 MEASURES = "feet inches yards miles meters kilometers pounds ounces grams kilograms dollars cents hours minutes".split()
-# A comparison turned round may contradict what such a word says.
+# A reversed comparison may contradict such a word.
 RANKED = re.compile(r"\b(?:\w+est|most|least|younger|older|elder|smaller|bigger|larger|taller|shorter|cheaper)\b", re.I)
 TWICE = re.compile(r"\b(?P<word>twice|half) as (?:many|much|long|tall|far|fast|big|large|heavy|expensive)\b")
 DOUBLED = re.compile(r"\b(?P<word>doubled|tripled|double|triple|doubles|triples)\b")
@@ -26,53 +32,56 @@ SWAPPED = {"doubled": "tripled", "double": "triple", "doubles": "triples"}
 SWAPPED |= {new: old for old, new in SWAPPED.items()}
 
 
-def word_edits(traced: Traced) -> Iterator[Edit]:
-    """Changes of one operator word into its opposite, where exactly one operand of the chain can be meant by it."""
+def word_edits(traced: TracedQuestion) -> Iterator[QuestionEdit]:
+    """Every replacement of one operator word that refers to exactly one operand of the chain."""
     if RANKED.search(traced.question):
         return
     for match in MORE.finditer(traced.question):
         number = Fraction(match["number"].replace(",", ""))
         if number not in traced.implied and [n.value for n in traced.numerals].count(number) == 1:
-            yield from swap(traced, match, opposite(match), partial(flip_sign, number=number), number)
+            yield from replace_word(traced, match, opposite(match), partial(flip_sign, number=number), number)
     if len(FACTOR_WORDS.findall(traced.question)) != 1:
         return
     for match in TWICE.finditer(traced.question):
-        old, new = ("twice", "half") if match["word"] == "twice" else ("half", "twice")
-        yield from swap(traced, match, new, twice_to_half if old == "twice" else half_to_twice, Fraction(2))
+        new, change = ("half", twice_to_half) if match["word"] == "twice" else ("twice", half_to_twice)
+        yield from replace_word(traced, match, new, change, Fraction(2))
     for match in DOUBLED.finditer(traced.question):
-        word = match["word"]
-        change = partial(change_factor, old=FACTORS[word], new=FACTORS[SWAPPED[word]])
-        yield from swap(traced, match, SWAPPED[word], change, Fraction(FACTORS[word]))
+        old, new = match["word"], SWAPPED[match["word"]]
+        tripled = partial(change_factor, old=FACTORS[old], new=FACTORS[new])
+        yield from replace_word(traced, match, new, tripled, Fraction(FACTORS[old]))
 
 
 def opposite(match: re.Match[str]) -> str:
-    """`more` for `fewer` and `less`; for `more`, `fewer` of things that are counted and `less` of what is measured."""
+    """`more` for `fewer` and `less`; for `more`, `fewer` of countable things and `less` of measures."""
     if match["word"] != "more":
         return "more"
     noun = str(match["things"] or match["noun"] or " ").split(" ")[-2]  # both end in a blank
     return "fewer" if noun.endswith("s") and noun not in MEASURES and not match["sign"] else "less"
 
 
-def swap(
-    traced: Traced, match: re.Match[str], word: str, change: Callable[[Expression], Expression], operand: Fraction
-) -> Iterator[Edit]:
-    """The edit that puts `word` for the match's, with `change` made at the one step that has the operand."""
-    rewritten = [(i, change(step.expression)) for i, step in enumerate(traced.chain)]
-    changed = [(i, new) for i, new in rewritten if new != traced.chain[i].expression]
+def replace_word(
+    traced: TracedQuestion,
+    match: re.Match[str],
+    word: str,
+    change: Callable[[Expression], Expression],
+    operand: Fraction,
+) -> Iterator[QuestionEdit]:
+    """The edit that writes `word` in the match's place and applies `change` to the only step with the operand."""
+    changed = [i for i, step in enumerate(traced.chain) if change(step.expression) != step.expression]
     uses = sum(leaf.value == operand for step in traced.chain for leaf in leaves(step.expression))
     factor = "number" not in match.re.groupindex
     elsewhere = factor and operand in {n.value for n in traced.numerals}
     if len(changed) != 1 or uses > 1 or elsewhere or operand in {step.result for step in traced.chain}:
         return
-    where = changed[0][0]
+    (where,) = changed
     try:
         chain = recompute(traced, None, Fraction(0), lambda i, e: change(e) if i == where else e)
-    except (Refused, ChainError):
+    except (EditError, ChainError):
         return
-    if well_posed(traced, chain):
+    if is_well_posed(traced, chain):
         start, end = match.span("word")
         question = traced.question[:start] + word + traced.question[end:]
-        yield Edit("operator_word", None, start, end, match["word"], word, where, question, chain)
+        yield QuestionEdit("operator_word", None, start, end, match["word"], word, where, question, chain)
 
 
 def flip_sign(expression: Expression, number: Fraction) -> Expression:

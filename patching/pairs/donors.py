@@ -1,45 +1,45 @@
-"""Unrelated donors: questions of equal token count from another cluster, whose values serve as the control. No torch."""
+"""Unrelated donors, the control: questions of equal token count from another cluster. No torch."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
-from codi_tracing.patching.pairs.pair import Pair
-
-if TYPE_CHECKING:
-    pass
+from codi_tracing.patching.pairs.tokenized import TokenizedPair
 
 
 class Donor(NamedTuple):
-    """An unrelated question and what it is the answer to."""
+    """An unrelated question and its answer."""
 
     pair_id: str
     question: str
     answer: float
 
 
-def draw_unrelated(
-    pairs: Sequence[Pair], tokens: Sequence[int], seed: int, draws: int = 1,
-    among: tuple[Sequence[Pair], Sequence[int]] | None = None,
-) -> list[tuple[Donor, ...]]:  # fmt: skip
-    """For each pair seeded donors of equal token count, another cluster and another answer; fewer where too few fit.
+ByLength = Mapping[int, Sequence[tuple[str, Donor]]]  # token count → clusters and questions
 
-    Several draws are different questions; the first does not depend on how many there are. Donors come from the pairs
-    themselves, or from those `among`, with their token counts.
+
+def draw_unrelated(
+    pairs: Sequence[TokenizedPair], seed: int, draws: int = 1, among: Sequence[TokenizedPair] | None = None
+) -> list[tuple[Donor, ...]]:
+    """For each pair `draws` clean questions of the pairs `among` (default: of `pairs`); fewer where too few fit.
+
+    The draws of a pair are different questions; the first does not depend on how many there are.
     """
-    same_length = defaultdict(list)
-    for pair, count in zip(*(among or (pairs, tokens)), strict=True):
-        same_length[count].append(pair)
-    donors: list[tuple[Donor, ...]] = []
-    for pair, count in zip(pairs, tokens, strict=True):
-        answers = {pair.clean.answer, pair.corrupted.answer}
-        fit = [p for p in same_length[count] if p.cluster_id != pair.cluster_id and p.clean.answer not in answers]
-        rng = random.Random(f"{seed}:{pair.pair_id}")
-        drawn: list[Pair] = []
-        while fit and len(drawn) < draws:
-            drawn.append(fit.pop(fit.index(rng.choice(fit))))
-        donors.append(tuple(Donor(str(p.pair_id), p.clean.question, p.clean.answer) for p in drawn))
-    return donors
+    by_length = defaultdict(list)
+    for p in among or pairs:
+        donor = Donor(str(p.pair.pair_id), p.pair.clean.question, p.pair.clean.answer)
+        by_length[p.tokens].append((p.pair.cluster_id, donor))
+    return [draw_donors(by_length, p, (p.pair.clean.answer, p.pair.corrupted.answer), seed, draws) for p in pairs]
+
+
+def draw_donors(
+    by_length: ByLength, pair: TokenizedPair, answers: Collection[float], seed: int, draws: int = 1
+) -> tuple[Donor, ...]:
+    """Seeded donors of the pair's token count, of another cluster, whose answer is none of `answers`."""
+    cluster = pair.pair.cluster_id
+    fit = [donor for other, donor in by_length.get(pair.tokens, ()) if other != cluster and donor.answer not in answers]
+    rng = random.Random(f"{seed}:{pair.pair.pair_id}")
+    return tuple(fit.pop(rng.randrange(len(fit))) for _ in range(min(draws, len(fit))))

@@ -1,4 +1,4 @@
-"""A file of pairs to its records, each with the place where it stands: a JSON list, or JSONL. No torch."""
+"""Read the records of a pairs file, each with its position: a JSON list, or JSONL. No torch."""
 
 from __future__ import annotations
 
@@ -7,75 +7,79 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MOST_SAID = 20  # faults in one message; `PairsError.problems` has them all
-WANTED = "a JSON list of pairs, or one pair a line"
+MAX_LISTED = 20  # faults in one message; `PairsError.problems` has all of them
+SHIPPED_FILES = {"arithmetic": Path(__file__).parents[1] / "data" / "arithmetic_pairs.json"}
 
 
 class PairsError(ValueError):
-    """A file of pairs that cannot be used; `problems` are all of its faults, each a sentence."""
+    """A pairs file that cannot be used; `problems` are all of its faults, each a sentence."""
 
     def __init__(self, problems: Sequence[str], path: str | Path | None = None):
         self.problems = tuple(map(_without_middle, problems))
-        said = [*self.problems[:MOST_SAID]]
-        if len(self.problems) > MOST_SAID:
-            said.append(f"and {len(self.problems) - MOST_SAID} more problems")
-        super().__init__((f"{path}: " if path is not None else "") + "; ".join(said))
+        more = len(self.problems) - MAX_LISTED
+        listed = [*self.problems[:MAX_LISTED], *([f"and {more} more problems"] if more > 0 else [])]
+        super().__init__((f"{path}: " if path is not None else "") + "; ".join(listed))
 
 
 def _without_middle(sentence: str) -> str:
-    """A sentence without the middle of what it quotes, where that is endless: what to do stands last."""
+    """A sentence without the middle of a long quotation: its end says what to do."""
     return sentence if len(sentence) <= 300 else f"{sentence[:120]} … {sentence[-150:]}"
 
 
 class Record(NamedTuple):
-    """A parsed value and where it stands: `record` 0, 1, … of a list, or `line` 1, 2, … of a file."""
+    """A parsed value and its position: `record` 0, 1, … of a list, or `line` 1, 2, … of a file."""
 
-    word: str
+    unit: str
     number: int
     value: Any
 
     @property
-    def place(self) -> str:
-        return f"{self.word} {self.number}"
+    def position(self) -> str:
+        return f"{self.unit} {self.number}"
 
     @property
     def name(self) -> str:
-        """The place, with the pair's id where it has one."""
-        return f"{self.place} (pair {self.value['pair_id']})" if is_id(self.value.get("pair_id")) else self.place
+        """The position, with the pair's id where it has one."""
+        return f"{self.position} (pair {self.value['pair_id']})" if is_id(self.value.get("pair_id")) else self.position
+
+
+def find_pairs_file(path: str | Path) -> Path:
+    """The path itself, or that of the shipped file of this name where there is no such file."""
+    return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
 
 
 def read_records(path: Path) -> tuple[list[Record], list[str]]:
-    """A file's records, and its lines that are no JSON, a sentence each; `PairsError` where it holds no records."""
-    text = _text(path)
+    """A file's records, and one sentence for each line that is not JSON; `PairsError` where there are no records."""
+    text = _read_text(path)
     if not text.lstrip().startswith("[") and (path.suffix == ".jsonl" or _is_jsonl(text)):
-        return _lines(text)
+        return _read_lines(text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PairsError([f"is not valid JSON ({error}); mend it there"]) from None
-    return listed(value), []
+    return number_records(value), []
 
 
-def listed(value: Any) -> list[Record]:
+def number_records(value: Any) -> list[Record]:
     """The records of a parsed list."""
     if not isinstance(value, list):
-        raise PairsError([f"found {kind_of(value)}, wanted a list of records, two for each pair"])
+        raise PairsError([f"found {json_type(value)}, expected a list of records, two for each pair"])
     if not value:
-        raise PairsError(["the list is empty, wanted two records for each pair"])
+        raise PairsError(["the list is empty, expected two records for each pair"])
     return [Record("record", index, item) for index, item in enumerate(value)]
 
 
-def holds_questions(records: Sequence[Record]) -> bool:
-    """Whether these are lone questions with their answers, as GSM8K's own files are, and no pairs."""
-    of_a_pair = {"pair_id", "variant", "clean", "corrupted"}
+def are_questions(records: Sequence[Record]) -> bool:
+    """Whether these are single questions with their answers, as in GSM8K's own files, and not pairs."""
+    pair_fields = {"pair_id", "variant", "clean", "corrupted"}
     return all(
-        isinstance(r.value, dict) and {"question", "answer"} <= set(r.value) and not of_a_pair & set(r.value)
+        isinstance(r.value, dict) and {"question", "answer"} <= set(r.value) and not pair_fields & set(r.value)
         for r in records
     )
 
 
 def is_text(value: Any) -> bool:
-    """Text that says something."""
+    """Text that is not blank and can be written again."""
     return isinstance(value, str) and bool(value.strip()) and is_plain(value)
 
 
@@ -89,7 +93,7 @@ def is_id(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # NaN is not
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # false for NaN
 
 
 def is_plain(value: Any) -> bool:
@@ -101,33 +105,37 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def json_type(value: Any) -> str:
+    """The JSON type of a value, in words."""
+    types = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return types.get(type(value), "a number")
 
 
 def short(value: Any) -> str:
+    """A value as JSON, in at most 40 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return (text if len(text) <= 40 else text[:37] + "…").encode(errors="replace").decode()
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if path.is_dir():
-        raise PairsError(["is a folder, wanted a JSON file of pairs"])
+        raise PairsError(["is a folder, expected a JSON file of pairs"])
     if not path.is_file():
-        raise PairsError(["no such file; give a JSON list of clean and corrupted records"])
+        shipped = " or ".join(SHIPPED_FILES)
+        raise PairsError(
+            [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PairsError([f"is not UTF-8 text (byte {error.start}), wanted JSON; save it as UTF-8"]) from None
+        raise PairsError([f"is not UTF-8 text (byte {error.start}), expected JSON; save it as UTF-8"]) from None
     if not text.strip():
-        raise PairsError([f"is empty, wanted {WANTED}"])
+        raise PairsError(["is empty, expected a JSON list of pairs, or one pair a line"])
     return text
 
 
 def _is_jsonl(text: str) -> bool:
-    """Whether the first line is an object, and not the whole file unless it looks like a pair's."""
+    """Whether the first line is an object; a file of one line must have the fields of a pair."""
     first, _, rest = text.strip().partition("\n")
     try:
         value = json.loads(first)
@@ -136,7 +144,7 @@ def _is_jsonl(text: str) -> bool:
     return isinstance(value, dict) and (bool(rest) or not {"pair_id", "question", "clean"}.isdisjoint(value))
 
 
-def _lines(text: str) -> tuple[list[Record], list[str]]:
+def _read_lines(text: str) -> tuple[list[Record], list[str]]:
     records, faults = [], []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a text
         if not line.strip():

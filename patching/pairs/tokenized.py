@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from codi_tracing.patching.answer_metrics import Keys
 from codi_tracing.patching.pairs.pair import Pair, format_number
-from codi_tracing.patching.pairs.validity import is_one_question, text_faults
+from codi_tracing.patching.pairs.validity import is_same_question, text_faults
 
 if TYPE_CHECKING:
     from codi_tracing.traces.loop.tokens import TextEncoder
 
 
 class TokenizedPair(NamedTuple):
-    """A pair under a tokenizer: what both answers share (forced), the rest of each with EOS, and how they differ."""
+    """A pair's token count, the answer tokens that are forced, and the rest of each answer with EOS."""
 
-    rank: int  # its place in the list of pairs
+    rank: int  # its index in the list of pairs
     pair: Pair
-    tokens: int
-    forced: tuple[int, ...]
+    tokens: int  # of the clean question, and of the corrupted one in a usable pair
+    forced: tuple[int, ...]  # the answer prefix and what both answers share
     tails: tuple[tuple[int, ...], tuple[int, ...]]  # clean, corrupted
-    shared: int = 0  # how many of the forced tokens are the answers' own, and not the prefix's
-    hybrid: float = math.nan
+    shared: int = 0  # how many of the forced tokens belong to the answers, not to the prefix
+    hybrid: float = math.nan  # see `Keys`
+    corrupted_tokens: int | None = None  # of the corrupted question, where it was tokenised
+    faults: tuple[str, ...] = ()  # why the pair is not usable
+    readable: bool = True  # whether the model can be asked both questions
 
     @property
     def clean_token(self) -> int:
@@ -40,72 +44,43 @@ class TokenizedPair(NamedTuple):
 
 
 def tokenize_pairs(model: TextEncoder, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
-    """Tokenise both sides of each pair; what cannot be a contrast under this tokenizer comes back with its reason."""
-    ready, excluded = [], []
-    for index, pair in enumerate(pairs):
-        tokens = tokenise(model, pair)
-        if faults := [*text_faults(pair), *token_faults(pair, tokens)]:
-            excluded.append((pair, f"pair {pair.pair_id}: {faults[0]}"))
-            continue
-        assert tokens.differ is not None
-        (clean, corrupted), differ = tokens.answers, tokens.differ
-        tails = tuple(clean[differ:]), tuple(corrupted[differ:])
-        shared = max(0, differ - tokens.prefix)
-        ready.append(TokenizedPair(index, pair, len(tokens.questions[0]), tuple(clean[:differ]), tails, shared))
-    return ready, excluded
+    """The pairs that are usable under the model's tokenizer, and the excluded ones, each with its reason."""
+    tokenized = [tokenize_pair(model, pair, rank) for rank, pair in enumerate(pairs)]
+    excluded = [(p.pair, f"pair {p.pair.pair_id}: {p.faults[0]}") for p in tokenized if p.faults]
+    return [p for p in tokenized if not p.faults], excluded
 
 
-class Tokens(NamedTuple):
-    """A pair under a tokenizer: both questions, both answers (after the answer prefix, with it, and with EOS)."""
-
-    questions: tuple[list[int], list[int]]
-    answers: tuple[list[int], list[int]]
-    differ: int | None  # the place of the first token at which the answers differ
-    prefix: int  # tokens before the answers' own: the prefix and what the tokenizer puts after it
-    unknown: bool  # whether a word of them is unknown
-    spare: int  # positions that the model has left after question, thought and answer
-
-    @property
-    def readable(self) -> bool:
-        """Whether the model can be asked both questions."""
-        return not self.unknown and self.spare >= 0
-
-
-def tokenise(model: TextEncoder, pair: Pair) -> Tokens:
-    """Both questions and both answers in the model's tokens."""
+def tokenize_pair(model: TextEncoder, pair: Pair, rank: int = 0) -> TokenizedPair:
+    """Tokenise both questions and both answers once, and collect every fault of text and tokens."""
     from codi_tracing.traces.loop.tokens import answer_ids, positions_needed, question_ids
 
-    eos, unknown = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
-    clean, corrupted = (question_ids(model, side.question) for side in (pair.clean, pair.corrupted))
-    a, b = ([*answer_ids(model, f" {format_number(s.answer)}"), eos] for s in (pair.clean, pair.corrupted))
-    differ = next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    eos, unk = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
+    clean, corrupted = (question_ids(model, side.question) for side in pair.sides.values())
+    a, b = ([*answer_ids(model, f" {format_number(side.answer)}"), eos] for side in pair.sides.values())
+    differ = _common_length(a, b)
     # Llama 3 gives the blank before a number a token of its own, GPT-2 does not.
-    prefix = max(_common(a, b, answer_ids(model, text)) for text in ("", " "))
-    known = unknown is None or unknown not in (*clean, *corrupted, *a, *b)
-    spare = model.n_positions - positions_needed(model, max(map(len, (clean, corrupted))), max(len(a), len(b)))
-    return Tokens((clean, corrupted), (a, b), differ, prefix, not known, spare)
+    prefix = max(_common_length(a, b, answer_ids(model, text)) for text in ("", " "))
+    longest_question, longest_answer = max(len(clean), len(corrupted)), max(len(a), len(b))
+    spare = model.n_positions - positions_needed(model, longest_question, longest_answer)
 
-
-def token_faults(pair: Pair, tokens: Tokens) -> list[str]:
-    """Why two sides that are a contrast as texts are none under a tokenizer."""
-    faults = []
-    clean, corrupted = tokens.questions
-    if tokens.unknown:
+    faults = text_faults(pair)
+    if unknown := unk is not None and unk in (*clean, *corrupted, *a, *b):
         faults.append("it has words that this checkpoint's tokenizer does not know")
-    if tokens.spare < 0:
-        faults.append(f"its question, thought and answer are {-tokens.spare} positions longer than the model can read")
+    if spare < 0:
+        faults.append(f"its question, thought and answer are {-spare} positions longer than the model can read")
     if len(clean) != len(corrupted):
-        faults.append(f"its questions have {len(clean)} and {len(corrupted)} tokens, wanted equal counts")
-    if tokens.differ is None and not tokens.unknown and pair.clean.answer != pair.corrupted.answer:
+        faults.append(f"its questions have {len(clean)} and {len(corrupted)} tokens, expected equal counts")
+    if differ == min(len(a), len(b)) and not unknown and pair.clean.answer != pair.corrupted.answer:
         answers = f"{format_number(pair.clean.answer)} and {format_number(pair.corrupted.answer)}"
         faults.append(f"its answers {answers} are the same to this checkpoint's tokenizer")
-    if clean == corrupted and not tokens.unknown and not is_one_question(pair):
+    if clean == corrupted and not unknown and not is_same_question(pair):
         faults.append("its questions are the same to this checkpoint's tokenizer")
-    return faults
+    return TokenizedPair(
+        rank, pair, len(clean), tuple(a[:differ]), (tuple(a[differ:]), tuple(b[differ:])), differ - prefix,
+        corrupted_tokens=len(corrupted), faults=tuple(faults), readable=not unknown and spare >= 0,
+    )  # fmt: skip
 
 
-def _common(*sequences: Sequence[int]) -> int:
+def _common_length(*sequences: Sequence[int]) -> int:
     """How many tokens all sequences begin with."""
-    return next(
-        (i for i, ids in enumerate(zip(*sequences, strict=False)) if len(set(ids)) > 1), min(map(len, sequences))
-    )
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False)))

@@ -1,4 +1,4 @@
-"""Where the two questions of a pair differ, and by how much. No torch."""
+"""Text faults of a pair, and where its two questions differ. No torch."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from difflib import SequenceMatcher
 from codi_tracing.patching.pairs.pair import Pair, format_number, plain_number
 from codi_tracing.traces.text import clean_text
 
-NUMERAL = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
-WORD = re.compile(r"\S+")
+_NUMERAL = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
-class Change:
-    """One stretch that differs: a numeral, or words. `start` and `end` are characters of the clean question."""
+class Difference:
+    """One stretch in which the questions differ. `start` and `end` are characters of the clean question."""
 
     start: int
     end: int
     clean: str
     corrupted: str
-    place: int | None = None  # among the question's numerals, 0 the first; None where words differ
+    numeral: int | None = None  # its index among the question's numerals; None where words differ
     difference: int | float | None = None  # corrupted minus clean
 
 
-def changes(clean: str, corrupted: str) -> tuple[Change, ...]:
+def question_differences(clean: str, corrupted: str) -> tuple[Difference, ...]:
     """Every stretch that differs: numerals where nothing else does, else words. White space does not count."""
-    if _frame(clean) == _frame(corrupted):
-        numerals = zip(NUMERAL.finditer(clean), NUMERAL.finditer(corrupted), strict=True)
+    if _without_numerals(clean) == _without_numerals(corrupted):
+        numerals = zip(_NUMERAL.finditer(clean), _NUMERAL.finditer(corrupted), strict=True)
         return tuple(
-            Change(a.start(), a.end(), a[0], b[0], place, _difference(a[0], b[0]))
-            for place, (a, b) in enumerate(numerals)
+            Difference(a.start(), a.end(), a[0], b[0], index, plain_number(float(_decimal(b[0]) - _decimal(a[0]))))
+            for index, (a, b) in enumerate(numerals)
             if a[0] != b[0]
         )
-    here, there = list(WORD.finditer(clean)), list(WORD.finditer(corrupted))
+    here, there = list(_WORD.finditer(clean)), list(_WORD.finditer(corrupted))
     matcher = SequenceMatcher(None, [word[0] for word in here], [word[0] for word in there], autojunk=False)
-    found = []
+    differences = []
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag != "equal":
             start = here[i].start() if i < len(here) else len(clean)
             end = here[j - 1].end() if j > i else start
-            found.append(Change(start, end, clean[start:end], " ".join(word[0] for word in there[k:m])))
-    return tuple(found)
+            differences.append(Difference(start, end, clean[start:end], " ".join(word[0] for word in there[k:m])))
+    return tuple(differences)
 
 
-def _frame(text: str) -> str:
+def numbers_in(question: str) -> set[float]:
+    """The numbers that a question writes in digits."""
+    return {float(_decimal(numeral)) for numeral in _NUMERAL.findall(question)}
+
+
+def _without_numerals(text: str) -> str:
     """A text without its numbers and without the amount of its white space."""
-    return NUMERAL.sub("\0", " ".join(text.split()))
+    return _NUMERAL.sub("\0", " ".join(text.split()))
 
 
-def _difference(clean: str, corrupted: str) -> int | float:
-    a, b = (Decimal(numeral.replace(",", "")) for numeral in (clean, corrupted))
-    return plain_number(float(b - a))
+def _decimal(numeral: str) -> Decimal:
+    return Decimal(numeral.replace(",", ""))
 
 
 def split_usable(pairs: Iterable[Pair]) -> tuple[list[Pair], list[tuple[Pair, str]]]:
-    """The pairs that are a contrast, and the others, each with its reason."""
+    """The pairs without a text fault, and the others, each with its reason."""
     usable, excluded = [], []
     for pair in pairs:
         if faults := text_faults(pair):
@@ -69,16 +73,16 @@ def split_usable(pairs: Iterable[Pair]) -> tuple[list[Pair], list[tuple[Pair, st
 
 
 def text_faults(pair: Pair) -> list[str]:
-    """Why two sides are no contrast in any model."""
+    """Why two sides cannot be compared in any model."""
     faults = []
     if pair.clean.answer == pair.corrupted.answer:
         answer = format_number(pair.clean.answer)
         faults.append(f"both answers are {answer}, so their logit difference is always 0; drop the pair")
-    if is_one_question(pair):
+    if is_same_question(pair):
         faults.append("both questions are the same, so there is nothing to exchange; drop the pair")
     return faults
 
 
-def is_one_question(pair: Pair) -> bool:
+def is_same_question(pair: Pair) -> bool:
     """Whether a model reads the same text on both sides."""
     return clean_text(pair.clean.question) == clean_text(pair.corrupted.question)

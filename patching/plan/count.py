@@ -142,9 +142,11 @@ class CountingExecutor(NamedTuple):
             count = ASSUMED_MATCHES * most
             self.assumptions.append(f"there are {count} matched donors: {most} for each of {ASSUMED_MATCHES} kinds")
             return assumed_pairs(count, inputs.everyone[0].tokens), [[Donor("", "", 0.0)]] * count
-        from codi_tracing.patching.pair_making.matched_pairs import candidates
+        from codi_tracing.patching.pair_making.matched_pairs import possible_matched_pairs
 
-        pairs, donors = candidates(inputs.model, inputs.everyone, self.config.seed, most, self.config.extra_problems)
+        pairs, donors = possible_matched_pairs(
+            inputs.model, inputs.everyone, self.config.seed, most, self.config.extra_problems
+        )
         self.assumptions.append(f"the model answers all {len(pairs)} matched donors correctly; a run drops the others")
         return pairs, donors
 

@@ -55,10 +55,10 @@ def load_inputs(
     if config.pairs.filter == "both_correct":
         assumptions.append("the run measures the filter both_correct; every pair is counted here, as an upper bound")
     if model is not None and config.pairs.file.is_file() and pairs is None and tokens is None:
-        from codi_tracing.patching.pairs.selection import select
+        from codi_tracing.patching.pairs.selection import select_pairs
 
         usable = config.model_copy(update={"pairs": config.pairs.model_copy(update={"filter": "usable"})})
-        chosen = select(model, load_pairs(config.pairs.file), usable)
+        chosen = select_pairs(model, load_pairs(config.pairs.file), usable)
         return PlanInputs(size, source, chosen.ready, chosen.donors, chosen.everyone, model, assumptions)
     count = count_pairs(config, pairs, assumptions)
     tokens = TOKENS if tokens is None else tokens

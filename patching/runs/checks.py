@@ -15,11 +15,12 @@ from torch import Tensor
 
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, ceiling
 from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.configs.vocabulary import DEFAULT_METRICS
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, Site, layerwise, resid
 from codi_tracing.patching.interventions.sources import itself, noise, other, unrelated
-from codi_tracing.patching.metrics import DEFAULT_METRICS, Reading
+from codi_tracing.patching.metrics import Reading
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
@@ -44,7 +45,7 @@ def check_checkpoint(model: CodiModel, pairs: Sequence[Pair], seed: int = 0) -> 
     ready, excluded = tokenize_pairs(model, pairs)
     if not ready:
         raise ValueError(f"none of the {len(pairs)} pairs is usable; the first reason is: {excluded[0][1]}")
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed)
+    donors = draw_unrelated(ready, seed)
     return [*invariants(model, ready, donors), *findings(model, ready, donors)]
 
 

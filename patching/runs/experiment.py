@@ -20,8 +20,8 @@ import torch
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.pairs.pair import load_pairs, write_prepared
-from codi_tracing.patching.pairs.selection import Selection, select
+from codi_tracing.patching.pairs.pair import load_pairs, write_pairs
+from codi_tracing.patching.pairs.selection import Selection, select_pairs
 from codi_tracing.patching.provenance import digest, file_digest, now, versions
 from codi_tracing.patching.runs.assemble import finish
 from codi_tracing.patching.runs.batch_files import BatchFiles
@@ -54,8 +54,8 @@ def run_experiment(
 
     `force` goes on after a failed invariant, `fresh` starts anew. `shard` (i, n) runs every n-th batch from the i-th,
     to be merged by `merge_shards`. With `later`, a deployment's jobs are submitted, or finished ones collected,
-    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to another
-    run or process.
+    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to
+    another run or process.
     """
     check_shardable(config, shard)
     with locked(out), determinism(config.deterministic):
@@ -76,7 +76,7 @@ def run_experiment(
         merged = None
         if config.merge_lora and config.remote is None:  # a deployment's model is shared: its LoRA stays apart
             model, merged = merge_lora(model, [pair.clean.question for pair in pairs[:16]])
-        chosen = select(model, pairs, config, progress, files.cached)
+        chosen = select_pairs(model, pairs, config, progress, files.cached)
         checks = checked(model, chosen, config, files, out, force)
         executor = RunExecutor(replace(model, ledger=ledger), chosen, config, files.next_sweep, progress)
         run_recipe(executor)
@@ -87,7 +87,7 @@ def run_experiment(
             blank, next_sweep = reinitialise(model, config.seed), partial(files.next_sweep, "_reinitialised")
             run_recipe(RunExecutor(blank, chosen, config, next_sweep, progress))
         write_json(out / "checks.json", checks)
-        write_prepared([p.pair for p in chosen.ready], out / "prepared_pairs.json")
+        write_pairs([p.pair for p in chosen.ready], out / "prepared_pairs.json")
         about |= {
             "data": data_of(config, chosen),
             **executor.notes,

@@ -34,7 +34,7 @@ from codi_tracing.patching.interventions.sources import NAMED_SOURCES, itself, o
 if TYPE_CHECKING:
     import pandas as pd
 
-    from codi_tracing.patching.pair_making.matched_pairs import Matched
+    from codi_tracing.patching.pair_making.matched_pairs import MatchedPairs
     from codi_tracing.patching.pairs.selection import Selection
     from codi_tracing.traces.model.codi_model import CodiModel
 
@@ -71,7 +71,7 @@ class RunExecutor:
     progress: bool = False
     notes: dict[str, Any] = field(default_factory=dict)  # for the manifest
 
-    def sweep(self, cells: Sequence[Cell], matched: Matched | None = None, **options: Any) -> pd.DataFrame:
+    def sweep(self, cells: Sequence[Cell], matched: MatchedPairs | None = None, **options: Any) -> pd.DataFrame:
         """The rows of some cells on the chosen pairs, or on matched ones."""
         from codi_tracing.patching.engine.sweep import sweep_cells
 
@@ -83,7 +83,7 @@ class RunExecutor:
             max_new_tokens=config.max_new_tokens, progress=self.progress, store=self.next_store(), **options,
         )  # fmt: skip
 
-    def matches(self) -> Matched:
+    def matches(self) -> MatchedPairs:
         """Matched donors among the questions of all usable pairs."""
         from codi_tracing.patching.pair_making.matched_pairs import matched_pairs
 

@@ -9,8 +9,17 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch.distributions import Categorical, kl_divergence
 
+from codi_tracing.configs.vocabulary import CONFIG_METRICS, METRICS
 from codi_tracing.patching import metrics as m
-from codi_tracing.patching.answer_metrics import Keys, answer_is_clean, answer_is_corrupted
+from codi_tracing.patching.answer_metrics import (
+    ANSWER_METRICS,
+    EDIT_METRICS,
+    LENS_METRICS,
+    WHOLE_ANSWER,
+    Keys,
+    answer_is_clean,
+    answer_is_corrupted,
+)
 from codi_tracing.patching.engine.sweep import sweep, sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site
@@ -18,7 +27,7 @@ from codi_tracing.patching.interventions.sources import itself, other, steer, ze
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import answer_ids, positions_needed
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.plain import hosts, patched, run_alone, writes_of
 
 EXACT = 1e-5
@@ -75,10 +84,10 @@ def test_references_are_the_metric_of_the_unpatched_runs(reading):
     torch.testing.assert_close(read[2], m.logit_difference(replace(reading, patched=reading.corrupted)).expand(2, 5))
 
 
-@pytest.mark.parametrize(("said", "clean", "corrupted"), [(7, 1, 0), (8, 0, 1), (9, 0, 0), (float("nan"), 0, 0)])
-def test_an_answer_is_clean_corrupted_or_other(said, clean, corrupted):
+@pytest.mark.parametrize(("decoded", "clean", "corrupted"), [(7, 1, 0), (8, 0, 1), (9, 0, 0), (float("nan"), 0, 0)])
+def test_an_answer_is_clean_corrupted_or_other(decoded, clean, corrupted):
     keys = Keys(7, 8)
-    assert (answer_is_clean(said, keys), answer_is_corrupted(said, keys)) == (clean, corrupted)
+    assert (answer_is_clean(decoded, keys), answer_is_corrupted(decoded, keys)) == (clean, corrupted)
 
 
 def test_the_jensen_shannon_divergence_agrees_with_scipys_squared_distance(reading):
@@ -119,6 +128,20 @@ def test_top_overlap_is_that_of_two_sets_of_ten(reading):
     assert (m.top_overlap(replace(reading, patched=reading.clean)) == 1).all()
 
 
+def test_every_metric_of_a_run_is_in_the_vocabulary_under_the_position_where_it_is_read():
+    at = {name: metric.read_at for name, metric in METRICS.items() if metric.read_at != "gradient"}
+    assert at == {
+        **dict.fromkeys(m.LOGIT_METRICS, "answer position"),
+        **dict.fromkeys(WHOLE_ANSWER, "whole answer"),
+        **dict.fromkeys(m.EOT_METRICS, "EoT"),
+        **dict.fromkeys(ANSWER_METRICS, "decoded answer"),
+        **dict.fromkeys(EDIT_METRICS, "edit"),
+        **dict.fromkeys(m.STEP_METRICS, "latent step"),
+    }
+    assert set(CONFIG_METRICS) <= set(m.METRIC_NAMES)
+    assert set(LENS_METRICS) <= set(m.LOGIT_METRICS)
+
+
 SOME = [Site("resid", 1, 1, 3, 3), Site("kv", 1, 1, 2, 2), THOUGHT]
 
 
@@ -143,11 +166,11 @@ def test_metrics_at_eot_are_those_of_the_logits_after_eot(both, pairs, direction
             logits, *unpatched = (run.all_logits[None, :1] for run in (done, clean, corrupted))
             at_eot = m.Reading(logits, torch.tensor([host]), *unpatched, *tokens)
             for name in m.EOT_METRICS:
-                wanted = float(m.LOGIT_METRICS[name.removesuffix("_at_eot")](at_eot)[0, 0])
-                assert patched(table, p, name, site=site.kind) == pytest.approx(wanted, abs=EXACT), (site, name)
+                expected = float(m.LOGIT_METRICS[name.removesuffix("_at_eot")](at_eot)[0, 0])
+                assert patched(table, p, name, kind=site.kind) == pytest.approx(expected, abs=EXACT), (site, name)
 
 
-def said_alone(model, p, tail, **options):
+def logprob_alone(model, p, tail, **options):
     """The log-probability of a whole answer, EOS included, by forcing it alone token by token."""
     answer = [*p.forced[len(p.forced) - p.shared :], *tail]
     before = p.forced[: len(p.forced) - p.shared]
@@ -194,15 +217,15 @@ def test_whole_answers_are_scored_as_when_forced_one_at_a_time(both, pairs, whic
     for p in ready:
         for name, tail in zip(WHOLE, p.tails, strict=False):
             for site in SOME[1:]:
-                wanted = said_alone(both, p, tail, site=site)
-                assert patched(table, p, name, site=site.kind) == pytest.approx(wanted, abs=2 * EXACT), (name, site)
+                expected = logprob_alone(both, p, tail, site=site)
+                assert patched(table, p, name, kind=site.kind) == pytest.approx(expected, abs=2 * EXACT), (name, site)
             for column, side in (("clean", p.pair.clean), ("corrupted", p.pair.corrupted)):
                 same = p._replace(pair=replace(p.pair, clean=side, corrupted=side))
                 (found,) = table.loc[
                     (table["metric"] == name) & (table["pair_id"] == str(p.pair.pair_id)) & (table["kind"] == "kv"),
                     column,
                 ]
-                assert found == pytest.approx(said_alone(both, same, tail, site=THOUGHT), abs=2 * EXACT)
+                assert found == pytest.approx(logprob_alone(both, same, tail, site=THOUGHT), abs=2 * EXACT)
 
 
 def test_whole_answers_are_scored_the_same_in_any_batch_and_beside_decoding(both, pairs):
@@ -331,8 +354,8 @@ def test_writing_zero_is_as_long_as_what_stood_and_has_no_direction(both, pairs)
         done = run_alone(both, p.pair.clean.question, p.forced)
         for site in PLACES[:5]:
             length = float(stood(both, site, (site.layer or 0, site.step), done).norm())
-            assert patched(table, p, "edit_norm", site=site.kind) == pytest.approx(length, abs=EXACT), site
-            assert math.isnan(patched(table, p, "edit_cosine", site=site.kind))
+            assert patched(table, p, "edit_norm", kind=site.kind) == pytest.approx(length, abs=EXACT), site
+            assert math.isnan(patched(table, p, "edit_cosine", kind=site.kind))
 
 
 def test_a_steered_edit_is_as_long_as_the_vector_times_its_coefficient(both, pairs):

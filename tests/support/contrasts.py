@@ -22,7 +22,7 @@ class Contrasts(NamedTuple):
 def contrasts_of(model, pairs) -> Contrasts:
     """The first two pairs that have an unrelated donor under a model's tokenizer."""
     everyone = tokenize_pairs(model, pairs)[0]
-    drawn = draw_unrelated([p.pair for p in everyone], [p.tokens for p in everyone], 0)
+    drawn = draw_unrelated(everyone, 0)
     chosen = [(ready, donors) for ready, donors in zip(everyone, drawn, strict=True) if donors][:2]
     return Contrasts([ready for ready, _ in chosen], [donors for _, donors in chosen], everyone)
 

@@ -11,7 +11,7 @@ def both(pair_id=0, **changes):
     return [record(pair_id, variant, **changes) for variant in ("clean", "corrupted")]
 
 
-def whole(pair_id="12-0", **changes):
+def pair_record(pair_id="12-0", **changes):
     """A pair in this project's own form: one record with both sides."""
     sides = {
         variant: {name: side[name] for name in ("question", "answer")}
@@ -21,7 +21,10 @@ def whole(pair_id="12-0", **changes):
 
 
 # What files of pairs and of problems may hold: seeds to damage.
-PAIRS = [both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"), [whole(), whole(3, edit="k", seen=[1])]]
+PAIRS = [
+    both(0) + both("a", chain=["7+5=12"], cluster_id="x", edit="k"),
+    [pair_record(), pair_record(3, edit="k", seen=[1])],
+]
 PROBLEMS = [
     {"question": "Ann had 7 pens. Ann bought 5 pens. How many?", "answer": "She has 7+5=<<7+5=12>>12 pens.\n#### 12"},
     {"question": "Ann had 7 pens. How many?", "answer": "She has <<7+5=12>>12.\n#### 1,012"},

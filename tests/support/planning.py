@@ -9,7 +9,7 @@ from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.batch_store import BatchResult, MemoryStore
 from codi_tracing.patching.engine.table_rows import ORDER
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.selection import select
+from codi_tracing.patching.pairs.selection import select_pairs
 from codi_tracing.patching.plan.count import Plan, plan_run
 from codi_tracing.patching.plan.inputs import load_inputs
 from codi_tracing.patching.runs.recipes import RunExecutor, run_recipe
@@ -37,7 +37,7 @@ def plan_of(config: RunConfig, shard=None, **given) -> Plan:
 def first_batches(model, config: RunConfig) -> list:
     """What a run would record of the first batch of each of its sweeps; no batch is run."""
     store = SpecStore()
-    run_recipe(RunExecutor(model, select(model, load_pairs(config.pairs.file), config), config, lambda: store))
+    run_recipe(RunExecutor(model, select_pairs(model, load_pairs(config.pairs.file), config), config, lambda: store))
     return [batch for batch in store.specs if batch.index == 0]
 
 

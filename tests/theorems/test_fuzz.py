@@ -22,7 +22,7 @@ from codi_tracing.configs.load import KEYS, ConfigError, load_config, shipped_co
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.patching.pairs.json_records import PairsError
-from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_records, write_prepared
+from codi_tracing.patching.pairs.pair import as_json, load_pairs, pairs_from_records, write_pairs
 from codi_tracing.traces.gsm8k import DataError, read_problems
 from codi_tracing.traces.model.checkpoint import (
     CARD,
@@ -81,7 +81,7 @@ def test_pairs_load_or_are_refused_with_a_pairs_error(tmp_path, ending):
         loaded = []
         result = outcome(lambda: loaded.extend(load_pairs(path)), PairsError, about=path)
         if loaded:  # loaded pairs are written and read back unchanged
-            write_prepared(loaded, again)
+            write_pairs(loaded, again)
             assert load_pairs(again) == loaded
         return result
 

@@ -15,11 +15,11 @@ from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.word_problems import draw_problems
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 EMBEDDED = ROOT / "traces" / "embedded"
 CARD = json.loads((EMBEDDED / "card.json").read_text())
-PAIRS = load_pairs(ROOT / "patching" / "data" / "arithmetic_pairs.json")
+PAIRS = load_pairs("arithmetic")
 
 
 @pytest.fixture(scope="module", params=["thought", "bypass"])
@@ -33,7 +33,7 @@ def swept(shipped):
     name, model = shipped
     ready, excluded = tokenize_pairs(model, PAIRS)
     assert not excluded
-    donors = draw_unrelated([p.pair for p in ready], [p.tokens for p in ready], seed=0)
+    donors = draw_unrelated(ready, seed=0)
     metrics = ["logit_difference", "answer", "answer_is_clean", "answer_is_corrupted"]
     return (
         name,
@@ -72,7 +72,7 @@ def test_the_ceiling_is_what_the_card_says(swept):
 
 def test_interchange_accuracy_is_what_the_card_says(swept):
     name, table, donors = swept
-    found = interchange_accuracy(table, {d.pair_id: d.answer for drawn in donors for d in drawn})
+    found = interchange_accuracy(table, donors)
     assert found == pytest.approx(CARD[name]["interchange_accuracy"], abs=0.15)
 
 

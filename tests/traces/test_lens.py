@@ -1,18 +1,11 @@
-"""The lens and its tables against plain PyTorch: tokens of states, ranks of numbers, attention."""
+"""The lens against plain PyTorch: tokens of states, ranks of numbers, attention."""
 
-import pandas as pd
 import pytest
 import torch
 
-from codi_tracing.analysis.lens.statistics import decodable, match_tokens
-from codi_tracing.patching.lens.questions import of_pairs, solved
-from codi_tracing.patching.lens.tables import lens_tables
-from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.traces.lens import answer_beginning, ask, attention_of, eager, logit_lens, number_of, number_tokens
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import question_ids
-from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import ROOT
 
 EXACT = 1e-5
 
@@ -123,52 +116,6 @@ def test_after_reading_attention_the_model_attends_as_before_even_where_it_faile
         1 / 0  # noqa: B018
     attention_of(model, [problems[0].question])
     assert model.lm.config._attn_implementation == before != "eager"
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    pairs = load_pairs(ROOT / "patching" / "data" / "arithmetic_pairs.json")[:12]
-    return {
-        name: lens_tables(load_codi(ROOT / "traces" / "embedded" / name, device="cpu"), of_pairs(pairs), top=5)
-        for name in ("thought", "bypass")
-    }
-
-
-def test_the_shipped_thought_decodes_to_its_intermediates_and_bypass_does_not(shipped):
-    shares = {
-        name: decodable(tables.values.assign(steps=0)).set_index(["measure", "owner"])["share"]
-        for name, tables in shipped.items()
-    }
-    assert shares["thought"]["all of them", "own"] == 1
-    assert shares["thought"]["each of them", "another"] < 0.7
-    assert shares["bypass"]["each of them", "own"] < 0.6
-
-
-def test_numbers_found_among_decoded_tokens_have_the_ranks_that_were_read(shipped):
-    tables = shipped["thought"]
-    sought = tables.values[["question_id", "owner", "role", "ordinal", "value"]].drop_duplicates()
-    place = ["question_id", "owner", "role", "ordinal", "step", "layer"]
-    found = match_tokens(tables.says, sought).set_index(place)["rank"].sort_index()
-    read = tables.values.set_index(place)["rank"].sort_index()
-    pd.testing.assert_series_equal(found, read.where(read <= 5))
-
-
-def test_tables_keep_the_questions_order_and_have_no_row_of_bots_input(shipped):
-    tables = shipped["thought"]
-    order = [f"{pair} {side}" for pair in range(12) for side in ("clean", "corrupted")]
-    for table in tables:
-        assert list(dict.fromkeys(table["question_id"])) == order
-    for table in (tables.says, tables.values):
-        assert not ((table["step"] == -1) & (table["layer"] == -1)).any()
-        assert {(-1, 0), (0, -1), (5, 3)} <= set(zip(table["step"], table["layer"], strict=True))
-    assert tables.questions["correct"].all()
-    assert (tables.attention.groupby(["question_id", "query", "layer"])["weight"].sum() - 1).abs().max() < EXACT
-
-
-def test_a_question_longer_than_the_model_reads_is_refused_before_anything_runs(model):
-    long = solved("long", "long", "Ann had 7 pens. " * 400, ["7+0=7"], 7.0)
-    with pytest.raises(ValueError, match="positions"):
-        lens_tables(model, [solved("short", "short", "Ann had 7 pens.", ["7+0=7"], 7.0), long], batch_size=1)
 
 
 def test_asking_names_the_nearest_tokens_of_every_step(model, problems):

@@ -9,7 +9,7 @@ from codi_tracing.patching.interventions.sites import sitewise
 from codi_tracing.traces import lora_merge as merge
 from codi_tracing.traces.lora_merge import answer_logits, merge_lora
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 
 
 @pytest.fixture(params=["llama", "gpt2"])

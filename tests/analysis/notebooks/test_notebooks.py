@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codi_tracing.analysis.notebooks.execute import SECONDS, execute, read, saved, scripts
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 every = pytest.mark.parametrize("script", scripts(), ids=lambda script: script.stem)

@@ -12,8 +12,7 @@ from codi_tracing.analysis.report.write import write_report
 from codi_tracing.analysis.statistics.effects import by_site, effect, specific
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import COLUMNS, check_table
-from tests.analysis.report.test_original_files import prepared
-from tests.analysis.report.test_write import make_run
+from tests.support.run_folders import make_run, prepared
 
 ANSWERS = {"clean": 18.0, "corrupted": 13.0}
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from codi_tracing.analysis.report.lens_page import lens_sentences, read_lens, write_lens_report
 from codi_tracing.cli.main import app
 from codi_tracing.traces.training.word_problems import chain_text, draw_problems
-from tests.conftest import ROOT
-from tests.patching.lens.test_dump import DUMP
+from tests.support.dumps import DUMP
+from tests.support.places import ROOT
 
 FIGURES = {"thought", "decodable", "number_shares", "entropy", "attention", "attention_by_layer"}
 

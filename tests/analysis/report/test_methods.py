@@ -2,9 +2,9 @@
 
 from codi_tracing.analysis.report.methods import citations, definitions, methods
 from codi_tracing.configs.vocabulary import METRICS
-from codi_tracing.patching.metrics import METRICS as MEASURED
+from codi_tracing.patching.metrics import METRIC_NAMES as MEASURED
 from codi_tracing.patching.metrics import STEP_METRICS
-from tests.analysis.statistics.test_verdict import experiment
+from tests.support.tables import experiment
 
 MANIFEST = {
     "experiment": "sweep",

@@ -7,16 +7,8 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.report.original_files import aggregate_statistics, patching_results, write_original_files
-from tests.analysis.statistics.test_verdict import experiment
-
-
-def prepared(pairs: int, start: int = 0) -> list[dict]:
-    """Prepared pairs as a run writes them, with whole numbers for ids."""
-    sides = {"clean": ("12 eggs?", 18), "corrupted": ("11 eggs?", 13)}
-    return [
-        {"pair_id": i} | {key: {"question": q, "answer": a, "reasoning_steps": 2} for key, (q, a) in sides.items()}
-        for i in range(start, start + pairs)
-    ]
+from tests.support.run_folders import prepared
+from tests.support.tables import experiment
 
 
 def original_cells(table: pd.DataFrame, metric: str) -> pd.DataFrame:

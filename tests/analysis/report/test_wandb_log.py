@@ -12,9 +12,8 @@ import pytest
 
 from codi_tracing.analysis.report.wandb_log import default_name, track
 from codi_tracing.analysis.report.write import write_report
-from tests.analysis.report.test_original_files import prepared
-from tests.analysis.report.test_write import make_run
-from tests.conftest import ROOT
+from tests.support.places import ROOT
+from tests.support.run_folders import make_run, prepared
 from tests.support.tables import experiment
 
 BLOCK = 32768

@@ -3,43 +3,17 @@
 import json
 import re
 
-import pandas as pd
 import pytest
 from PIL import Image
 
-from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.analysis.report.methods import excluded
 from codi_tracing.analysis.report.original_files import PICTURES
 from codi_tracing.analysis.report.sections import flat_rows
 from codi_tracing.analysis.report.write import file_stems, write_report
-from tests.analysis.report.test_original_files import prepared
+from tests.support.run_folders import ATTACK, make_run, prepared
 from tests.support.tables import experiment
 
-ATTACK = "</script><script>alert('eggs')</script> & <b>how many?</b>"
 FILES = ("manifest.json", "cells.parquet", "checks.json", "prepared_pairs.json")
-
-
-def make_run(folder, table: pd.DataFrame, pairs: list[dict], **manifest):
-    """A run folder as the experiment leaves it."""
-    folder.mkdir()
-    write_table(table, folder / "cells.parquet")
-    (folder / "prepared_pairs.json").write_text(json.dumps(pairs))
-    checks = [
-        {"name": "accuracy", "grade": "finding", "passed": False, "value": 0.4, "sentence": f"Only 40%. {ATTACK}"},
-        {"name": "self_patch", "grade": "invariant", "passed": True, "value": 0.0, "sentence": "Nothing changes."},
-        {"name": "interchange", "grade": "finding", "passed": None, "value": None, "sentence": "Not measured."},
-    ]
-    (folder / "checks.json").write_text(json.dumps(checks))
-    excluded = [{"pair_id": i, "reason": f"pair {i}: both answers are 13"} for i in (7, 8)]
-    about = {
-        "name": "tiny",
-        "finished": True,
-        "protocol": "latent_loop",
-        "model": {"checkpoint": ATTACK, "n_layers": 3, "n_latents": 6},
-        "data": {"read": 5, "used": 3, "excluded": excluded},
-    }
-    (folder / "manifest.json").write_text(json.dumps(about | manifest))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from codi_tracing.analysis.statistics.inference import (
     sign_flips,
     step_down,
 )
+from tests.support.places import ROOT
 
 SWEEPS = 200
 FEWEST, MOST = stats.binom.ppf([0.0005, 0.9995], SWEEPS, 0.05)  # discoveries in SWEEPS sweeps at 5 %
@@ -140,7 +141,6 @@ def two_donors():
     from codi_tracing.patching.interventions.sources import unrelated
     from codi_tracing.patching.pairs.pair import load_pairs
     from codi_tracing.traces.model.loading import load_codi
-    from tests.conftest import ROOT
 
     model = load_codi(ROOT / "traces/embedded/thought", device="cpu")
     pairs = load_pairs(ROOT / "patching/data/arithmetic_pairs.json")[:24]

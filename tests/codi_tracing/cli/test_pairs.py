@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[3]
     ("pairs", "sentence"),
     [
         (PAIR[:1], "pair 0: its corrupted side is missing"),
-        ([*PAIR, PAIR[0]], "pair 0: its clean side is there 2 times"),
-        ([PAIR[0], {**PAIR[1], "answer": "8"}], "'answer' is \"8\", wanted a number"),
+        ([*PAIR, PAIR[0]], "pair 0: its clean side occurs 2 times"),
+        ([PAIR[0], {**PAIR[1], "answer": "8"}], "'answer' is \"8\", expected a number"),
         ([PAIR[0], {**PAIR[1], "answer": 7}], "both answers are 7, so their logit difference is always 0"),
         ([], "the list is empty"),
     ],
@@ -40,7 +40,9 @@ def test_pairs_check_describes_a_good_file_and_gives_it_as_json(codi, tmp_path):
 def test_pairs_check_gives_problems_as_json_too(codi):
     result = codi("pairs", "check", "nope.json", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["problems"] == ["no such file; give a JSON list of clean and corrupted records"]
+    assert json.loads(result.stdout)["problems"] == [
+        "no such file; give a JSON list of clean and corrupted records, or a shipped file: arithmetic"
+    ]
 
 
 def test_pairs_check_names_the_first_of_many_unusable_pairs_and_lists_them_all(codi, tmp_path):

@@ -18,7 +18,7 @@ from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import encode
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.plain import run_alone, writes_of
 
 PLACE = ["pair_id", "direction", "source", "kind", "layer", "step", "head"]

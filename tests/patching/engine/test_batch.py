@@ -16,7 +16,7 @@ from codi_tracing.patching.runs.recipes import corner_cells
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 
 METRICS = ("logit_difference", "kl_to_clean", "answer", "prediction_change", "edit_norm", *WHOLE_ANSWER)
 

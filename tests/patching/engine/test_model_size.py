@@ -11,7 +11,7 @@ import codi_tracing.patching.engine.model_size
 from codi_tracing.configs.model_shapes import known_shapes, read_shape
 from codi_tracing.patching.engine.model_size import FIELDS, size_of_config, size_of_model, size_of_shape
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 
 PARAMETERS = {  # as Hugging Face counts them
     "gpt2": 124_439_808,

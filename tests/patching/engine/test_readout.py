@@ -9,11 +9,11 @@ from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make
 from codi_tracing.patching.interventions.edges import edge
 from codi_tracing.patching.interventions.sites import BOT, QUESTION, THOUGHT, Site
 from codi_tracing.patching.interventions.sources import itself, other
-from codi_tracing.patching.metrics import METRICS
+from codi_tracing.patching.metrics import METRIC_NAMES
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.traces.loop.tokens import question_ids
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.plain import answer, copied, decoder_of, difference, entries, hosts, patched, run_alone, writes_of
 
 EXACT = 1e-5
@@ -206,7 +206,7 @@ def test_in_bfloat16_every_kind_of_cell_and_metric_runs_and_a_self_patch_changes
     cells = make_cells([SITES[1], SITES[6]], [other, itself], ["noising"], ["between"])
     cells += [Cell("noising", itself, THOUGHT, n_latents=k) for k in (0, 3, 8)]
     cells += knockout_cells([edge("4-1@1"), edge("answer-question")], ["noising"])
-    table = sweep_cells(low, ready, cells, metrics=METRICS, step_metrics=ALL, max_new_tokens=3)
+    table = sweep_cells(low, ready, cells, metrics=METRIC_NAMES, step_metrics=ALL, max_new_tokens=3)
     numbers = table[~table["metric"].isin(["answer"])]
     assert numbers[["patched", "clean", "corrupted"]].notna().all(axis=None)
     own = table[(table["source"] == "self") & (table["kind"] != "thought") & (table["metric"] == "max_logit_change")]

@@ -175,7 +175,7 @@ def test_the_shared_start_of_both_answers_is_forced_and_metrics_are_read_where_t
 def test_a_pair_of_unequal_length_is_refused_with_its_counts(model, pairs):
     odd = pairs[0].clean.__class__(**{**vars(pairs[0].clean), "question": pairs[0].clean.question + " Ann had 2 pens."})
     pair = pairs[0].__class__(**{**vars(pairs[0]), "clean": odd})
-    with pytest.raises(ValueError, match=r"pair 0: its questions have \d+ and \d+ tokens, wanted equal counts"):
+    with pytest.raises(ValueError, match=r"pair 0: its questions have \d+ and \d+ tokens, expected equal counts"):
         sweep(model, [pair])
 
 

@@ -1,33 +1,11 @@
 """Published dumps of decoded latents: read, refused, and scored as our own lens is."""
 
-import math
-
 import pandas as pd
 import pytest
 
 from codi_tracing.analysis.lens.statistics import decodable, match_tokens
 from codi_tracing.patching.lens.dump import DumpError, dump_tables, read_dump
-from codi_tracing.patching.lens.questions import result_of
-
-DUMP = r"""Question0...
-A hen lays 16 eggs...
-She eats three and bakes with four; the rest sells at $2. How much is that?...
-CoT=<<16-3-4=9>> <<9*2=18>>, Answer=18.0
-decoded 0th latent (top5): [' 13', '13', ' 12', ' 11', '12']
-decoded 1th latent (top5): ['-', ' than', '\n', '->', '>>']
-decoded 2th latent (top5): [' 9', '9', ' 8', ' far', ' any']
-Model Prediction: The answer is: 18<|endoftext|>
-
-
-
-Question4...
-How long?...
-CoT=<<2*30=60>> <<60/4=15.00>> <<15+1=16>>, Answer=16.0
-decoded 0th latent (top5): ['60', ' 60', "it's", ' 61', ' 59']
-decoded 1th latent (top5): ['/', '>>', '--', '<<', ' 14']
-decoded 2th latent (top5): [' 14', 'fifteen', ' 9', '1', '5']
-Model Prediction: The answer is: 16<|endoftext|>
-"""
+from tests.support.dumps import DUMP
 
 
 @pytest.fixture
@@ -38,25 +16,25 @@ def dump(tmp_path):
 
 
 def test_a_dump_holds_solutions_and_the_likeliest_tokens_of_bot_and_every_step(dump):
-    worked, said = read_dump(dump)
-    assert [(w.question_id, w.intermediates, w.answer, w.steps) for w in worked] == [
+    questions, decoded = read_dump(dump)
+    assert [(q.question_id, q.intermediates, q.answer, q.steps) for q in questions] == [
         ("0", (9.0,), 18.0, 2),
         ("4", (60.0, 15.0), 16.0, 3),
     ]
-    assert worked[0].question.startswith("A hen lays 16 eggs...\nShe eats")
-    assert len(said) == 2 * 3 * 5
-    assert (said[0].step, said[0].rank, said[0].token) == (-1, 1, " 13")
-    assert said[7].token == "\n"
+    assert questions[0].question.startswith("A hen lays 16 eggs...\nShe eats")
+    assert len(decoded) == 2 * 3 * 5
+    assert (decoded[0].step, decoded[0].rank, decoded[0].token) == (-1, 1, " 13")
+    assert decoded[7].token == "\n"
 
 
-def test_a_number_is_found_at_its_first_equal_token_wherever_that_stands(dump):
+def test_a_numbers_rank_is_that_of_its_first_equal_token(dump):
     says, values = dump_tables(*read_dump(dump))
     found = match_tokens(says, values[values["owner"] == "own"])
     ranks = found.dropna(subset="rank").set_index(["question_id", "value", "step"])["rank"].to_dict()
     assert ranks == {("0", 9.0, 1): 1, ("4", 60.0, -1): 1}
 
 
-def test_a_question_counts_where_each_of_its_intermediates_is_said(dump):
+def test_a_question_counts_where_all_its_intermediates_are_decoded(dump):
     says, values = dump_tables(*read_dump(dump))
     shares = decodable(match_tokens(says, values)).set_index(["measure", "owner", "steps"])["share"].to_dict()
     assert shares == {
@@ -70,19 +48,19 @@ def test_a_question_counts_where_each_of_its_intermediates_is_said(dump):
     [
         ("", "holds no decoded latents"),
         ("Question0...\nHow?...\nCoT=<<1+1=2>>, Answer=2.0\n", "holds no decoded latents"),
-        (DUMP.replace("Question4", "Question0"), "question 0 is there 2 times"),
-        (DUMP.replace("[' 9', '9'", "[' 9', 9"), "question 0: found .* wanted a line as"),
-        (DUMP.replace("[' 9', '9'", "[' 9', __import__('os')"), "question 0: found .* wanted a line as"),
-        (DUMP.replace("[' 9', '9'", "' 9', '9'"), "question 0: found .* wanted a line as"),
-        (DUMP.replace("[' 9', '9'", "['\\ud800', '9'"), "question 0: found .* wanted a line as"),
-        (DUMP.replace("2th latent (top5): [' 9'", "1th latent (top5): [' 9'"), "question 0: latent 1 is there twice"),
-        (DUMP.replace("decoded 2th", "decoded -2th"), "question 0: found .* wanted a line as"),
+        (DUMP.replace("Question4", "Question0"), "question 0 occurs 2 times"),
+        (DUMP.replace("[' 9', '9'", "[' 9', 9"), "question 0: found .* expected a line as"),
+        (DUMP.replace("[' 9', '9'", "[' 9', __import__('os')"), "question 0: found .* expected a line as"),
+        (DUMP.replace("[' 9', '9'", "' 9', '9'"), "question 0: found .* expected a line as"),
+        (DUMP.replace("[' 9', '9'", "['\\ud800', '9'"), "question 0: found .* expected a line as"),
+        (DUMP.replace("2th latent (top5): [' 9'", "1th latent (top5): [' 9'"), "question 0: latent 1 occurs twice"),
+        (DUMP.replace("decoded 2th", "decoded -2th"), "question 0: found .* expected a line as"),
         (DUMP.replace("CoT=<<16-3-4=9>> <<9*2=18>>, Answer=18.0\n", ""), "question 0 has no line 'CoT=…, Answer=…'"),
         (DUMP.replace("CoT=<<2*30", "CoT-<<2*30"), "question 4 has no line 'CoT=…, Answer=…'"),
-        (DUMP.replace("[' 14', 'fifteen', ' 9', '1', '5']", "[]"), "question 4: found .* wanted a line as"),
+        (DUMP.replace("[' 14', 'fifteen', ' 9', '1', '5']", "[]"), "question 4: found .* expected a line as"),
     ],
 )
-def test_what_is_no_dump_is_refused_in_a_sentence(dump, content, sentence):
+def test_any_other_text_is_refused_in_a_sentence(dump, content, sentence):
     dump.write_text(content, encoding="utf-8")
     with pytest.raises(DumpError, match=sentence):
         read_dump(dump)
@@ -96,30 +74,7 @@ def test_a_folder_and_a_file_of_other_bytes_are_refused(tmp_path):
         read_dump(tmp_path / "bytes")
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("9", 9),
-        (".5", 0.5),
-        ("-.5", -0.5),
-        ("15.00", 15),
-        ("1,200", 1200),
-        ("$3", 3),
-        ("50%", 50),
-        ("3/4", 0.75),
-        ("7.", 7),
-    ],
-)
-def test_a_steps_result_is_read_whole(text, number):
-    assert result_of(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "x", "9 apples", "1/0", "1e400", "٣", "1/2/3", "--3"])
-def test_what_is_no_number_is_none_and_not_some_part_of_it(text):
-    assert math.isnan(result_of(text))
-
-
-def test_digits_of_other_scripts_are_words():
+def test_digits_of_other_scripts_are_no_numbers():
     says = pd.DataFrame({"question_id": "a", "step": 0, "layer": 0, "rank": [1, 2], "token": ["７", "7"]})
     found = match_tokens(says, pd.DataFrame({"question_id": ["a"], "value": [7.0]}))
     assert found["rank"].tolist() == [2]

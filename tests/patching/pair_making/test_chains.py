@@ -1,7 +1,5 @@
 """Annotated chains are read, computed and written exactly; an independent evaluator agrees."""
 
-import ast
-import operator
 from fractions import Fraction
 
 import pytest
@@ -19,25 +17,7 @@ from codi_tracing.patching.pair_making.chains import (
     write,
     write_number,
 )
-
-OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-
-
-def pythons(text: str) -> Fraction:
-    """The value that Python's own grammar gives an expression, in fractions: another parser, another evaluator."""
-
-    def value(node):
-        match node:
-            case ast.Constant():
-                return Fraction(ast.get_source_segment(text, node))
-            case ast.UnaryOp():
-                return -value(node.operand)
-            case ast.BinOp():
-                return OPERATIONS[type(node.op)](value(node.left), value(node.right))
-        raise AssertionError(ast.dump(node))
-
-    return value(ast.parse(text, mode="eval").body)
-
+from tests.support.arithmetic import pythons
 
 numbers = st.one_of(st.integers(1, 999).map(str), st.decimals(0, 99, places=2).map(str).filter(lambda t: "E" not in t))
 expressions = st.recursive(
@@ -77,15 +57,15 @@ def test_a_chain_is_the_annotations_of_a_solution():
         ("2+2=5", "is rounded or wrong"),
         ("2+2", "does not end in = and a number"),
         ("2+x=3", "has 'x' in it"),
-        ("2+=3", "found 'the end', wanted a number"),
+        ("2+=3", "found 'the end', expected a number"),
         ("(2+1=3", "a parenthesis is not closed"),
         ("2 3=5", "has '3' in a wrong place"),
         ("2/0=1", "a division by zero"),
         ("(" * 99 + "1" + ")" * 99 + "+1" * 10 + "=11", "a step of 222 characters is no calculation by hand"),
-        ("2**3=8", "found '*', wanted a number"),
+        ("2**3=8", "found '*', expected a number"),
     ],
 )
-def test_what_is_no_exact_calculation_is_refused(text, sentence):
+def test_an_inexact_calculation_is_refused(text, sentence):
     with pytest.raises(ChainError) as error:
         parse_step(text)
     assert sentence in str(error.value)

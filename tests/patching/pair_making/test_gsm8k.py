@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
-from codi_tracing.patching.pair_making.gsm8k import Funnel, choose, equal_tokens, make_pairs, strangeness
-from codi_tracing.patching.pair_making.number_edits import trace
+from codi_tracing.patching.pair_making.gsm8k import Funnel, choose_edits, equal_tokens, implausibility, pairs_from_gsm8k
+from codi_tracing.patching.pair_making.number_edits import trace_operands
 from codi_tracing.traces.gsm8k import GsmProblem, read_problems
-from tests.patching.pair_making.test_chains import pythons
+from tests.support.arithmetic import pythons
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_test.jsonl"
 needs_gsm8k = pytest.mark.skipif(not GSM8K.is_file(), reason="GSM8K is not part of the project")
@@ -26,7 +26,7 @@ PROBLEMS = [
 
 @pytest.fixture(scope="module")
 def made():
-    return make_pairs(read_problems(GSM8K), per_question=3)
+    return pairs_from_gsm8k(read_problems(GSM8K), per_question=3)
 
 
 @needs_gsm8k
@@ -36,7 +36,7 @@ def test_at_least_400_questions_of_gsm8k_yield_a_pair_and_the_funnel_adds_up(mad
     assert funnel.questions == len({record["cluster_id"] for record in records}) >= 400
     assert funnel.read == funnel.questions + funnel.lost.total()
     assert funnel.pairs == len(records) == len({record["pair_id"] for record in records})
-    assert all(funnel.kinds[kind] >= 20 for kind in ("first_operand", "later_operand", "operator_word"))
+    assert all(funnel.edits[edit] >= 20 for edit in ("first_operand", "later_operand", "operator_word"))
 
 
 @needs_gsm8k
@@ -82,39 +82,39 @@ def test_results_are_whole_and_not_negative_wherever_they_were_before(made):
 
 @needs_gsm8k
 def test_a_delta_of_one_changes_every_number_by_one():
-    records, _ = make_pairs(read_problems(GSM8K)[:200], deltas=[1], kinds=["first_operand", "later_operand"])
+    records, _ = pairs_from_gsm8k(read_problems(GSM8K)[:200], deltas=[1], edits=["first_operand", "later_operand"])
     for record in records:
         old, new = (int(record["change"][side].replace(",", "")) for side in ("clean", "corrupted"))
         assert new - old == 1
 
 
 def test_choices_follow_from_the_seed_and_the_question_alone():
-    records, funnel = make_pairs(PROBLEMS)
-    assert (records, funnel) == make_pairs(PROBLEMS)
-    assert make_pairs(PROBLEMS[:1])[0] == records[:1]
-    assert any(make_pairs(PROBLEMS, seed=seed)[0] != records for seed in (1, 2, 3))
+    records, funnel = pairs_from_gsm8k(PROBLEMS)
+    assert (records, funnel) == pairs_from_gsm8k(PROBLEMS)
+    assert pairs_from_gsm8k(PROBLEMS[:1])[0] == records[:1]
+    assert any(pairs_from_gsm8k(PROBLEMS, seed=seed)[0] != records for seed in (1, 2, 3))
 
 
 def test_the_pairs_of_a_question_share_a_cluster_and_change_different_places_first():
-    records, _ = make_pairs(PROBLEMS[:1], per_question=3)
+    records, _ = pairs_from_gsm8k(PROBLEMS[:1], per_question=3)
     assert [record["pair_id"] for record in records] == ["1-0", "1-1", "1-2"]
     assert {record["cluster_id"] for record in records} == {"1"}
     assert len({record["change"]["start"] for record in records}) == 3
 
 
 def test_near_values_are_chosen_before_far_ones_and_round_ones_before_others():
-    assert sorted([95, 90, 25, 30], key=lambda new: strangeness(20, new)) == [30, 25, 90, 95]
-    chosen = choose(trace(PROBLEMS[0]), 12, random.Random(0))
+    assert sorted([95, 90, 25, 30], key=lambda new: implausibility(20, new)) == [30, 25, 90, 95]
+    chosen = choose_edits(trace_operands(PROBLEMS[0]), 12, random.Random(0))
     eggs = [int(edit.corrupted) for edit in chosen if edit.clean == "16"]
     assert len(eggs) == 4
     assert all(8 <= new <= 24 for new in eggs)
 
 
 def test_the_funnel_names_every_loss():
-    _, funnel = make_pairs(PROBLEMS)
+    _, funnel = pairs_from_gsm8k(PROBLEMS)
     assert funnel.lines() == [
         ("questions read", "3"), ("- no annotated chain", "1"), ("questions with a pair", "2"), ("pairs written", "2"),
-        *[(f"  {kind}", str(count)) for kind, count in sorted(funnel.kinds.items())],
+        *[(f"  {edit}", str(count)) for edit, count in sorted(funnel.edits.items())],
     ]  # fmt: skip
     assert Funnel().pairs == 0
 
@@ -122,22 +122,22 @@ def test_the_funnel_names_every_loss():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kinds": ["number"]}, "kind 'number' is unknown; use first_operand, later_operand, operator_word"),
+        ({"edits": ["number"]}, "edit 'number' is unknown; use first_operand, later_operand, operator_word"),
         ({"deltas": [0]}, "a delta of 0 changes nothing"),
         ({"deltas": [1000]}, "none of 3 questions yields a pair"),
     ],
 )
-def test_what_cannot_be_made_is_refused(options, sentence):
+def test_impossible_options_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        make_pairs(PROBLEMS, **{"kinds": ["first_operand"], **options})
+        pairs_from_gsm8k(PROBLEMS, **{"edits": ["first_operand"], **options})
 
 
 def test_under_a_tokenizer_only_changes_that_keep_the_token_count_are_made(random_checkpoint):
-    fits = equal_tokens(str(random_checkpoint))  # its tokenizer has one token for a word, known or not
-    assert fits("20 nuts", "30 nuts")
-    assert not fits("20 nuts", "30 big nuts")
+    same_length = equal_tokens(str(random_checkpoint))  # its tokenizer has one token for a word, known or not
+    assert same_length("20 nuts", "30 nuts")
+    assert not same_length("20 nuts", "30 big nuts")
     with pytest.raises(ValueError, match="no change keeps the token count"):
-        make_pairs(PROBLEMS, fits=lambda a, b: False)
+        pairs_from_gsm8k(PROBLEMS, same_length=lambda a, b: False)
 
 
 def write(path, problems):
@@ -154,7 +154,7 @@ def test_the_command_prints_the_funnel_and_writes_pairs(tmp_path, name):
     assert "questions with a pair      2" in said.stdout
     text = (tmp_path / name).read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
-    assert records == make_pairs(PROBLEMS, per_question=2)[0]
+    assert records == pairs_from_gsm8k(PROBLEMS, per_question=2)[0]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_command_prints_the_funnel_and_writes_pairs(tmp_path, name):
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["bad.jsonl"], "bad.jsonl: line 1 is not JSON"),
         (["gsm8k.jsonl", "--delta", "0"], "a delta of 0 changes nothing"),
-        (["gsm8k.jsonl", "--kind", "x"], "kind 'x' is unknown"),
+        (["gsm8k.jsonl", "--edit", "x"], "edit 'x' is unknown"),
         (["gsm8k.jsonl", "--checkpoint", "nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -178,7 +178,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, sentence):
     assert not (tmp_path / "pairs.json").exists()
 
 
-def test_the_source_and_what_is_no_file_are_never_replaced(tmp_path):
+def test_the_source_file_and_a_folder_are_never_replaced(tmp_path):
     source = tmp_path / "gsm8k.json"
     write(source, PROBLEMS)
     before = source.read_bytes()

@@ -1,17 +1,15 @@
-"""A matched donor shares of its host what its corner says, and the hybrid is what the host's own operations give."""
+"""A matched donor shares value and answer as its corner says, and the hybrid follows from the host's operations."""
 
 from dataclasses import replace
 
 import pytest
 
 from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
-from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, traceable, usable
+from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, is_traceable, usable_candidates
 from codi_tracing.patching.pairs.pair import Side, load_pairs
 from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
-from tests.theorems.test_layering import HEAVY, ROOT, imports, root
-from tests.traces.training.test_word_problems import read_back
+from tests.support.arithmetic import read_back
 
-SHIPPED = ROOT / "patching" / "data" / "arithmetic_pairs.json"
 STORY = Story("Dan", "pens", (4, 2, 0, 1, 3), (1, 0, 0, 1, 0, 1))
 HOST = WordProblem((27, 11, 17, 13, 8), "-++-", STORY)
 
@@ -41,7 +39,7 @@ def counted(sides):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return [(pair.cluster_id, side) for pair in load_pairs(SHIPPED) for side in (pair.clean, pair.corrupted)]
+    return [(pair.cluster_id, side) for pair in load_pairs("arithmetic") for side in (pair.clean, pair.corrupted)]
 
 
 @pytest.fixture(scope="module", params=["shipped", "fresh"])
@@ -52,7 +50,7 @@ def pool(request, shipped):
     return sides, tokens, find_matches(sides, tokens, seed=0, per_corner=2)
 
 
-def test_the_host_goes_on_with_the_donors_intermediate():
+def test_the_hybrid_is_the_hosts_operations_on_the_donors_intermediate():
     assert HOST.chain == ("27-11=16", "16+17=33", "33+13=46", "46-8=38")
     donor = other((25, 5, 9, 6, 7), "-+-+")  # 20, 29, 23, 30
     wide = other((40, 19, 9, 3, 2), "+-+-")  # 59, 50, 53, 51
@@ -75,7 +73,7 @@ def steps_of(question: str) -> tuple[list[int], list[int]]:
     return values, [after - before for before, after in zip([start, *values], values, strict=False)]
 
 
-def test_every_match_is_what_it_says_by_the_english_text_alone(pool):
+def test_the_english_text_alone_confirms_every_match(pool):
     for match in pool[2]:
         (mine, changes), (theirs, _) = steps_of(match.host.question), steps_of(match.donor.question)
         assert len(mine) == len(theirs)
@@ -136,9 +134,9 @@ def test_a_corner_without_donor_is_absent_and_counted_as_none(shipped):
     assert coverage([]) == {}
 
 
-def places(host: Side) -> list[bool]:
+def traceable(host: Side) -> list[bool]:
     """For each intermediate of a usable question, whether its uses are unambiguous; nothing if it is unusable."""
-    return [traceable(q.traced, j) for q in usable([("a", host)], [9]) for j in range(len(q.results) - 1)]
+    return [is_traceable(q.traced, j) for q in usable_candidates([("a", host)], [9]) for j in range(len(q.results) - 1)]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def places(host: Side) -> list[bool]:
     ],
 )
 def test_an_intermediate_whose_use_is_ambiguous_is_left_out(host, unambiguous):
-    assert places(host) == unambiguous
+    assert traceable(host) == unambiguous
     donors = [short(f"Ben has {n} of 5, 2, 3.", f"{n}+5={n + 5}", f"{n + 5}+2={n + 7}", f"{n + 7}+3={n + 10}")
               for n in range(20, 90)]  # fmt: skip
     hosted = {int(name.split("-")[1]) for name in found(host, *donors) if name.startswith("0-")}
@@ -178,7 +176,7 @@ def test_an_intermediate_whose_use_is_ambiguous_is_left_out(host, unambiguous):
     ],
 )
 def test_a_question_whose_chain_is_broken_is_not_used(host):
-    assert not list(usable([("a", host)], [9]))
+    assert not list(usable_candidates([("a", host)], [9]))
 
 
 def test_a_hybrid_is_whole_where_the_hosts_results_are_and_never_a_division_by_zero():
@@ -213,7 +211,3 @@ def test_the_pool_has_as_many_different_questions_as_asked_for_with_chains_of_th
     assert {len(side.chain) for _, side in arithmetic_pool(20, 5, steps=(2,))} == {2}
     cluster, first = sides[0]
     assert cluster.startswith("".join(step.lstrip("0123456789")[0] for step in first.chain))
-
-
-def test_the_search_needs_no_torch():
-    assert not HEAVY & set(map(root, imports(ROOT / "patching" / "pair_making" / "matching.py", top_level=True)))

@@ -5,8 +5,14 @@ from fractions import Fraction
 import pytest
 
 from codi_tracing.patching.pair_making.chains import write_step
-from codi_tracing.patching.pair_making.number_edits import Refused, changes_of, editable, new_values, trace
-from codi_tracing.patching.pair_making.number_words import implied_values, may_derive
+from codi_tracing.patching.pair_making.number_edits import (
+    EditError,
+    editable_numerals,
+    new_values,
+    number_edits,
+    trace_operands,
+)
+from codi_tracing.patching.pair_making.number_words import may_derive
 from codi_tracing.patching.pair_making.word_edits import word_edits
 from codi_tracing.traces.gsm8k import GsmProblem
 
@@ -17,25 +23,25 @@ def problem(question: str, *chain: str) -> GsmProblem:
     return GsmProblem(1, question, f"{solution}\n#### {answer}", float(answer))
 
 
-def number_edits(traced):
+def all_number_edits(traced):
     """Every well-posed change of one number."""
     return [
         edit
-        for numeral, step in editable(traced)
-        for edit in changes_of(traced, numeral, step, new_values(int(numeral.value)))
+        for numeral, step in editable_numerals(traced)
+        for edit in number_edits(traced, numeral, step, new_values(int(numeral.value)))
     ]
 
 
 def changes(question: str, *chain: str) -> dict[str, list[str]]:
     """The corrupted chain of every change, by the changed question."""
-    traced = trace(problem(question, *chain))
-    return {e.question: [*map(write_step, e.chain)] for e in (*number_edits(traced), *word_edits(traced))}
+    traced = trace_operands(problem(question, *chain))
+    return {e.question: [*map(write_step, e.chain)] for e in (*all_number_edits(traced), *word_edits(traced))}
 
 
 def numbers(question: str, *chain: str) -> set[str]:
     """The numbers that may be changed."""
-    traced = trace(problem(question, *chain))
-    return {question[numeral.start : numeral.end] for numeral, _ in editable(traced)}
+    traced = trace_operands(problem(question, *chain))
+    return {question[numeral.start : numeral.end] for numeral, _ in editable_numerals(traced)}
 
 
 def test_everything_that_follows_from_a_number_is_computed_again():
@@ -45,9 +51,11 @@ def test_everything_that_follows_from_a_number_is_computed_again():
     assert found["Ann has 16 eggs. She eats 3 and sells the rest for $7 each."] == ["16-3=13", "13*7=91"]
 
 
-def test_the_kind_says_whether_the_number_enters_at_the_first_step():
-    traced = trace(problem("Ann has 16 eggs. She eats 3 and sells the rest for $5 each.", "16-3=13", "13*5=65"))
-    assert {(edit.clean, edit.kind, edit.step) for edit in number_edits(traced)} == {
+def test_the_edit_is_named_by_whether_the_first_step_uses_the_number():
+    traced = trace_operands(
+        problem("Ann has 16 eggs. She eats 3 and sells the rest for $5 each.", "16-3=13", "13*5=65")
+    )
+    assert {(edit.clean, edit.name, edit.step) for edit in all_number_edits(traced)} == {
         ("16", "first_operand", 0), ("3", "first_operand", 0), ("5", "later_operand", 1),
     }  # fmt: skip
 
@@ -94,7 +102,7 @@ def test_results_stay_whole_and_positive_and_the_answer_changes():
     ],
 )
 def test_a_number_that_is_not_alone_in_what_it_means_is_left(question, chain, number):
-    assert number not in {edit.clean for edit in number_edits(trace(problem(question, *chain)))}
+    assert number not in {edit.clean for edit in all_number_edits(trace_operands(problem(question, *chain)))}
 
 
 def test_a_result_that_the_chain_works_out_and_never_uses_may_not_change():
@@ -105,8 +113,8 @@ def test_a_result_that_the_chain_works_out_and_never_uses_may_not_change():
 
 def test_a_constant_that_may_have_been_worked_out_from_the_number_forbids_the_change():
     question = "Ann walks to school with 8 friends, who have 3 nuts each; Ann too. It is 100 m away."
-    with pytest.raises(Refused, match="an operand comes from nowhere"):
-        trace(problem(question, "9*3=27"))
+    with pytest.raises(EditError, match="an operand comes from nowhere"):
+        trace_operands(problem(question, "9*3=27"))
     assert may_derive(Fraction(9), Fraction(8))
     assert may_derive(Fraction(8, 10), Fraction(20))
     assert not may_derive(Fraction(100), Fraction(7))
@@ -121,60 +129,19 @@ def test_a_constant_that_may_have_been_worked_out_from_the_number_forbids_the_ch
     ],
 )
 def test_a_question_that_cannot_be_traced_is_refused_with_its_reason(chain, reason):
-    with pytest.raises(Refused, match=reason):
-        trace(problem("Ann has 16 eggs. She eats 3.", *chain))
+    with pytest.raises(EditError, match=reason):
+        trace_operands(problem("Ann has 16 eggs. She eats 3.", *chain))
 
 
 def test_a_chain_that_ends_in_another_number_than_the_key_is_refused():
-    with pytest.raises(Refused, match="the chain does not end in the answer"):
-        trace(GsmProblem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
+    with pytest.raises(EditError, match="the chain does not end in the answer"):
+        trace_operands(GsmProblem(1, "16 and 3?", "<<16-3=13>>\n#### 14", 14.0))
 
 
-def test_a_question_that_nobody_would_ask_is_refused_at_once():
-    with pytest.raises(Refused, match="nothing can be changed"):
-        trace(problem("Ann has 16 eggs" + " and 5" * 60, "16+5=21"))
-    with pytest.raises(Refused, match="nothing can be changed"):
-        trace(problem(f"Ann has 16 eggs and {'9' * 5000} nuts", "16+1=17"))
-    with pytest.raises(Refused, match="no annotated chain"):
-        trace(GsmProblem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))
-
-
-def test_words_imply_numbers():
-    assert {Fraction(7), Fraction(12), Fraction(1, 2), Fraction(2)} <= implied_values("a week, a dozen, half")
-    assert Fraction(45) in implied_values("forty-five nuts")
-    assert Fraction(3, 4) in implied_values("3/4 of them")
-    assert Fraction(9) not in implied_values("a few")
-
-
-@pytest.mark.parametrize(
-    ("question", "chain", "changed", "corrupted"),
-    [
-        ("Ann has 20 nuts and Ben 6 more nuts than Ann.", ["20+6=26", "26+20=46"],
-         "Ann has 20 nuts and Ben 6 fewer nuts than Ann.", ["20-6=14", "14+20=34"]),
-        ("Ann has 20 nuts, which is 6 more than Ben.", ["20-6=14"], "Ann has 20 nuts, which is 6 less than Ben.",
-         ["20+6=26"]),
-        ("A cup is $20, a jug $6 less than a cup.", ["20-6=14"], "A cup is $20, a jug $6 more than a cup.",
-         ["20+6=26"]),
-        ("Ann has 20 nuts and Ben twice as many.", ["20*2=40", "20+40=60"], "Ann has 20 nuts and Ben half as many.",
-         ["20/2=10", "20+10=30"]),
-        ("Ann has 20 nuts and Ben half as many.", ["20*.5=10"], "Ann has 20 nuts and Ben twice as many.", ["20*2=40"]),
-        ("Ann had 20 nuts and doubled them.", ["2*20=40"], "Ann had 20 nuts and tripled them.", ["3*20=60"]),
-    ],
-)  # fmt: skip
-def test_an_operator_word_becomes_its_opposite_and_so_does_its_operation(question, chain, changed, corrupted):
-    (edit,) = word_edits(trace(problem(question, *chain)))
-    assert (edit.kind, edit.question, [*map(write_step, edit.chain)]) == ("operator_word", changed, corrupted)
-    assert question[: edit.start] + edit.corrupted + question[edit.end :] == changed
-
-
-@pytest.mark.parametrize(
-    ("question", "chain"),
-    [
-        ("Ann has 20 nuts and Ben 3 times more nuts than Ann.", ["20*3=60"]),
-        ("The shortest tree is 9 feet, another 6 feet more than it.", ["9+6=15"]),  # would no longer be the shortest
-        ("Ann has 20 nuts, Ben twice as many and Cid half as many as Ben.", ["20*2=40", "40/2=20", "20+40=60"]),
-        ("Ann has 20 nuts and Ben 6 more nuts than Ann, and Cid 6 nuts.", ["20+6=26", "26+6=32"]),
-    ],
-)  # fmt: skip
-def test_a_word_that_may_mean_something_else_is_left(question, chain):
-    assert not list(word_edits(trace(problem(question, *chain))))
+def test_a_question_with_too_many_or_too_long_numbers_is_refused_at_once():
+    with pytest.raises(EditError, match="nothing can be changed"):
+        trace_operands(problem("Ann has 16 eggs" + " and 5" * 60, "16+5=21"))
+    with pytest.raises(EditError, match="nothing can be changed"):
+        trace_operands(problem(f"Ann has 16 eggs and {'9' * 5000} nuts", "16+1=17"))
+    with pytest.raises(EditError, match="no annotated chain"):
+        trace_operands(GsmProblem(1, "16 eggs?", "<<16+1=17\n#### 17", 17.0))

@@ -1,4 +1,4 @@
-"""Pairs: what is read is what was written, and every fault of a file is named at once."""
+"""Pairs are read as they were written, and every fault of a file is named at once."""
 
 import json
 import re
@@ -9,29 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codi_tracing.patching.pairs.json_records import PairsError
-from codi_tracing.patching.pairs.pair import Pair, Side, format_number, load_pairs, pairs_from_records, write_prepared
+from codi_tracing.patching.pairs.pair import Pair, Side, format_number, load_pairs, pairs_from_records, write_pairs
+from tests.support.pair_records import both, pair_record, record
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
+SHIPPED = Path(__file__).parents[3] / "patching" / "data" / "arithmetic_pairs.json"
 ORIGINAL, GSM8K = SHARED / "gsm8k_pairs_66.json", SHARED / "gsm8k_test.jsonl"
-
-
-def record(pair_id=0, variant="clean", **changes):
-    number = 7 if variant == "clean" else 8
-    question = f"Ann had {number} pens. Ann bought 5 pens. How many?"
-    return {"pair_id": pair_id, "variant": variant, "question": question, "answer": number + 5, **changes}
-
-
-def both(pair_id=0, **changes):
-    return [record(pair_id, variant, **changes) for variant in ("clean", "corrupted")]
-
-
-def whole(pair_id="12-0", **changes):
-    """A pair of our own form."""
-    sides = {
-        variant: {name: side[name] for name in ("question", "answer")}
-        for variant, side in zip(("clean", "corrupted"), both(), strict=True)
-    }
-    return {"pair_id": pair_id, **sides, **changes}
 
 
 def problems(records):
@@ -52,7 +35,7 @@ def test_a_pair_is_its_own_cluster_unless_it_names_one():
     assert pairs_from_records(both(3))[0].cluster_id == "3"
 
 
-def test_pairs_keep_the_order_in_which_they_first_appear_however_their_sides_are_mixed():
+def test_pairs_keep_the_order_of_their_first_sides():
     clean, corrupted = [[record(i, variant) for i in (5, 2, 9)] for variant in ("clean", "corrupted")]
     assert [pair.pair_id for pair in pairs_from_records([*clean, *reversed(corrupted)])] == [5, 2, 9]
 
@@ -60,20 +43,20 @@ def test_pairs_keep_the_order_in_which_they_first_appear_however_their_sides_are
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"answer": "18"}, "record 0 (pair 0): 'answer' is \"18\", wanted a number, without quotes"),
-        ({"answer": True}, "record 0 (pair 0): 'answer' is true, wanted a number, without quotes"),
-        ({"answer": float("nan")}, "record 0 (pair 0): 'answer' is NaN, wanted a number, without quotes"),
-        ({"answer": None}, "record 0 (pair 0): 'answer' is null, wanted a number, without quotes"),
-        ({"question": 7}, "record 0 (pair 0): 'question' is 7, wanted text"),
-        ({"question": "  "}, "record 0 (pair 0): 'question' is \"  \", wanted text"),
-        ({"variant": "cleen"}, "record 0 (pair 0): 'variant' is \"cleen\", wanted 'clean' or 'corrupted'"),
-        ({"pair_id": 1.5}, "record 0: 'pair_id' is 1.5, wanted a whole number or a name"),
-        ({"reasoning_steps": -1}, "record 0 (pair 0): 'reasoning_steps' is -1, wanted a whole number or nothing"),
-        ({"chain": "7+5=12"}, "record 0 (pair 0): 'chain' is \"7+5=12\", wanted a list of texts like '7+5=12'"),
-        ({"cluster_id": []}, "record 0 (pair 0): 'cluster_id' is [], wanted a name or a whole number"),
+        ({"answer": "18"}, "record 0 (pair 0): 'answer' is \"18\", expected a number, without quotes"),
+        ({"answer": True}, "record 0 (pair 0): 'answer' is true, expected a number, without quotes"),
+        ({"answer": float("nan")}, "record 0 (pair 0): 'answer' is NaN, expected a number, without quotes"),
+        ({"answer": None}, "record 0 (pair 0): 'answer' is null, expected a number, without quotes"),
+        ({"question": 7}, "record 0 (pair 0): 'question' is 7, expected text"),
+        ({"question": "  "}, "record 0 (pair 0): 'question' is \"  \", expected text"),
+        ({"variant": "cleen"}, "record 0 (pair 0): 'variant' is \"cleen\", expected 'clean' or 'corrupted'"),
+        ({"pair_id": 1.5}, "record 0: 'pair_id' is 1.5, expected a whole number or a name"),
+        ({"reasoning_steps": -1}, "record 0 (pair 0): 'reasoning_steps' is -1, expected a whole number or nothing"),
+        ({"chain": "7+5=12"}, "record 0 (pair 0): 'chain' is \"7+5=12\", expected a list of texts like '7+5=12'"),
+        ({"cluster_id": []}, "record 0 (pair 0): 'cluster_id' is [], expected a name or a whole number"),
     ],
 )
-def test_a_wrong_field_is_named_with_what_was_wanted(changes, problem):
+def test_a_wrong_field_is_named_with_the_expected_value(changes, problem):
     clean, corrupted = both()
     assert problem in problems([{**clean, **changes}, corrupted])
 
@@ -86,13 +69,13 @@ def test_a_missing_field_is_named():
 
 def test_a_missing_side_and_a_repeated_side_are_named():
     assert problems([record(4)]) == ["pair 4: its corrupted side is missing; add a record with variant 'corrupted'"]
-    repeated = "pair 4: its clean side is there 2 times (records 0 and 2), wanted once; drop one"
+    repeated = "pair 4: its clean side occurs 2 times (records 0 and 2), expected once; drop one"
     assert problems([*both(4), record(4)]) == [repeated]
 
 
 def test_two_sides_of_different_clusters_are_refused():
     clean, corrupted = record(cluster_id="a"), record(variant="corrupted", cluster_id="b")
-    assert problems([clean, corrupted]) == ["pair 0: its sides have the cluster_ids 'a' and 'b', wanted one"]
+    assert problems([clean, corrupted]) == ["pair 0: its sides have the cluster_ids 'a' and 'b', expected one"]
 
 
 def test_all_faults_of_a_file_are_listed_at_once_in_one_line(tmp_path):
@@ -101,18 +84,18 @@ def test_all_faults_of_a_file_are_listed_at_once_in_one_line(tmp_path):
     with pytest.raises(PairsError) as error:
         load_pairs(path)
     assert len(error.value.problems) == 3
-    assert str(error.value).startswith(f"{path}: record 3: found a number, wanted an object with pair_id, variant")
+    assert str(error.value).startswith(f"{path}: record 3: found a number, expected an object with pair_id, variant")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is empty, wanted a JSON list"),
+        (b"", "is empty, expected a JSON list"),
         (b"[{]", "is not valid JSON (Expecting property name"),
-        (b"{}", "found an object, wanted a list of records"),
-        (b"[]", "the list is empty, wanted two records for each pair"),
-        ("[]".encode("utf-16"), "is not UTF-8 text (byte 0), wanted JSON; save it as UTF-8"),
+        (b"{}", "found an object, expected a list of records"),
+        (b"[]", "the list is empty, expected two records for each pair"),
+        ("[]".encode("utf-16"), "is not UTF-8 text (byte 0), expected JSON; save it as UTF-8"),
         (b"[" * 100_000, "is not valid JSON"),
     ],
 )
@@ -124,10 +107,22 @@ def test_a_file_that_holds_no_pairs_is_refused_in_a_sentence(tmp_path, content, 
 
 
 def test_a_missing_file_and_a_folder_are_refused_in_a_sentence(tmp_path):
-    with pytest.raises(PairsError, match=r"nope\.json: no such file; give a JSON list"):
+    with pytest.raises(
+        PairsError, match=r"nope\.json: no such file; give a JSON list .*, or a shipped file: arithmetic"
+    ):
         load_pairs(tmp_path / "nope.json")
-    with pytest.raises(PairsError, match="is a folder, wanted a JSON file of pairs"):
+    with pytest.raises(PairsError, match="is a folder, expected a JSON file of pairs"):
         load_pairs(tmp_path)
+
+
+def test_the_shipped_pairs_are_loaded_by_name_unless_a_file_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_pairs("arithmetic") == load_pairs(SHIPPED)
+    assert len(load_pairs("arithmetic")) == 66
+    (tmp_path / "arithmetic").write_text(json.dumps(both()))
+    assert load_pairs("arithmetic") == pairs_from_records(both())
+    with pytest.raises(PairsError, match="^geometry: no such file; give .* or a shipped file: arithmetic$"):
+        load_pairs("geometry")
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path):
@@ -147,7 +142,7 @@ def test_a_fraction_is_written_as_it_is():
 
 def test_a_pair_of_our_own_form_keeps_every_field():
     change = {"place": 0, "start": 8, "end": 9, "clean": "7", "corrupted": "8", "step": 0}
-    record = whole(cluster_id="12", edit="first_operand", change=change)
+    record = pair_record(cluster_id="12", edit="first_operand", change=change)
     record["clean"] |= {"reasoning_steps": 1, "chain": ["7+5=12"], "source": "test"}
     (pair,) = pairs_from_records([record])
     assert (pair.pair_id, pair.cluster_id, pair.edit, pair.extra) == ("12-0", "12", "first_operand", {"change": change})
@@ -155,8 +150,8 @@ def test_a_pair_of_our_own_form_keeps_every_field():
     assert pair.corrupted == Side(record["corrupted"]["question"], 13.0)
 
 
-def test_both_forms_say_the_same_and_may_stand_in_one_file():
-    ours, originals = pairs_from_records([whole(0, edit="a"), *both(1, edit="a")])
+def test_both_forms_give_the_same_pairs_and_may_stand_in_one_file():
+    ours, originals = pairs_from_records([pair_record(0, edit="a"), *both(1, edit="a")])
     assert (ours.clean, ours.corrupted, ours.edit) == (originals.clean, originals.corrupted, originals.edit)
     assert [ours.pair_id, originals.pair_id] == [0, 1]
 
@@ -164,42 +159,45 @@ def test_both_forms_say_the_same_and_may_stand_in_one_file():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"corrupted": 7}, "its corrupted side is a number, wanted an object with question and answer"),
+        ({"corrupted": 7}, "its corrupted side is a number, expected an object with question and answer"),
         ({"variant": "clean"}, "it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), "
-                               "wanted one form"),
-        ({"edit": 3}, "'edit' is 3, wanted a name or nothing"),
-        ({"clean": {"question": "?", "answer": "7"}}, "clean side: 'answer' is \"7\", wanted a number, without quotes"),
+                               "expected one form"),
+        ({"edit": 3}, "'edit' is 3, expected a name or nothing"),
+        ({"clean": {"question": "?", "answer": "7"}},
+         "clean side: 'answer' is \"7\", expected a number, without quotes"),
         ({"clean": {"answer": 7}}, "clean side: 'question' is missing"),
         ({"score": float("nan")}, "\"score\" holds NaN or broken text, which JSON cannot; write null"),
-        ({"clean": {"question": "\ud800", "answer": 7}}, "clean side: 'question' is \"?\", wanted text"),
+        ({"clean": {"question": "\ud800", "answer": 7}}, "clean side: 'question' is \"?\", expected text"),
     ],
 )  # fmt: skip
 def test_a_fault_of_a_pair_of_our_own_form_is_one_sentence(changes, problem):
-    assert problems([whole(**changes)]) == [f"record 0 (pair 12-0): {problem}"]
+    assert problems([pair_record(**changes)]) == [f"record 0 (pair 12-0): {problem}"]
 
 
 def test_a_missing_side_of_our_own_form_and_a_repeated_pair_are_one_sentence_each():
-    half = whole()
+    half = pair_record()
     del half["corrupted"]
     missing = "its corrupted side is missing; add an object 'corrupted' with question and answer"
     assert problems([half]) == [f"record 0 (pair 12-0): {missing}"]
-    again = "pair 12-0: it is there 3 times (records 0, 1 and 2), wanted once; drop one"
-    assert problems([whole(), *both("12-0")]) == [again]
+    again = "pair 12-0: it occurs 3 times (records 0, 1 and 2), expected once; drop one"
+    assert problems([pair_record(), *both("12-0")]) == [again]
 
 
-def test_two_sides_of_different_kinds_are_refused():
+def test_two_sides_of_different_edits_are_refused():
     sides = record(edit="a"), record(variant="corrupted", edit="b")
-    assert problems(list(sides)) == ["pair 0: its sides have the edits 'a' and 'b', wanted one"]
+    assert problems(list(sides)) == ["pair 0: its sides have the edits 'a' and 'b', expected one"]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.json"])
-@pytest.mark.parametrize("records", [[whole()], [whole(1), whole(2)], both(), [*both(5), whole("x")]])
+@pytest.mark.parametrize(
+    "records", [[pair_record()], [pair_record(1), pair_record(2)], both(), [*both(5), pair_record("x")]]
+)
 def test_jsonl_is_read_as_the_list_of_its_lines(tmp_path, name, records):
     (tmp_path / name).write_text("\n".join(map(json.dumps, records)) + "\n\n")
     assert load_pairs(tmp_path / name) == pairs_from_records(records)
 
 
-def test_a_list_is_read_whatever_the_file_is_called(tmp_path):
+def test_a_list_is_read_from_a_file_of_any_name(tmp_path):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(both(), indent=2))
     assert load_pairs(tmp_path / "pairs.jsonl") == pairs_from_records(both())
 
@@ -214,17 +212,17 @@ def test_a_line_separator_inside_a_text_ends_no_line(tmp_path):
 def test_every_fault_of_a_half_written_jsonl_file_names_its_line(tmp_path):
     path = tmp_path / "pairs.jsonl"
     clean, corrupted = (json.dumps(record(answer="x")), json.dumps(record(variant="corrupted")))
-    path.write_text(f"{clean}\n\n{corrupted}\n3\n{json.dumps(whole())[:40]}")
+    path.write_text(f"{clean}\n\n{corrupted}\n3\n{json.dumps(pair_record())[:40]}")
     with pytest.raises(PairsError) as error:
         load_pairs(path)
-    knockout, answer, number = error.value.problems
-    assert knockout.startswith("line 5: is not valid JSON (")
-    assert answer == "line 1 (pair 0): 'answer' is \"x\", wanted a number, without quotes"
-    assert number.startswith("line 4: found a number, wanted an object with pair_id, variant, question, answer")
+    half_line, answer, number = error.value.problems
+    assert half_line.startswith("line 5: is not valid JSON (")
+    assert answer == "line 1 (pair 0): 'answer' is \"x\", expected a number, without quotes"
+    assert number.startswith("line 4: found a number, expected an object with pair_id, variant, question, answer")
 
 
 @pytest.mark.parametrize("text", ["{line}\n{line}\n", "{line}", "[{line}, {line}]"])
-def test_a_file_of_questions_is_told_from_a_file_of_pairs(tmp_path, text):
+def test_a_file_of_questions_is_refused_as_no_file_of_pairs(tmp_path, text):
     path = tmp_path / "test.jsonl"
     path.write_text(text.replace("{line}", json.dumps({"question": "How many?", "answer": "#### 18"})))
     with pytest.raises(
@@ -247,9 +245,9 @@ def test_a_message_names_twenty_faults_and_counts_the_others():
     assert str(error.value).endswith("; and 30 more problems")
 
 
-def test_prepared_pairs_hold_each_pair_with_both_sides(tmp_path):
+def test_written_pairs_have_one_object_a_pair_with_both_sides(tmp_path):
     records = both(reasoning_steps=1)
-    write_prepared(pairs_from_records(records), tmp_path / "prepared_pairs.json")
+    write_pairs(pairs_from_records(records), tmp_path / "prepared_pairs.json")
     sides = {r["variant"]: {key: r[key] for key in ("question", "answer", "reasoning_steps")} for r in records}
     written = json.loads((tmp_path / "prepared_pairs.json").read_text())
     assert written == [{"pair_id": 0, "cluster_id": "0", **sides}]
@@ -268,10 +266,10 @@ sides = st.builds(
 
 
 @given(st.integers(0) | names, names, sides, sides, st.none() | names, extras)
-def test_what_a_run_wrote_is_read_again_as_it_was(tmp_path_factory, pair_id, cluster, clean, corrupted, kind, extra):
-    pair = Pair(pair_id, cluster, clean, corrupted, kind, {f"x_{name}": value for name, value in extra.items()})
+def test_written_pairs_are_read_back_unchanged(tmp_path_factory, pair_id, cluster, clean, corrupted, edit, extra):
+    pair = Pair(pair_id, cluster, clean, corrupted, edit, {f"x_{name}": value for name, value in extra.items()})
     path = tmp_path_factory.getbasetemp() / "prepared_pairs.json"
-    write_prepared([pair], path)
+    write_pairs([pair], path)
     assert load_pairs(path) == [pair]
 
 
@@ -282,5 +280,5 @@ def test_the_original_pairs_survive_the_round_trip_with_every_field(tmp_path):
     pairs = load_pairs(ORIGINAL)
     assert len(pairs) == 66
     assert set(pairs[0].clean.extra) == {"baseline_correct", "ablated_correct", "needs_cot"}
-    write_prepared(pairs, tmp_path / "prepared_pairs.json")
+    write_pairs(pairs, tmp_path / "prepared_pairs.json")
     assert load_pairs(tmp_path / "prepared_pairs.json") == pairs

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
 from codi_tracing.traces.model.loading import load_codi
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 from tests.support.planning import SHIPPED
 
 

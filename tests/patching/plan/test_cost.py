@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import codi_tracing.patching.engine.batch
 import codi_tracing.traces.loop.thought
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.selection import select
+from codi_tracing.patching.pairs.selection import select_pairs
 from codi_tracing.patching.runs.recipes import RunExecutor, run_recipe
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.loading import load_codi
@@ -56,7 +56,7 @@ def model_and_pairs(config):
     model, pairs = load_codi(config.checkpoint, device="cpu"), load_pairs(config.pairs.file)
     if config.merge_lora:
         model, _ = merge_lora(model, [pair.clean.question for pair in pairs[:4]])
-    return model, select(model, pairs, config)
+    return model, select_pairs(model, pairs, config)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_bytes_of_requests_and_results_are_within_a_tenth_of_those_measured(othe
     monkeypatch.setattr(RequestModel, "serialize", classmethod(measure_request))
     monkeypatch.setattr(codi_tracing.patching.engine.batch, "start_blocks", measure_result)
     model = load_codi(SHIPPED, "cpu", "auto", config.remote)
-    run_recipe(RunExecutor(model, select(model, load_pairs(config.pairs.file), config), config))
+    run_recipe(RunExecutor(model, select_pairs(model, load_pairs(config.pairs.file), config), config))
     cost = plan_of(config).cost
     assert cost.jobs == len(sent)
     assert (cost.largest_sent, cost.bytes_sent) == pytest.approx((max(sent), sum(sent)), rel=0.1)

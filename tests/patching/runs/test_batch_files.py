@@ -21,8 +21,8 @@ from codi_tracing.patching.runs import batch_files
 from codi_tracing.patching.runs.assemble import finish, merge_shards
 from codi_tracing.patching.runs.batch_files import FOLDER, HEADER_KEY, BatchFileError, read_batch, write_hashed
 from codi_tracing.patching.runs.experiment import run_experiment
-from tests.conftest import ROOT
 from tests.support.mutations import fuzz, mutated_bytes
+from tests.support.places import ROOT
 
 KILLS = 24
 REASON = "the logits of 3 of its 9 runs are not finite in float16"

@@ -11,7 +11,7 @@ from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.patching.pairs.selection import select
+from codi_tracing.patching.pairs.selection import select_pairs
 from codi_tracing.patching.runs.recipes import RECIPES, RunExecutor, run_recipe
 from codi_tracing.traces.model.loading import load_codi
 
@@ -30,7 +30,7 @@ def rows(model, pairs, pairs_file):
             config = RunConfig(
                 name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 4}, experiment=experiment, **keys
             )
-            done[experiment] = check_table(run_recipe(RunExecutor(model, select(model, pairs, config), config)))
+            done[experiment] = check_table(run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config)))
         return done[experiment]
 
     return run
@@ -134,7 +134,7 @@ def test_the_shipped_thought_computes_on_a_donors_intermediate_and_then_gives_th
     config = RunConfig(
         name="test", checkpoint="thought", pairs={"file": SHIPPED, "limit": 6}, experiment="matched", extra_problems=300
     )
-    executor = RunExecutor(thought, select(thought, pairs, config), config)
+    executor = RunExecutor(thought, select_pairs(thought, pairs, config), config)
     table = run_recipe(executor)
     shares = matched_data(table).query("source == 'clean' and written == 'prefix' and intermediate == 2")
     told_apart = shares.query("intermediate_is == 'different' and answer_is == 'different'")
@@ -148,7 +148,7 @@ def test_the_shipped_thought_computes_on_a_donors_intermediate_and_then_gives_th
 def test_a_model_that_knows_no_answer_has_no_matched_pairs(model, pairs, pairs_file):
     config = RunConfig(name="test", checkpoint="model", pairs={"file": pairs_file}, experiment="matched")
     with pytest.raises(ValueError, match=r"the model answers none of \d+ matched pairs rightly"):
-        run_recipe(RunExecutor(model, select(model, pairs, config), config))
+        run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
 
 
 def test_every_subset_of_steps_is_in_both_games(rows, model):
@@ -165,7 +165,7 @@ def test_a_knockout_is_a_cell_of_its_own_in_a_sweep(model, pairs, pairs_file):
         name="test", checkpoint="model", pairs={"file": pairs_file, "limit": 2}, knockouts=["answer-question", "3-1@0"],
         directions=["denoising"], metrics=["logit_difference"],
     )  # fmt: skip
-    table = run_recipe(RunExecutor(model, select(model, pairs, config), config))
+    table = run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
     knockout = table[table["knockout"].notna()]
     assert sorted(knockout["knockout"].unique()) == ["3-1@0", "answer-question"]
     assert (knockout["source"] == "self").all()
@@ -175,8 +175,8 @@ def test_a_knockout_is_a_cell_of_its_own_in_a_sweep(model, pairs, pairs_file):
 def test_default_sources_that_cannot_be_written_are_left_out_and_named_ones_refused(model, pairs, pairs_file):
     about = {"name": "test", "checkpoint": "model", "pairs": {"file": pairs_file, "limit": 2}, "kinds": ["kv"]}
     config = RunConfig(**about, metrics=["logit_difference"])
-    table = run_recipe(RunExecutor(model, select(model, pairs, config), config))
+    table = run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
     assert "noise" not in set(table["source"])
     config = RunConfig(**about, sources=["noise"])
     with pytest.raises(ValueError, match="source 'noise' cannot be written at 'kv'; use it at latent, resid"):
-        run_recipe(RunExecutor(model, select(model, pairs, config), config))
+        run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))

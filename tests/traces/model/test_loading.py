@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from codi_tracing.traces.model.checkpoint import TENSORS, CheckpointError
 from codi_tracing.traces.model.loading import load_codi, pick_device
-from tests.conftest import write_random_checkpoint
+from tests.support.checkpoints import write_random_checkpoint
 
 
 @pytest.fixture

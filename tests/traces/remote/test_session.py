@@ -29,7 +29,7 @@ from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
 from codi_tracing.traces.remote.session import PACKAGE, deployment_of, start
 from codi_tracing.traces.remote.submitted_jobs import Ledger
-from tests.conftest import ROOT
+from tests.support.places import ROOT
 
 EXACT = 1e-5
 WITHOUT_THE_PACKAGE = """

@@ -1,33 +1,19 @@
 """Word problems: the text states the program, and the tokenizer knows every word."""
 
 import random
-import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codi_tracing.patching.pair_making.arithmetic import draw_pair
 from codi_tracing.traces.training.word_problems import (
-    DAYS,
     build_tokenizer,
     chain_text,
     draw_problem,
     draw_problems,
     results,
 )
-
-SIGN = {"bought": 1, "found": 1, "lost": -1, "sold": -1}
-
-
-def read_back(question: str) -> list[int]:
-    """The running values, computed from the English text alone: sort its sentences by day and add up."""
-    by_day = {}
-    for sentence in question.split(". ")[:-1]:
-        day = next(day for day in DAYS if day in sentence)
-        sign = next((s for verb, s in SIGN.items() if verb in sentence), 1)
-        by_day[DAYS.index(day)] = sign * int(re.search(r"\d+", sentence)[0])
-    changes = [by_day[i] for i in range(len(by_day))]
-    return [sum(changes[: i + 1]) for i in range(len(changes))]
+from tests.support.arithmetic import read_back
 
 
 @given(st.integers(0, 10**6))
