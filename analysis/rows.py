@@ -76,7 +76,7 @@ def main_protocol(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["protocol"] == ("latent_loop" if "latent_loop" in protocols else protocols[0])]
 
 
-def single_sites(table: pd.DataFrame, metric: str, direction: str | None = None) -> pd.DataFrame:
+def single_site_rows(table: pd.DataFrame, metric: str, direction: str | None = None) -> pd.DataFrame:
     """The rows that are ranked: layers and steps, read at the answer, without knockouts, of the main protocol."""
     rows = without(main_protocol(table), "read_step", "knockout", "n_latents")
     rows = rows[(rows["metric"] == metric) & ~rows["kind"].isin(SEGMENTS)]
@@ -88,7 +88,7 @@ def one_of(table: pd.DataFrame, column: str) -> pd.Series:
     return (table[column] == table[f"{column}_last"]).fillna(False).astype(bool)
 
 
-def layerwise(table: pd.DataFrame) -> pd.DataFrame:
+def layerwise_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The original experiment's sites: the residual stream of one layer at all latent steps."""
     rows = plain(table)
     return rows[(rows["kind"] == "resid") & one_of(rows, "layer") & rows["step"].isna()]

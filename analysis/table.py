@@ -41,8 +41,8 @@ SCHEMA = pa.DataFrameSchema(
     strict=True,
 )
 COLUMNS = tuple(SCHEMA.columns)
-KEYS = COLUMNS[:-3]
-SITE_KEYS = KEYS[KEYS.index("kind") : KEYS.index("metric")]
+CELL_KEYS = COLUMNS[:-3]
+SITE_KEYS = CELL_KEYS[CELL_KEYS.index("kind") : CELL_KEYS.index("metric")]
 
 
 def empty_table() -> pd.DataFrame:
@@ -61,9 +61,9 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
         checked = SCHEMA.validate(table[list(COLUMNS)], lazy=True)
     except SchemaErrors as errors:
         raise ValueError(_first_failure(errors.failure_cases)) from None
-    repeated = checked.duplicated(subset=list(KEYS))
+    repeated = checked.duplicated(subset=list(CELL_KEYS))
     if repeated.any():
-        first_keys = checked.loc[repeated, list(KEYS)].iloc[0].dropna()
+        first_keys = checked.loc[repeated, list(CELL_KEYS)].iloc[0].dropna()
         where = ", ".join(f"{key} {_shorten(value)}" for key, value in first_keys.items())
         raise ValueError(
             f"the table has {repeated.sum()} rows whose keys occurred before, the first at {where}; keep one each"

@@ -22,7 +22,7 @@ from codi_tracing.analysis.rows import from_other_run, one_of, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SITE_KINDS
 
-ESTIMATE, EXACT = "logit_difference_estimate", "logit_difference"
+ESTIMATE_METRIC, EXACT_METRIC = "logit_difference_estimate", "logit_difference"
 SITE_COLUMNS = ["protocol", "kind", "layer", "step", "head"]
 SITE_COLOURS = {"resid": BLUE, "attn": ORANGE, "mlp": GREEN, "kv": "#CC79A7", "latent": "#222222", "head": "#E69F00"}
 CHOICES = {"top": "top by estimate", "random": "random"}
@@ -55,7 +55,7 @@ def attribution_data(table: pd.DataFrame) -> pd.DataFrame:
     all verified, `random` for a verified site below it, else empty.
     """
     rows = _rows_of_single_sites(table)
-    for metric, missing in ((ESTIMATE, "estimates"), (EXACT, "exact effects")):
+    for metric, missing in ((ESTIMATE_METRIC, "estimates"), (EXACT_METRIC, "exact effects")):
         if not (rows["metric"] == metric).any():
             raise ValueError(
                 f"the table has no {missing} of single sites (metric {metric}, source the pair's other run); "
@@ -66,7 +66,7 @@ def attribution_data(table: pd.DataFrame) -> pd.DataFrame:
     sign = rows["direction"].map({"denoising": 1.0, "noising": -1.0})
     rows = rows.assign(numerator=rows["numerator"] * sign, denominator=rows["denominator"] * sign)
     estimates, exact = (_pooled_as(rows[rows["metric"] == metric], name) for metric, name in
-                        ((ESTIMATE, "estimate"), (EXACT, "exact")))  # fmt: skip
+                        ((ESTIMATE_METRIC, "estimate"), (EXACT_METRIC, "exact")))  # fmt: skip
     sites = estimates.drop(columns=["n", "clusters"]).merge(exact, on=SITE_COLUMNS, how="left")
     sites = sites.astype({"n": "Int64", "clusters": "Int64"})  # empty if nothing was verified
     if sites["exact"].isna().all():
@@ -148,7 +148,7 @@ def _range(shown: pd.DataFrame, names: list[str]) -> list[float]:
 
 def _rows_of_single_sites(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the pair's other run at one layer and one step (a latent has no layer), without frozen routes."""
-    rows = plain(table[table["kind"].isin(list(SITE_COLOURS)) & table["metric"].isin([ESTIMATE, EXACT])])
+    rows = plain(table[table["kind"].isin(list(SITE_COLOURS)) & table["metric"].isin([ESTIMATE_METRIC, EXACT_METRIC])])
     one_layer = one_of(rows, "layer") | ((rows["kind"] == "latent") & rows["layer"].isna())
     return rows[from_other_run(rows) & one_of(rows, "step") & one_layer]
 

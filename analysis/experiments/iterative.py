@@ -9,7 +9,7 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import about_pooled, both_ways, one_site
 from codi_tracing.analysis.figures.marks import (
-    EFFECT,
+    EFFECT_TITLE,
     band,
     colour_by_direction,
     dash_by,
@@ -79,7 +79,7 @@ def _panel(shown: pd.DataFrame, reads: str) -> alt.LayerChart:
     """The lines of one reading; the axis and the legend are those of all."""
     x = whole_axis("end", int(shown["end"].max()), "last step written, k")
     base = alt.Chart(shown[shown["reads"] == reads]).encode(x=x, color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT)
+    y = alt.Y("effect:Q", title=EFFECT_TITLE)
     lines = direction_lines(base, y, dash_by("series", dict(LINES.values()), shown["series"]))
     points = direction_points(base, y, tips("direction", "series", "end"))
     chart = zero_line() + band(base, 0.12, detail="series:N") + lines + points

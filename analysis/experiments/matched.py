@@ -19,10 +19,10 @@ from codi_tracing.analysis.statistics.effects import pooled_shares
 from codi_tracing.configs.vocabulary import SEGMENTS
 
 MATCHED_EDIT = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
-ANSWER_METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
+WHOSE_METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
 HOST_IS_DONOR = "host = donor"
 # The donor is the clean run and the host the corrupted one, in the colours of the four corners.
-ANSWER_COLOURS = {"hybrid": GREEN, "donor": BLUE, "host": ORANGE, HOST_IS_DONOR: "#9DB7CC", "other": "#DDDDDD"}
+WHOSE_COLOURS = {"hybrid": GREEN, "donor": BLUE, "host": ORANGE, HOST_IS_DONOR: "#9DB7CC", "other": "#DDDDDD"}
 MATCHED_BY = ["intermediate", "intermediate_is", "answer_is"]
 MATCHES = (("different", "different"), ("same", "different"), ("different", "same"), ("same", "same"))
 MATCHED_WIDTH = 178  # pixels, so that three stand side by side on a printed page
@@ -45,7 +45,7 @@ def matched_data(table: pd.DataFrame) -> pd.DataFrame:
     """
     runs = _with_base_rate(_runs(table))
     keys = ["protocol", "kind", "source", *MATCHED_BY, "written", "step"]
-    given = runs.merge(pd.DataFrame({"answer": list(ANSWER_COLOURS)}), how="cross")
+    given = runs.merge(pd.DataFrame({"answer": list(WHOSE_COLOURS)}), how="cross")
     shares = pooled_shares(given, (given["given"] == given["answer"]).astype(float), [*keys, "answer"])
     impossible = shares["answer"].map({"host": "same", "donor": "same", HOST_IS_DONOR: "different"})
     hybrid_is_host = (shares["answer"] == "hybrid") & (shares["intermediate_is"] == "same")
@@ -112,11 +112,11 @@ def _runs(table: pd.DataFrame) -> pd.DataFrame:
     """One row per patched run of matched pairs: its site, the answer `given`, and the host's own (`before`)."""
     rows = without(plain(table), "layer", "head")
     rows = rows[~rows["kind"].isin(SEGMENTS) & (rows["direction"] == "denoising")]
-    rows = rows[rows["metric"].isin(list(ANSWER_METRICS)) & rows["source"].isin(["clean", "unrelated"])]
+    rows = rows[rows["metric"].isin(list(WHOSE_METRICS)) & rows["source"].isin(["clean", "unrelated"])]
     rows = rows[rows["step"].notna()]
     rows = rows[rows["edit"].str.match(MATCHED_EDIT).fillna(False).astype(bool)]
     swept = set(rows.loc[rows["source"] == "clean", "metric"])
-    if missing := [metric for metric in ANSWER_METRICS if metric not in swept]:
+    if missing := [metric for metric in WHOSE_METRICS if metric not in swept]:
         raise ValueError(f"the table has no rows of matched pairs with metric {missing[0]}; run configs/matched.toml")
     parts = rows["edit"].str.extract(MATCHED_EDIT).astype({"intermediate": "int64"})
     rows = rows.assign(**{name: parts[name] for name in MATCHED_BY})
@@ -130,7 +130,7 @@ def _runs(table: pd.DataFrame) -> pd.DataFrame:
 def _given(runs: pd.DataFrame, side: str) -> pd.Series:
     """Whose answer each run gives; the host's before the donor's before the hybrid if they are the same number."""
     given = pd.Series("other", index=runs.index)
-    for metric, whose in reversed(ANSWER_METRICS.items()):
+    for metric, whose in reversed(WHOSE_METRICS.items()):
         given = given.mask(runs[(side, metric)] == 1, whose)
     return given
 
@@ -161,7 +161,7 @@ def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], 
     rows = shares[(shares[MATCHED_BY] == [j, *corner]).all(axis=1) & shares["written"].isin([written, "nothing"])]
     if not (rows["written"] == written).any():
         return None
-    rows = rows.assign(order=rows["answer"].map(list(ANSWER_COLOURS).index)).sort_values(["written", "step", "order"])
+    rows = rows.assign(order=rows["answer"].map(list(WHOSE_COLOURS).index)).sort_values(["written", "step", "order"])
     to = rows.groupby(["written", "step"], dropna=False)["share"].cumsum()
     lowest = rows["order"] == rows.groupby(["written", "step"], dropna=False)["order"].transform("min")
     rows = rows.assign(to=to, start=to - rows["share"], k=_labels(rows), lowest=lowest)
@@ -169,7 +169,7 @@ def _panel(shares: pd.DataFrame, j: int, written: str, corner: tuple[str, str], 
     what = "steps 0–k written" if written == "prefix" else "step k written"
     where = [f"{corner[0]} intermediate,", f"{corner[1]} answer; n = {rows['n'].max()}"]
     given = set(shares["answer"])
-    colours = scale_of({answer: colour for answer, colour in ANSWER_COLOURS.items() if answer in given})
+    colours = scale_of({answer: colour for answer, colour in WHOSE_COLOURS.items() if answer in given})
     y_axis = alt.Axis(format="%", tickCount=2 if height < 100 else 5)
     base = alt.Chart(rows).encode(x=alt.X("k:N", sort=order, title=None, axis=alt.Axis(labelAngle=0)))
     bars = base.mark_bar().encode(

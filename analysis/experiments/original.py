@@ -16,16 +16,16 @@ import pandas as pd
 from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import below, dashes_below, layer_axis, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, dress, heading
-from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise_rows
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
-KL, EFFECT = "KL(patched || corrupted)", "effect on the logit difference"
-NUMBER, EOT = "the answer's number", "EoT"
-MEASURES = {
-    "kl_from_corrupted": (KL, NUMBER),
-    "kl_from_corrupted_at_eot": (KL, EOT),
-    "logit_difference": (EFFECT, NUMBER),
-    "logit_difference_at_eot": (EFFECT, EOT),
+DISTURBANCE, MOVED = "KL(patched || corrupted)", "effect on the logit difference"
+READ_AT_NUMBER, READ_AT_EOT = "the answer's number", "EoT"
+MEASURED = {
+    "kl_from_corrupted": (DISTURBANCE, READ_AT_NUMBER),
+    "kl_from_corrupted_at_eot": (DISTURBANCE, READ_AT_EOT),
+    "logit_difference": (MOVED, READ_AT_NUMBER),
+    "logit_difference_at_eot": (MOVED, READ_AT_EOT),
 }
 LOOP, SINGLE_PASS = "latent loop", "single pass over pads"
 PROTOCOL_NAMES = {"latent_loop": LOOP, "single_pass": SINGLE_PASS}
@@ -40,8 +40,8 @@ def original_data(table: pd.DataFrame) -> pd.DataFrame:
     into the corrupted run, as in the original experiment. `rounding` is the largest amount by which a KL of the table
     is below 0, which only rounding can cause: a mean up to that is no evidence of a change.
     """
-    rows = layerwise(table)
-    rows = rows[(rows["direction"] == "denoising") & rows["metric"].isin(list(MEASURES))]
+    rows = layerwise_rows(table)
+    rows = rows[(rows["direction"] == "denoising") & rows["metric"].isin(list(MEASURED))]
     rows = from_run(rows[rows["protocol"].isin(list(PROTOCOL_NAMES))])
     for name in PROTOCOL_NAMES:
         for metric in ("kl_from_corrupted", "kl_from_corrupted_at_eot"):
@@ -56,8 +56,8 @@ def original_data(table: pd.DataFrame) -> pd.DataFrame:
         numerator=rows["patched"].where(is_kl, rows["numerator"]),  # a KL is not normalised
         denominator=rows["denominator"].mask(is_kl, 1.0),
         protocol=rows["protocol"].map(PROTOCOL_NAMES),
-        measure=rows["metric"].map({metric: measure for metric, (measure, _) in MEASURES.items()}),
-        read_at=rows["metric"].map({metric: position for metric, (_, position) in MEASURES.items()}),
+        measure=rows["metric"].map({metric: measure for metric, (measure, _) in MEASURED.items()}),
+        read_at=rows["metric"].map({metric: position for metric, (_, position) in MEASURED.items()}),
         written=rows["donor"],
     )
     values = pooled(rows, ["measure", "protocol", "read_at", "written", "layer"])
@@ -70,7 +70,7 @@ def original_chart(data: pd.DataFrame) -> Any:
 
     Values within rounding are drawn at the zero tick.
     """
-    shown = data[data["measure"] == KL]
+    shown = data[data["measure"] == DISTURBANCE]
     values, rounding = shown["value"].to_numpy(), float(shown["rounding"].max())
     if not (values > rounding).any():
         raise ValueError(
@@ -84,13 +84,15 @@ def original_chart(data: pd.DataFrame) -> Any:
     }
     at_zero = f"0 within rounding (up to {rounding:.1e})" if rounding else "0"
     shown = shown.assign(**{f"drawn_{name}": places for name, places in drawn.items()})
-    panels = [_panel(shown[shown["read_at"] == position], position, zero, top) for position in (EOT, NUMBER)]
+    panels = [
+        _panel(shown[shown["read_at"] == position], position, zero, top) for position in (READ_AT_EOT, READ_AT_NUMBER)
+    ]
     return dress(
         alt.hconcat(*panels, spacing=30),
         heading(
             "The original procedure's two errors: no latent loop (colour), and the wrong position (panel)",
             "Written: one layer's residual stream at all latent steps, or at all pads, of another run into the "
-            f"corrupted one. Mean {KL} in nats, log scale; dashed line: {at_zero}; bands: 95% over clusters",
+            f"corrupted one. Mean {DISTURBANCE} in nats, log scale; dashed line: {at_zero}; bands: 95% over clusters",
             about_pooled(shown),
             width=PROTOCOL_WIDTH * 2 + 90,
         ),
@@ -99,15 +101,16 @@ def original_chart(data: pd.DataFrame) -> Any:
 
 def original_sentence(data: pd.DataFrame) -> str:
     """The effect of each of the original's two errors on its number: mean KL over layers, of the pair's other run."""
-    shown = data[(data["measure"] == KL) & (data["written"] == OTHER_RUN)]
+    shown = data[(data["measure"] == DISTURBANCE) & (data["written"] == OTHER_RUN)]
     rounding = float(shown["rounding"].max())
     means = shown.groupby(["protocol", "read_at"])["value"].mean()
     nats = {key: _nats(float(value), rounding) for key, value in means.items()}
     caution = f" Rounding moves a KL of this table by up to {rounding:.1e}." if rounding else ""
     return (
-        f"Mean {KL} over layers, in nats. As the original experiment measured it (single pass, read at EoT): "
-        f"{nats[SINGLE_PASS, EOT]}. Only the position corrected (read at the number): {nats[SINGLE_PASS, NUMBER]}. "
-        f"Only the loop corrected (read at EoT): {nats[LOOP, EOT]}. Both: {nats[LOOP, NUMBER]}.{caution}"
+        f"Mean {DISTURBANCE} over layers, in nats. As the original experiment measured it (single pass, read at EoT): "
+        f"{nats[SINGLE_PASS, READ_AT_EOT]}. Only the position corrected (read at the number): "
+        f"{nats[SINGLE_PASS, READ_AT_NUMBER]}. Only the loop corrected (read at EoT): {nats[LOOP, READ_AT_EOT]}. Both: "
+        f"{nats[LOOP, READ_AT_NUMBER]}.{caution}"
     )
 
 
@@ -119,8 +122,9 @@ def _panel(shown: pd.DataFrame, position: str, zero: int, top: int) -> Any:
     ticks = [zero, *range(top, zero, -every)]
     power = "format(pow(10, datum.value), abs(datum.value) < 3 ? '~g' : '.0e')"
     label = f"datum.value == {zero} ? '0' : {power}"
-    y = alt.Y("drawn_value:Q", title=f"mean {KL}, nats", axis=alt.Axis(values=ticks, labelExpr=label, minExtent=48),
-              scale=alt.Scale(domain=[zero - (top - zero) / 10, top], nice=False))  # fmt: skip
+    axis = alt.Axis(values=ticks, labelExpr=label, minExtent=48)
+    scale = alt.Scale(domain=[zero - (top - zero) / 10, top], nice=False)
+    y = alt.Y("drawn_value:Q", title=f"mean {DISTURBANCE}, nats", axis=axis, scale=scale)
     base = alt.Chart(shown).encode(
         x=layer_axis(shown["layer"]), color=alt.Color("protocol:N", title=None, scale=colours, legend=below(2))
     )

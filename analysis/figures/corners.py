@@ -13,7 +13,7 @@ from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, head
 from codi_tracing.analysis.statistics.corners import CORNERS
 
 CORNER_MEAN = ["logit_difference", "low", "high"]
-ANSWERS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
+CORNER_COLOURS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
 def corners_chart(corners: pd.DataFrame) -> Any:
@@ -24,7 +24,7 @@ def corners_chart(corners: pd.DataFrame) -> Any:
     names = {corner: f"{question} question, {thought} thought" for corner, (question, thought) in CORNERS.items()}
     long = models.assign(corner=models["corner"].map(names)).melt(
         ["model", "corner", "n", *CORNER_MEAN],
-        [f"answer_{answer}" for answer in ANSWERS],
+        [f"answer_{answer}" for answer in CORNER_COLOURS],
         var_name="answer",
         value_name="share",
     )
@@ -38,7 +38,7 @@ def corners_chart(corners: pd.DataFrame) -> Any:
             "from:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3), scale=alt.Scale(domain=[0, 1])
         ),
         x2="to:Q",
-        color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
+        color=alt.Color("answer:N", title="answer", scale=scale_of(CORNER_COLOURS), legend=below(3, "left")),
         tooltip=[
             *(["model"] if "model" in corners else []),
             "corner",

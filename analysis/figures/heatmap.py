@@ -16,7 +16,7 @@ from codi_tracing.analysis.statistics.effects import by_site, effect
 from codi_tracing.analysis.statistics.sites import ALPHA, site_statistics
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
-NOTHING = 2e-5  # rounding of a logit difference in single precision: 1e-5 of each of its two logits
+ROUNDING = 2e-5  # rounding of a logit difference in single precision: 1e-5 of each of its two logits
 MARK = "×"
 MOST_HEIGHT, LEAST_ROW = 1000, 12  # pixels: of a panel, and of a row with room for numbers
 
@@ -47,7 +47,7 @@ def heatmap_data(
     whole = plain(rows[(rows["kind"] == "thought") & from_other_run(rows)])
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)
-    rounding = max(NOTHING, 0.0 if pd.isna(own) else own)
+    rounding = max(ROUNDING, 0.0 if pd.isna(own) else own)
     return sites.assign(inert=sites["moved"] <= rounding, specific=places_have_unrelated(rows))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.figures.marks import (
-    EFFECT,
+    EFFECT_TITLE,
     band,
     colour_by_direction,
     dash_by,
@@ -21,7 +21,7 @@ from codi_tracing.analysis.figures.marks import (
     zero_line,
 )
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise, main_protocol, plain
+from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise_rows, main_protocol, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
 
 OTHER_LAYER, UNRELATED_LAYER, CEILING, NOISE_LAYER, UNTRAINED_LAYER = (
@@ -42,7 +42,7 @@ def layers_data(table: pd.DataFrame, metric: str = "logit_difference", split: st
     rows = plain(effect(known_split(table[table["metric"] == metric], split)))
     blank = rows[rows["protocol"].str.endswith("_reinitialised")]
     rows = main_protocol(rows)
-    layers = layerwise(rows)
+    layers = layerwise_rows(rows)
     layers = layers[from_other_run(layers) | layers["source"].isin(["unrelated", "noise"])]
     if layers.empty:
         raise ValueError(f"the table has no rows of one layer's residual with metric {metric!r}; sweep them too")
@@ -52,7 +52,7 @@ def layers_data(table: pd.DataFrame, metric: str = "logit_difference", split: st
     written = curve["source"].map({"unrelated": UNRELATED_LAYER, "noise": NOISE_LAYER}).fillna(OTHER_LAYER)
     parts = [curve.assign(written=written), spread.assign(written=CEILING)]
     if not blank.empty:  # the effects of the architecture alone
-        untrained = pooled(layerwise(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
+        untrained = pooled(layerwise_rows(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
         parts.append(untrained.assign(written=UNTRAINED_LAYER, protocol=rows["protocol"].iloc[0]))
     return pd.concat(parts, ignore_index=True)
 
@@ -80,7 +80,7 @@ def layers_chart(data: pd.DataFrame) -> Any:
 
 def _panel(data: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(data).encode(x=layer_axis(data["layer"]), color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT)
+    y = alt.Y("effect:Q", title=EFFECT_TITLE)
     own = band(base.transform_filter(alt.datum.written == OTHER_LAYER), 0.18)
     faint = band(base.transform_filter(alt.datum.written == UNRELATED_LAYER), 0.08)
     dash = dash_by("written", LAYER_DASHES, data["written"])

@@ -11,7 +11,7 @@ import pandas as pd
 from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, GREY
 
 DASH_LENGTH = 26  # pixels of a legend's line
-EFFECT = "effect (0 host, 1 donor)"
+EFFECT_TITLE = "effect (0 host, 1 donor)"
 
 
 def whole_axis(field: str, last: int, title: str, *, most: int = 100, padding: int = 8) -> alt.X:

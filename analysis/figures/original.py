@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from codi_tracing.analysis.captions import about_pooled, metric_noun, place_name, site_nouns, what_where
-from codi_tracing.analysis.figures.marks import EFFECT, layer_axis, numbers, scale_of, tips
+from codi_tracing.analysis.figures.marks import EFFECT_TITLE, layer_axis, numbers, scale_of, tips
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
-from codi_tracing.analysis.rows import SERIES, layerwise
+from codi_tracing.analysis.rows import SERIES, layerwise_rows
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 from codi_tracing.analysis.statistics.effects import pooled_shares
 
@@ -92,7 +92,7 @@ def critical_layers_chart(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: f
     colours = scale_of({word: colour for word, colour in CRITICAL_COLOURS.items() if word in set(shown["verdict"])})
     base = alt.Chart(shown).encode(y=alt.Y("place:N", sort=names, title=None))
     bars = base.mark_bar(height={"band": 0.7}).encode(
-        x=alt.X("effect:Q", title="specific effect (0: no more than an unrelated donor)" if tested else EFFECT),
+        x=alt.X("effect:Q", title="specific effect (0: no more than an unrelated donor)" if tested else EFFECT_TITLE),
         color=alt.Color("verdict:N", title=None, scale=colours, legend=alt.Legend(orient="bottom")),
         tooltip=tips("place", "rank", "rank_low", "rank_high", "p_fwer"),
     )
@@ -155,7 +155,7 @@ def layer_similarity_chart(data: pd.DataFrame) -> Any:
 
 def _kl_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The original experiment's KL: clean into corrupted, one layer's residual at all steps."""
-    rows, metric = layerwise(table), "kl_from_corrupted"
+    rows, metric = layerwise_rows(table), "kl_from_corrupted"
     rows = rows[(rows["direction"] == "denoising") & (rows["source"] == "clean") & (rows["metric"] == metric)]
     if rows.empty:
         raise ValueError(

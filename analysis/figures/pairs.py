@@ -13,7 +13,7 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun, place_name, what_where
 from codi_tracing.analysis.figures.marks import (
-    EFFECT,
+    EFFECT_TITLE,
     below,
     colour_by_direction,
     dash_by,
@@ -25,7 +25,7 @@ from codi_tracing.analysis.figures.marks import (
 )
 from codi_tracing.analysis.figures.steps import DONOR_DASHES
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
-from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise, main_protocol
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise_rows, main_protocol
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.sites import site_statistics
 from codi_tracing.analysis.table import SITE_KEYS
@@ -37,7 +37,7 @@ MOST_POINTS = 250  # of a donor; if there are more pairs, similar ones are avera
 
 def pair_data(table: pd.DataFrame, pair_id: str | None = None) -> pd.DataFrame:
     """One row per pair × panel (`kl`, `effect`) × direction × donor × layer, of all pairs or of one."""
-    rows = from_run(effect(layerwise(main_protocol(table))))
+    rows = from_run(effect(layerwise_rows(main_protocol(table))))
     kl = rows[(rows["metric"] == "kl_from_corrupted") & (rows["direction"] == "denoising")]
     moved = rows[(rows["metric"] == "logit_difference") & rows["effect"].notna()]
     panels = [kl.assign(panel="kl", value=kl["patched"]), moved.assign(panel="effect", value=moved["effect"])]
@@ -77,7 +77,7 @@ def _draw(values: pd.DataFrame, title: alt.TitleParams) -> alt.HConcatChart:
     ends = alt.Chart(alt.InlineData([{"y": 0}, {"y": 1}])).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="y:Q")
     both = alt.hconcat(
         panel("kl", "KL(patched || corrupted), nats"),
-        ends + panel("effect", EFFECT),
+        ends + panel("effect", EFFECT_TITLE),
         datasets={"pair": _records(values)},
     )
     return dress(both, title)
@@ -145,7 +145,7 @@ def pairs_chart(pairs: pd.DataFrame) -> Any:
     drawn = set(points["donor"])
     colours = {donor: colour for donor, colour in ((OTHER_RUN, BLUE), (UNRELATED, GREY)) if donor in drawn}
     colour = alt.Color("donor:N", title="written from", scale=scale_of(colours), legend=below(2, "left"))
-    y = alt.Y("shown:Q", title=EFFECT, scale=alt.Scale(domain=list(DRAWN)))
+    y = alt.Y("shown:Q", title=EFFECT_TITLE, scale=alt.Scale(domain=list(DRAWN)))
     x = alt.X("rank:Q", title="pairs, by effect", axis=alt.Axis(labels=False, ticks=False, grid=False))
     tooltip = ["donor", *numbers("effect"), *numbers("gap", form=".2f")]
     size = alt.Size("gap:Q", title="gap", scale=alt.Scale(range=[8, 70]), legend=None)

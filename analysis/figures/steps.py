@@ -15,7 +15,7 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.figures.marks import (
-    EFFECT,
+    EFFECT_TITLE,
     band,
     colour_by_direction,
     column_of,
@@ -100,7 +100,7 @@ def _panel(part: pd.DataFrame, title: str, scale: alt.Scale) -> Any:
     """One window's curves."""
     x = alt.X("step:O", title="latent step k", axis=alt.Axis(labelAngle=0))
     base = alt.Chart(part).encode(x=x, color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT, axis=alt.Axis(tickCount=5), scale=scale)
+    y = alt.Y("effect:Q", title=EFFECT_TITLE, axis=alt.Axis(tickCount=5), scale=scale)
     tooltip = ["direction", "donor", "step", *numbers("effect", "low", "high"), "n:Q", "clusters:Q"]
     lines = direction_lines(base, y, dash_by("donor", DONOR_DASHES, part["donor"]), tooltip)
     own = band(base.transform_filter(alt.datum.donor == OTHER_RUN), 0.18)

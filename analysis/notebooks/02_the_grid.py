@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 2. The grid
 #
-# In [1. One pair](01_one_pair.ipynb) we patched one vector of one pair by hand. Now all layers × steps, 66 pairs, both
-# directions, with an unrelated donor beside each, and two models that answer equally well. The question is not which
-# cell is the brightest, but first of all: **does the answer come through the thought at all?**
+# In [1. One pair](01_one_pair.ipynb) we patched one vector of one pair by hand. Now we patch all layers × steps of 66
+# pairs, in both directions, with an unrelated donor as control, in two models of equal accuracy. The first question is
+# not which cell is the brightest, but: **does the answer pass through the thought at all?**
 
 # %%
 import os
@@ -25,25 +25,8 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+import codi_tracing as ct
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.corners import corners_chart
-from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
-from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
-from codi_tracing.analysis.lens.charts import decodable_bars
-from codi_tracing.analysis.lens.statistics import decodable
-from codi_tracing.analysis.statistics.ceiling import ceiling
-from codi_tracing.analysis.statistics.corners import corners, decomposition
-from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.analysis.statistics.ranking import rank_differences, winner
-from codi_tracing.analysis.statistics.sites import critical
-from codi_tracing.analysis.statistics.verdict import verdict
-from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import THOUGHT, sitewise
-from codi_tracing.patching.interventions.sources import itself, other, unrelated
-from codi_tracing.patching.lens.questions import questions_from_pairs
-from codi_tracing.patching.lens.tables import lens_tables
-from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.traces.model.loading import load_codi
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
 os.chdir(
@@ -57,14 +40,14 @@ os.chdir(
 # were trained differently, see [their card](../../traces/embedded/README.md).
 #
 # The sites are each single layer × step (`resid`, the residual stream after a block) and the **whole thought**: the
-# answer then reads another run's cache for all six steps and all layers. Each is written from the pair's other run,
-# from an unrelated question's run of equal length, and from the run itself.
+# answer then reads another run's cache for all six steps and all layers. The written values come from the pair's other
+# run, from an unrelated question of equal length, and from the run itself.
 
 # %%
-pairs = load_pairs("patching/data/arithmetic_pairs.json")
-models = {name: load_codi(f"traces/embedded/{name}", device="cpu") for name in ("thought", "bypass")}
+pairs = ct.load_pairs("arithmetic")
+models = {name: ct.load_codi(name, device="cpu") for name in ("thought", "bypass")}
 tables = {
-    name: sweep(model, pairs, sites=[*sitewise(model), THOUGHT], sources=[other, unrelated, itself])
+    name: ct.sweep(model, pairs, sites=[*ct.sitewise(model), ct.THOUGHT], sources=[ct.other, ct.unrelated, ct.itself])
     for name, model in models.items()
 }
 for name, table in tables.items():
@@ -76,14 +59,14 @@ shown = tables["thought"].query("pair_id == '5' and source == 'clean' and metric
 shown[columns].round(2)
 
 # %% [markdown]
-# A row is one patched run × one metric: what the metric is in the patched run, and in the pair's two unpatched ones.
-# The table holds measurements only; effects, intervals and tests are computed from it, without a model.
+# A row is one patched run × one metric: the metric in the patched run and in the pair's two unpatched runs. The table
+# holds measurements only; effects, intervals and tests are computed from it, without a model.
 #
-# First the instrument: a run into which its own values are written must not change, whatever the model.
+# First the instrument: a run patched with its own values must not change, in any model.
 
 # %%
 for name, table in tables.items():
-    own = effect(table[(table["source"] == "self") & (table["metric"] == "logit_difference")])["numerator"]
+    own = ct.effect(table[(table["source"] == "self") & (table["metric"] == "logit_difference")])["numerator"]
     print(
         f"{name}: {len(own)} self-patches, each within 0.001 of the host's logit difference: {own.abs().max() < 1e-3}"
     )
@@ -92,29 +75,29 @@ for name, table in tables.items():
 # ## The four corners
 #
 # A question and a thought can be combined freely: the clean question with the corrupted question's thought, and so on.
-# Which answer comes out?
+# What does the model answer?
 
 # %%
-corners_chart(pd.concat([corners(table).assign(model=name) for name, table in tables.items()]))
+ct.corners_chart(pd.concat([ct.corners(table).assign(model=name) for name, table in tables.items()]))
 
 # %% [markdown]
-# With `thought`, the answer is the thought's: it follows it all the way, against the question. With `bypass` it is the
-# question's. And an *unrelated* thought destroys the answer of both. So it would be wrong to say that `bypass` does not
-# need its thought: it does, but what tells the two questions apart is read from the question.
+# In `thought`, the answer follows the thought, against the question. In `bypass` it follows the question. An
+# *unrelated* thought destroys the answer of both models. So `bypass` needs its thought too, but it reads the difference
+# between the two questions from the question.
 #
-# `verdict` puts this in words. Its numbers are *effects*, (patched − host) / (donor − host), pooled over pairs: 0
-# leaves the host as it was, 1 makes it the donor. In square brackets: 95 % over resampled clusters (pairs that share a
-# story).
+# `verdict` states this in words. Its numbers are *effects*, (patched − host) / (donor − host), pooled over pairs: 0
+# leaves the host unchanged, 1 makes it the donor. In square brackets: 95 % intervals over resampled clusters (pairs
+# that share a story).
 
 # %%
 for name, table in tables.items():
-    found = verdict(table)
+    found = ct.verdict(table)
     print(f"{name}: {found.sentence}\n")
 
 # %%
-rows = [decomposition(table).assign(model=name) for name, table in tables.items()]
+rows = [ct.decomposition(table).assign(model=name) for name, table in tables.items()]
 shares = pd.concat(rows).pivot(index=["part", "contrast"], columns="model", values="effect")
-shares.round(2) + 0.0  # no minus in front of 0
+shares.round(2) + 0.0  # no −0
 
 # %% [markdown]
 # The same as parts of the gap between the two runs: *indirect* goes through the thought, *direct* past it. (`xc` is the
@@ -122,51 +105,50 @@ shares.round(2) + 0.0  # no minus in front of 0
 #
 # ## The ceiling, and why the zero line is an unrelated donor
 #
-# The effect of the whole thought is a **ceiling**: no part of the thought can be expected to do more. Now compare it
-# with what a stranger's thought "does":
+# The effect of the whole thought is a **ceiling**: no part of the thought can be expected to have a larger one. Compare
+# it with the "effect" of an unrelated thought:
 
 # %%
 exchanged = [
     table[(table["kind"] == "thought") & (table["source"] != "self") & (table["metric"] == "logit_difference")]
     for table in tables.values()
 ]
-whole = pd.concat([effect(rows).assign(model=name) for name, rows in zip(tables, exchanged, strict=True)])
-whole = pooled(whole, ["model", "direction", "source"])
+whole = pd.concat([ct.effect(rows).assign(model=name) for name, rows in zip(tables, exchanged, strict=True)])
+whole = ct.pooled(whole, ["model", "direction", "source"])
 whole.set_index(["model", "direction", "source"])[["effect", "low", "high", "n"]].round(2)
 
 # %% [markdown]
-# **Half the way, without knowing anything of the pair.** Where a write destroys the answer, both logits fall, and their
-# difference ends up between the two runs. In `bypass`, the stranger even "recovers" more than the true donor. Whoever
-# plots recovery without this control and sees 0.5 has seen destruction.
+# **About half-way, without any information about the pair.** If a write destroys the answer, both logits fall, and
+# their difference ends up between the two runs. In `bypass`, the unrelated thought even "recovers" more than the true
+# donor. Without this control, a recovery of 0.5 may be nothing but destruction.
 #
-# Hence **specific effects**: what the pair's own other run does *beyond* the unrelated one. These are tested (by
-# flipping signs of whole clusters), family-wise over all places.
+# Hence **specific effects**: the effect of the pair's other run *minus* that of the unrelated run. They are tested by
+# flipping signs of whole clusters, family-wise over all sites.
 #
 # ## The grid
 
 # %%
-heatmap_chart(heatmap_data(tables["thought"]))
+ct.heatmap(tables["thought"])
 
 # %% [markdown]
 # Read it with care:
 #
-# * The cross at layer 3, step 5 is structural. The last step's output is never fed back.
-# * Effects grow with the step, because in these pairs the changed number enters the chain at different steps, and what
-#   is written before it enters is the same in both runs. From this alone nothing follows about "the step at which the
-#   model computes". (In other models the opposite slope is as trivial: an early step has more of the run after it.)
-# * Single places overlap: a vector written at layer 0 is carried on into all layers above it. The effects do not add up
-#   to the whole.
-# * Pooled numbers hide pairs. Here is every pair at the largest place:
+# * The cross at layer 3, step 5 is structural: the last step's output is never fed back.
+# * Effects grow with the step because the changed number enters the chain at different steps, and before that both runs
+#   hold the same values. This says nothing about "the step at which the model computes". (In other models the opposite
+#   slope is equally trivial: an early step has more of the run after it.)
+# * Sites overlap: a vector written at layer 0 passes into all layers above it. The effects do not add up to the whole.
+# * Pooled numbers hide pairs. Here is every pair at the site of the largest effect:
 
 # %%
-pairs_chart(pairs_data(tables["thought"]))
+ct.pairs_chart(ct.pairs_data(tables["thought"]))
 
 # %% [markdown]
-# The true donor works all the way or not at all. Which of the two depends on the story: where it has two operations,
-# the answer is complete before this place, and nothing that is written there is read.
+# The true donor has a full effect or none, depending on the story: with two operations the answer is complete before
+# this site, and the model does not read what is written there.
 
 # %%
-here = pairs_data(tables["thought"]).query("donor == 'other run'")
+here = ct.pairs_data(tables["thought"]).query("donor == 'other run'")
 operations = {str(pair.pair_id): len(pair.clean.chain) for pair in pairs}
 (
     here.assign(operations=here["pair_id"].map(operations))
@@ -177,69 +159,70 @@ operations = {str(pair.pair_id): len(pair.clean.chain) for pair in pairs}
 )
 
 # %% [markdown]
-# So "0.69 on average" is nowhere 0.69.
+# So the average of 0.69 describes no single pair.
 #
-# Which places are *critical*? Those with a specific effect that is told apart from zero, family-wise, and not
-# negligible, in a model whose ceiling is not low.
+# Which sites are *critical*? Those whose specific effect differs from zero, family-wise, and is not negligible, in a
+# model whose ceiling is not low.
 
 # %%
-ranked = critical(tables["thought"])
-print(f"ceiling {ceiling(tables['thought'])}; {ranked['critical'].sum()} of {len(ranked)} places critical")
+ranked = ct.critical(tables["thought"])
+print(f"ceiling {ct.ceiling(tables['thought'])}; {ranked['critical'].sum()} of {len(ranked)} sites critical")
 ranked[["rank", "layer", "step", "effect", "low", "high", "p_fwer", "critical", "rank_low", "rank_high"]].head(8).round(
     4
 )
 
 # %%
-print(winner(rank_differences(tables["thought"])))
+print(ct.winner(ct.rank_differences(tables["thought"])))
 
 # %% [markdown]
-# There is a first place, but no winner: ranks carry their uncertainty too (`rank_low`, `rank_high`).
+# There is a largest estimate, but no winner: ranks are uncertain too (`rank_low`, `rank_high`).
 #
 # ## The same grid in `bypass`
 
 # %%
-heatmap_chart(heatmap_data(tables["bypass"]))
+ct.heatmap(tables["bypass"])
 
 # %%
-ranked = critical(tables["bypass"])
-print(f"ceiling {ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(ranked)} places critical")
+ranked = ct.critical(tables["bypass"])
+print(f"ceiling {ct.ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(ranked)} sites critical")
 
 # %% [markdown]
-# Nowhere above 0: the unrelated donor moves the run more than the true one, since it destroys. The ceiling is low, so
-# there is nothing here for a site to be critical *for*, and the library does not call one so, whatever its p.
+# No effect is above 0: the unrelated donor moves the run more than the true one, because it destroys the answer. The
+# ceiling is low, so no site is called critical, whatever its p.
 #
-# ## What the thoughts say
+# ## Decoding the thoughts
 #
-# Another look, and another question: read through the final norm and the LM head, which numbers does a latent *say*?
-# `decodable` counts the questions whose intermediate results are among the five likeliest tokens of some latent, beside
-# the same with *another* question's results: with few steps and small numbers, much is found by chance.
+# A different question: which numbers does a latent *decode to*, through the final norm and the LM head? `decodable`
+# counts the questions whose intermediate results are among the five likeliest tokens of some latent, and as chance
+# level the same with *another* question's results: with few steps and small numbers, chance is high.
 
 # %%
-said = {}
+shares = {}
 for name in tables:
-    values = lens_tables(load_codi(f"traces/embedded/{name}", device="cpu"), questions_from_pairs(pairs[:24])).values
-    said[name] = decodable(values)
-decodable_bars(said["thought"])
+    values = ct.lens_tables(models[name], ct.questions_from_pairs(pairs[:24])).values
+    shares[name] = ct.decodable(values)
+ct.decodable_bars(shares["thought"])
 
 # %%
-decodable_bars(said["bypass"])
+ct.decodable_bars(shares["bypass"])
 
 # %% [markdown]
-# `thought` says its results, as it was trained to; `bypass` says no more than chance, and yet solves the task. But to say
-# is not to do: only the patches above tell what the answer depends on. The whole lens: `codi lens`.
+# The latents of `thought` decode to its results, as trained; those of `bypass` do so no more often than chance,
+# although it solves the task. Decodable does not mean used: only the patches above show what the answer depends on. The
+# whole lens: `codi lens`.
 #
-# ## What one may conclude
+# ## Conclusions
 #
-# | from | one may say | one may not say |
+# | from | supported | not supported |
 # |---|---|---|
-# | equal accuracy | both models solve the task | that they use their thoughts alike |
+# | equal accuracy | both models solve the task | that they use their thoughts in the same way |
 # | accuracy falls without latent steps | the thought is needed | that it carries the answer |
 # | a high ceiling in both directions | the answer passes through the thought | that the thought *computes* it (see `configs/matched.toml`) |
-# | a latent that says a result | the result is decodable there | that the answer depends on it |
-# | an effect near 0.5 | nothing, before the unrelated donor is beside it | "half of it is stored here" |
-# | a large specific effect at a place | writing there suffices | that it happens only there |
-# | no effect at a place | writing there alone does not suffice | that the place is unused |
-# | these two models | the instrument tells them apart | anything about CODI: `thought` was trained to have a high ceiling |
+# | a latent that decodes to a result | the result is decodable there | that the answer depends on it |
+# | an effect near 0.5 | nothing without the unrelated donor | "half of it is stored here" |
+# | a large specific effect at a site | writing there is enough | that it happens only there |
+# | no effect at a site | writing there alone is not enough | that the site is unused |
+# | these two models | the instrument distinguishes them | anything about CODI: `thought` was trained to have a high ceiling |
 #
 # The same from the command line, with a report: `codi run configs/sitewise.toml`, and two runs compared pair by pair:
 # `codi compare`. Next: [3. Your own intervention](03_your_own_intervention.ipynb).

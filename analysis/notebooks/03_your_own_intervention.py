@@ -14,15 +14,14 @@
 # %% [markdown]
 # # 3. Your own intervention
 #
-# Three things of one's own, none of which needs a change of the library:
+# Three extensions that need no change of the library:
 #
-# 1. a **function inside the trace**, for whatever can be said in PyTorch at a block of a latent step;
-# 2. a **metric**, a function from logits to a number, which then has its controls, intervals and heatmaps like any
-#    other;
-# 3. a **source**, a function that computes what a sweep writes.
+# 1. a **function inside the trace**: any PyTorch code at a block of a latent step;
+# 2. a **metric**: a function from logits to a number, with controls, intervals and heatmaps like any other;
+# 3. a **source**: a function that computes the values that a sweep writes.
 #
-# Each is checked against something that must hold: a shipped counterpart, or an identity. A new intervention that
-# agrees with nothing known is a bug until proven otherwise.
+# Each is checked against a shipped counterpart or an identity. A new intervention that agrees with nothing known is a
+# bug until proven otherwise.
 
 # %%
 import os
@@ -32,17 +31,9 @@ import altair as alt
 import pandas as pd
 import torch
 
+import codi_tracing as ct
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
 from codi_tracing.analysis.figures.style import BLUE, GREY, dress, heading
-from codi_tracing.analysis.statistics.effects import effect, pooled
-from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import Site, sitewise
-from codi_tracing.patching.interventions.sources import Value, other, unrelated, zero
-from codi_tracing.patching.metrics import logit_difference
-from codi_tracing.patching.pairs.pair import load_pairs
-from codi_tracing.traces.loop.recording import record
-from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
@@ -50,8 +41,8 @@ os.chdir(
     Path(codi_tracing.analysis.__file__).parents[1]
 )  # paths are relative to the repository, wherever this notebook runs
 
-model = load_codi("traces/embedded/thought", device="cpu")
-pairs = load_pairs("patching/data/arithmetic_pairs.json")
+model = ct.load_codi("thought", device="cpu")
+pairs = ct.load_pairs("arithmetic")
 questions = [pair.clean.question for pair in pairs]
 keys = [pair.clean.answer for pair in pairs]
 
@@ -63,28 +54,28 @@ keys = [pair.clean.answer for pair in pairs]
 # can be read, saved and written. Questions are rows: `block.output[:, 0]` is `[question, d_model]`. For the other
 # kinds of site, `model.activation(block, kind)` is a block's `head`, `attn`, `mlp` or `resid`, in Llama and in GPT-2.
 #
-# **Reading.** What is saved inside a trace is there after it:
+# **Reading.** Values saved inside a trace are available after it:
 
 # %%
 norms = {}
 
 
 def size_of_mlp(block, layer, step):
-    """How much the MLP adds to the residual stream, of all questions."""
+    """The norm of the MLP's output, of all questions."""
     norms[layer, step] = model.activation(block, "mlp")[:, 0].norm(dim=-1).save()
 
 
-record(model, questions, edits=[size_of_mlp])
-sizes = pd.Series({place: float(size.mean()) for place, size in norms.items()})
+ct.record(model, questions, edits=[size_of_mlp])
+sizes = pd.Series({site: float(size.mean()) for site, size in norms.items()})
 sizes.rename_axis(["layer", "step"]).unstack("step").round(1)
 
 # %% [markdown]
-# **Writing.** Silence the MLP at one place, and ask how many of the 66 questions are still answered correctly.
+# **Writing.** Zero the MLP's output at one site, and count how many of the 66 questions are still answered correctly.
 
 
 # %%
-def silence_mlp(at):
-    """An edit that lets the MLP of one (layer, step) add nothing."""
+def zero_mlp(at):
+    """An edit that zeroes the MLP's output at one (layer, step)."""
 
     def edit(block, layer, step):
         if (layer, step) == at:
@@ -94,35 +85,36 @@ def silence_mlp(at):
 
 
 def accuracy(edits=()):
-    """The share of questions whose last number said is the key."""
-    said = record(model, questions, edits=edits).answers
-    return sum(last_number(text) == key for text, key in zip(said, keys, strict=True)) / len(keys)
+    """The share of questions whose answer is the key."""
+    answers = ct.record(model, questions, edits=edits).answers
+    return sum(last_number(text) == key for text, key in zip(answers, keys, strict=True)) / len(keys)
 
 
-places = [(layer, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
-mine = pd.Series({place: accuracy([silence_mlp(place)]) for place in places}).rename_axis(["layer", "step"])
+sites = [(layer, step) for layer in range(model.n_layers) for step in range(model.n_latents)]
+mine = pd.Series({site: accuracy([zero_mlp(site)]) for site in sites}).rename_axis(["layer", "step"])
 print(f"unpatched: {accuracy():.0%}")
 mine.unstack("step").map("{:.0%}".format)
 
 # %% [markdown]
-# The library has that one: source `zero` at the site `mlp`. Writing into the clean run is the direction *noising*.
+# The library has this intervention: source `zero` at the kind of site `mlp`. Writing into the clean run is the
+# direction *noising*.
 
 # %%
-shipped = sweep(
+shipped = ct.sweep(
     model,
     pairs,
-    sites=sitewise(model, "mlp"),
-    sources=[zero],
+    sites=ct.sitewise(model, "mlp"),
+    sources=[ct.zero],
     directions=["noising"],
     metrics=["answer_is_clean"],
 )
 theirs = shipped.groupby(["layer", "step"])["patched"].mean()
-print(f"the same number at all {len(mine)} places: {(mine - theirs).abs().max() == 0}")
+print(f"the same number at all {len(mine)} sites: {(mine - theirs).abs().max() == 0}")
 
 # %% [markdown]
-# **What no option says.** How much noise does a step bear? We add to the residual stream, after all blocks of one step,
-# a random vector so many times as long as what stands there. With none added, nothing may change: that is the identity
-# here. The directions are drawn once, from a seed, so that all sizes push the same way.
+# **Beyond the options.** How much noise does a step tolerate? We add a random vector to the residual stream after all
+# blocks of one step, with a norm that is a multiple of the residual stream's. Without noise nothing may change: that is
+# the identity here. The directions are drawn once from a seed, so that all sizes have the same direction.
 
 # %%
 noise = torch.randn(model.n_layers, len(questions), model.d_model, generator=torch.Generator().manual_seed(0))
@@ -130,25 +122,25 @@ noise = noise / noise.norm(dim=-1, keepdim=True)
 
 
 def push(at, size):
-    """An edit that adds noise at one step, `size` times as long as the residual stream."""
+    """An edit that adds noise at one step, with `size` times the norm of the residual stream."""
 
     def edit(block, layer, step):
         if step == at:
-            stands = block.output[:, 0]
-            block.output[:, 0] = stands + size * stands.norm(dim=-1, keepdim=True) * noise[layer]
+            value = block.output[:, 0]
+            block.output[:, 0] = value + size * value.norm(dim=-1, keepdim=True) * noise[layer]
 
     return edit
 
 
 doses = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-borne = pd.DataFrame(
+tolerated = pd.DataFrame(
     [(step, size, accuracy([push(step, size)])) for step in range(model.n_latents) for size in doses],
     columns=["step", "size", "accuracy"],
 )
-print(f"without noise, all as unpatched: {(borne.query('size == 0')['accuracy'] == accuracy()).all()}")
+print(f"without noise, all as unpatched: {(tolerated.query('size == 0')['accuracy'] == accuracy()).all()}")
 
-lines = alt.Chart(borne).encode(
-    x=alt.X("size:Q", title="noise, in lengths of the residual stream"),
+lines = alt.Chart(tolerated).encode(
+    x=alt.X("size:Q", title="noise, in norms of the residual stream"),
     y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
     color=alt.Color("step:O", title="latent step", scale=alt.Scale(scheme="viridis")),
 )
@@ -162,18 +154,17 @@ dress(
 )
 
 # %% [markdown]
-# That such curves differ by step says as much about how much of the run comes after a step as about the step. A
-# function can also save (`keep.append(block.output[:, 0].clone().save())`; clone what you go on to edit), and several
-# functions can be given at once.
+# Such curves differ by step partly because different amounts of the run come after a step. A function can also save
+# (`kept.append(block.output[:, 0].clone().save())`; clone a value before you edit it), and several functions can be
+# given at once.
 #
-# Two habits spare most of the trouble with traces: touch modules **in forward order** (a block's attention before its
-# MLP before its output), and keep what is not about the trace, as tables and prints, outside.
+# Two rules avoid most problems with traces: use modules **in forward order** (a block's attention before its MLP before
+# its output), and keep everything else, such as tables and prints, outside the trace.
 #
 # ## 2. A metric of your own
 #
-# A metric maps a `Reading`, the logits at the answer's first differing token, to one number for each pair and cell; it
-# never averages. The pair's two unpatched runs go through the same function, so every row of the table has its
-# references.
+# A metric maps the logits at the answer's first differing token to one number for each pair and cell; it never
+# averages. The pair's two unpatched runs go through the same function, so every row of the table has its references.
 
 
 # %%
@@ -187,18 +178,18 @@ def log_odds(r):
 
 
 def margin(r):
-    """Logit of the clean answer's token minus the largest other: above 0 exactly where the clean token is first."""
+    """Logit of the clean answer's token minus the largest other logit: above 0 if the clean token is first."""
     token = r.clean_token.expand(*r.patched.shape[:-1], 1)
     rivals = r.patched.scatter(-1, token, -torch.inf)
     return r.patched.gather(-1, token)[..., 0] - rivals.amax(-1)
 
 
-table = sweep(
+table = ct.sweep(
     model,
     pairs,
-    sites=sitewise(model),
-    sources=[other, unrelated],
-    metrics=[logit_difference, log_odds, margin, "answer_is_clean"],
+    sites=ct.sitewise(model),
+    sources=[ct.other, ct.unrelated],
+    metrics=[ct.logit_difference, log_odds, margin, "answer_is_clean"],
 )
 runs = [name for name in table.columns if name not in ("metric", "patched", "clean", "corrupted")]
 wide = table.pivot(index=runs, columns="metric", values="patched")
@@ -207,57 +198,61 @@ agree = (wide["margin"] > 0) == (wide["answer_is_clean"] == 1)
 print(f"a margin above 0 and the clean answer decoded go together in {agree.mean():.1%} of {len(wide)} runs")
 
 # %% [markdown]
-# The first is an identity: softmax subtracts the same from both. The second is nearly one, since in this vocabulary an
-# answer is one token; greedy decoding starts earlier, right after EoT, so that a disturbed run may also leave the
-# answer prefix.
+# The first is an identity: softmax subtracts the same number from both. The second is nearly one, because in this
+# vocabulary an answer is one token; but greedy decoding starts earlier, right after EoT, so a disturbed run may also
+# deviate from the answer prefix.
 #
-# A metric is a question, and the direction belongs to it. Here are both at one place:
+# A metric has to be read with its direction. Here are both at one site:
 
 # %%
-rows = effect(table[table["metric"].isin(["logit_difference", "margin"])])
-at = pooled(rows[(rows["layer"] == 3) & (rows["step"] == 4)], ["direction", "metric", "source"])
+rows = ct.effect(table[table["metric"].isin(["logit_difference", "margin"])])
+at = ct.pooled(rows[(rows["layer"] == 3) & (rows["step"] == 4)], ["direction", "metric", "source"])
 at.set_index(["direction", "metric", "source"])[["effect", "low", "high", "n"]].round(2)
 
 # %% [markdown]
-# In *denoising*, a destroyed answer does not help the margin of the clean one, so that the unrelated donor stays near
-# 0, where the logit difference went part of the way. But in *noising*, where the clean run is written into, all that
-# the margin asks for is that the clean answer loses, to whichever: there the unrelated donor does as much as the true
-# one.
+# In *denoising*, destroying the answer does not raise the margin of the clean one, so the unrelated donor stays near 0,
+# while the logit difference moves part of the way. But in *noising*, the margin falls whenever the clean answer loses
+# to any other: there the unrelated donor has as large an effect as the true one.
 #
-# And it charts itself:
+# And its chart:
 
 # %%
-heatmap_chart(heatmap_data(table, "margin"))
+ct.heatmap(table, "margin")
 
 # %% [markdown]
 # ## 3. A source of your own
 #
-# A *run* as a source is a function that names the donor, given the host: `other` and `unrelated` are two. A *value* is
-# computed: `Value(name, function)`, where the function gets what stands at the place (`own`, `host`), what the other
-# run has there (`other`), means and seeded noise, each `[pair, width]`.
+# A source that is a *run* is a function from the host to the donor, such as `other` and `unrelated`. A *value* is
+# computed: `Value(name, function)`, where the function receives the present values (`own`, `host`), those of the other
+# run (`other`), means and seeded noise, each `[pair, width]`.
 #
-# First what must hold: a value that gives back what stands there changes nothing, and one that gives the other run's is
-# the shipped `other`.
+# First the identities: a source that returns the present value changes nothing, and one that returns the other run's
+# value equals the shipped `other`.
 
 # %%
-site = Site("resid", 3, 3)  # layer 3, at all steps
-stay = Value("stay", lambda v: v.own)
-copied = Value("copied", lambda v: v.other)
-found = effect(
-    sweep(
-        model, pairs, sites=[site], sources=[other, stay, copied], directions=["denoising"], metrics=[logit_difference]
+site = ct.Site("resid", 3, 3)  # layer 3, at all steps
+stay = ct.Value("stay", lambda v: v.own)
+copied = ct.Value("copied", lambda v: v.other)
+found = ct.effect(
+    ct.sweep(
+        model,
+        pairs,
+        sites=[site],
+        sources=[ct.other, stay, copied],
+        directions=["denoising"],
+        metrics=[ct.logit_difference],
     )
 )
 by_source = found.pivot(index="pair_id", columns="source", values="effect")
 far = (by_source["copied"] - by_source["clean"]).abs().max()
-print(f"what stands there, written: effects within 1e-3 of 0: {by_source['stay'].abs().max() < 1e-3}")
-print(f"the other run's, computed:  as copied within 1e-3: {far < 1e-3}")
+print(f"the present value, written: effects within 1e-3 of 0: {by_source['stay'].abs().max() < 1e-3}")
+print(f"the other run's, computed:   as copied within 1e-3: {far < 1e-3}")
 
 # %% [markdown]
-# Now a question: **in how many directions of layer 3 does the difference lie?** We take the principal directions of
-# (clean − corrupted), from one half of the pairs, and write, in the other half, only that part of the difference which
-# lies in the first k of them: `host + (other − host) P`. With k = 64 = d_model this is the other run; with k = 0 the
-# host. The control is k random directions, and it is needed: also of random directions, enough are enough.
+# Now a question: **in how many directions of layer 3 does the difference lie?** We compute the principal directions of
+# (clean − corrupted) on one half of the pairs. On the other half we write only the part of the difference in the first
+# k of them: `host + (other − host) P`. With k = 64 = d_model this is the other run; with k = 0 the host. The control is
+# k random directions: many random directions also suffice.
 
 # %%
 half = len(pairs) // 2
@@ -265,7 +260,7 @@ seen, unseen = pairs[:half], pairs[half:]
 assert not {pair.cluster_id for pair in seen} & {pair.cluster_id for pair in unseen}
 
 of_clean, of_corrupted = (
-    record(model, [getattr(pair, side).question for pair in seen]).resid[:, site.layer]
+    ct.record(model, [getattr(pair, side).question for pair in seen]).resid[:, site.layer]
     for side in ("clean", "corrupted")
 )
 differences = (of_clean - of_corrupted).flatten(0, 1)  # [pair × step, d_model]
@@ -274,9 +269,9 @@ chance = torch.linalg.qr(torch.randn(model.d_model, model.d_model, generator=tor
 
 
 def within(directions, name):
-    """The other run's value as far as it lies in these directions, the host's in all others."""
+    """The other run's value in these directions, the host's in all others."""
     projection = directions @ directions.T
-    return Value(name, lambda v: v.host + (v.other - v.host) @ projection)
+    return ct.Value(name, lambda v: v.host + (v.other - v.host) @ projection)
 
 
 ranks = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -285,15 +280,15 @@ sources = [
     for name, basis in (("principal", principal), ("random", chance))
     for rank in ranks
 ]
-table = sweep(
+table = ct.sweep(
     model,
     unseen,
     sites=[site],
-    sources=[*sources, other],
-    metrics=[logit_difference, "answer_is_clean"],
+    sources=[*sources, ct.other],
+    metrics=[ct.logit_difference, "answer_is_clean"],
     directions=["denoising"],
 )
-parts = pooled(effect(table[table["metric"] == "logit_difference"]), ["protocol", "source"])
+parts = ct.pooled(ct.effect(table[table["metric"] == "logit_difference"]), ["protocol", "source"])
 parts = parts[parts["source"] != "clean"]
 parts[["directions", "k"]] = parts["source"].str.split(" ", expand=True)
 parts["k"] = parts["k"].astype(int)
@@ -312,7 +307,7 @@ dress(
         "Part of the difference in k directions of layer 3, all steps",
         "Written: clean values into the corrupted run, only in k directions",
         "On logit difference, pooled; bands: 95% over clusters",
-        f"n = {parts['n'].max()} pairs, {parts['clusters'].max()} clusters, none of them used to find the directions",
+        f"n = {parts['n'].max()} pairs, {parts['clusters'].max()} clusters, none used to compute the directions",
         width=420,
     ),
 )
@@ -323,11 +318,10 @@ print(f"k = 0 leaves the host: {(whole.xs(0, level='k').abs() < 1e-3).all()}")
 print(f"k = {model.d_model} is the other run: {((whole.xs(model.d_model, level='k') - 1).abs() < 1e-2).all()}")
 
 # %% [markdown]
-# As a linear claim this is weak: principal directions are those in which the runs differ *most*, not those on which
-# the answer depends, and a logit difference on its way from one answer to another says little in between. Directions
-# that are *trained* for their effect, as in distributed alignment search, are another step; how gradients are taken
-# through the loop can be read in `patching/engine/attribution.py`. But this is a complete experiment: a question, a held-out
-# half, a control, two identities, and a chart.
+# As a linear claim this is weak: principal directions are those in which the runs differ *most*, not those on which the
+# answer depends, and intermediate values of a logit difference mean little. Directions *trained* for their effect, as
+# in distributed alignment search, would be the next step; `patching/engine/attribution.py` shows how to take gradients
+# through the loop. But this is a complete experiment: a question, a held-out half, a control, two identities, and a
+# chart.
 #
-# A vector of one's own is added by `steer(vector, 2.0)`; a model of one's own is next: [4. A real
-# checkpoint](04_real_checkpoint.ipynb).
+# `steer(vector, 2.0)` adds a vector; next, another model: [4. A real checkpoint](04_real_checkpoint.ipynb).

@@ -14,10 +14,10 @@
 # %% [markdown]
 # # 4. A real checkpoint
 #
-# CODI's authors published two checkpoints. Here one of them is converted, measured and patched. **Where its weights are
-# absent, the cells that need them say `SKIPPED`**, and the same call is shown on the small model that we ship; the code
-# is the real one either way. The saved copy of this notebook was made without the weights, to which we had no access.
-# So what it says about them is what their authors and others report, and not what we measured.
+# CODI's authors published two checkpoints. Here one of them is converted, measured and patched. **Without its weights,
+# the cells that need them print `SKIPPED`**, and the same call runs on the small shipped model; the code is the same.
+# The saved copy of this notebook was made without the weights, to which we had no access: numbers about the published
+# checkpoints are reported by their authors and others, not measured here.
 #
 # | | `zen-E/CODI-gpt2` | `zen-E/CODI-llama3.2-1b-Instruct` |
 # |---|---|---|
@@ -28,8 +28,8 @@
 # | latent steps | 6 | 6 |
 # | GSM8K accuracy, reported | 43.7 % | 55.6 % |
 #
-# Of these, only what no tensor says has to be given: alpha, the number of steps (6 by default), and whether EOS stands
-# before BoT (not in these two). Layers, widths and ranks are read off.
+# Only settings that the tensors do not determine have to be given: alpha, the number of steps (6 by default), and
+# whether EOS precedes BoT (not in these two). Layers, widths and ranks are read from the tensors.
 #
 # ```bash
 # hf download zen-E/CODI-gpt2 && hf download openai-community/gpt2      # once, while online
@@ -45,16 +45,13 @@ import pandas as pd
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+import codi_tracing as ct
 import codi_tracing.analysis
-from codi_tracing.analysis.figures.steps import steps_chart, steps_data
 from codi_tracing.analysis.figures.style import BLUE, dress, heading
 from codi_tracing.analysis.statistics.inference import share_interval
-from codi_tracing.analysis.statistics.verdict import verdict
-from codi_tracing.patching.engine.sweep import sweep
-from codi_tracing.patching.interventions.sites import THOUGHT, stepwise
 from codi_tracing.patching.pair_making.gsm8k import pairs_from_gsm8k
 from codi_tracing.patching.pairs.donors import draw_unrelated
-from codi_tracing.patching.pairs.pair import load_pairs, pairs_from_records
+from codi_tracing.patching.pairs.pair import pairs_from_records
 from codi_tracing.patching.pairs.selection import both_correct
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
 from codi_tracing.patching.pairs.validity import split_usable
@@ -62,8 +59,7 @@ from codi_tracing.patching.pairs.verdicts import judge
 from codi_tracing.traces.convert.convert import convert
 from codi_tracing.traces.evaluate import score
 from codi_tracing.traces.gsm8k import GsmProblem, read_problems
-from codi_tracing.traces.loop.recording import record
-from codi_tracing.traces.model.loading import load_codi, reinitialise
+from codi_tracing.traces.model.loading import reinitialise
 from codi_tracing.traces.training.word_problems import draw_problems
 
 alt.renderers.enable("png")  # pictures that stay in the saved notebook
@@ -80,36 +76,36 @@ ASKED, PATCHED = 100, 20  # so many questions and pairs of GSM8K: enough for a l
 # ## Converting
 #
 # Upstream stores one whole state dict: base, LoRA, an embedding with three more rows (pad, BoT, EoT), and the
-# projection. `convert` (and `codi convert`) uses, compares or refuses every tensor of it. Loading with `strict=False`,
-# as one is tempted to, drops half of the model in silence.
+# projection. `convert` (and `codi convert`) uses, compares or refuses every tensor of it. Loading with `strict=False`
+# would silently drop half of the model.
 
 
 # %%
 def cached(repository):
-    """Whether a Hub repository's weights are in the local cache; nothing is fetched."""
+    """Whether a Hub repository's weights are in the local cache; downloads nothing."""
     names = ("model.safetensors", "pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
 absent = [repository for repository in (PUBLISHED, BASE) if not cached(repository)]
 if FOLDER.is_dir():
-    print(f"{FOLDER} is there already")
+    print(f"{FOLDER} exists")
 elif absent:
     print(f"SKIPPED: {' and '.join(absent)}: not in the local Hugging Face cache")
 else:
     print(pd.DataFrame(convert(PUBLISHED, BASE, FOLDER, alpha=32)).to_string(index=False))
 
-published = load_codi(FOLDER) if FOLDER.is_dir() else None
+published = ct.load_codi(FOLDER) if FOLDER.is_dir() else None
 
 # %% [markdown]
-# The same on a small scale, there and back: the shipped `thought` in upstream's layout, converted by the same call.
+# The same on a small scale, as a round trip: the shipped `thought` in upstream's layout, converted by the same call.
 
 # %%
-shipped = load_codi("traces/embedded/thought", device="cpu")
+shipped = ct.load_codi("thought", device="cpu")
 
 
-def upstreams(model):
-    """A model's tensors under upstream's names, the embedding with its three further rows."""
+def upstream_state(model):
+    """A model's tensors under upstream's names; the embedding has three further rows."""
     state = {f"codi.base_model.model.{name}": tensor for name, tensor in model.lm._module.state_dict().items()}
     special = torch.stack([torch.zeros_like(model.bot), model.bot, model.eot])  # pad, BoT, EoT
     for name in [name for name in state if name.endswith(("embed_tokens.weight", "lm_head.weight"))]:
@@ -120,46 +116,47 @@ def upstreams(model):
 
 
 def convert_here(state, **given):
-    """Save a state dict as upstream does, convert it in a folder that vanishes, and give back what came of it."""
-    with tempfile.TemporaryDirectory() as place:
-        torch.save(state, Path(place, "pytorch_model.bin"))
+    """Save a state dict as upstream does and convert it in a temporary folder: the parts and the model, or the error."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder, "pytorch_model.bin"))
         try:
-            parts = convert(place, "traces/embedded/base", Path(place, "converted"), **given)
+            parts = convert(folder, "traces/embedded/base", Path(folder, "converted"), **given)
         except ValueError as error:
-            return str(error).replace(f"{place}/", "").replace(place, "upstream"), None
-        return parts, load_codi(Path(place, "converted"), device="cpu")
+            return str(error).replace(f"{folder}/", "").replace(folder, "upstream"), None
+        return parts, ct.load_codi(Path(folder, "converted"), device="cpu")
 
 
-state = upstreams(shipped)
+state = upstream_state(shipped)
 parts, again = convert_here(state, alpha=32)
-question = load_pairs("patching/data/arithmetic_pairs.json")[5].clean.question
-same = torch.equal(record(again, [question]).logits, record(shipped, [question]).logits)
-print(f"{len(state)} tensors there and back; the same logits, bit for bit: {same}")
+question = ct.load_pairs("arithmetic")[5].clean.question
+same = torch.equal(ct.record(again, [question]).logits, ct.record(shipped, [question]).logits)
+print(f"{len(state)} tensors converted back; the same logits, bit for bit: {same}")
 pd.DataFrame(parts)
 
 # %% [markdown]
-# What does not fit is refused, in a sentence. Without alpha (a wrong one would load, and answer a little worse):
+# A state dict that does not fit is refused with an error. Without alpha (a wrong alpha would load and lower the
+# accuracy slightly):
 
 # %%
 print(convert_here(state)[0], end="\n\n")
 
-lacking = {name: tensor for name, tensor in state.items() if "layers.2.mlp.up_proj.lora_B" not in name}
-print(convert_here(lacking, alpha=32)[0], end="\n\n")
+incomplete = {name: tensor for name, tensor in state.items() if "layers.2.mlp.up_proj.lora_B" not in name}
+print(convert_here(incomplete, alpha=32)[0], end="\n\n")
 
 without_projection = {name: tensor for name, tensor in state.items() if not name.startswith("prj.")}
 print(convert_here(without_projection, alpha=32)[0])
 
 # %% [markdown]
-# ## First of all: does it answer?
+# ## First: accuracy
 #
-# A conversion is right when the accuracy is the reported one. Before that, no patch means anything. `score` answers
-# greedily with 0, 1, … of the latent steps; from the command line it is `codi eval`, for all 1319 questions, with
+# A conversion is correct if the accuracy equals the reported one; without that, no patch can be interpreted. `score`
+# decodes greedily with 0, 1, … latent steps; on the command line it is `codi eval`, for all 1319 questions, with
 # intervals.
 
 
 # %%
 def accuracy_by_steps(model, problems, steps, **options):
-    """The share of correct answers with so many latent steps, with Wilson's interval."""
+    """The share of correct answers by number of latent steps, with Wilson's interval."""
     rows = []
     for count in steps:
         right = sum(scored.correct for scored in score(model, problems, count, **options))
@@ -186,7 +183,7 @@ else:
     print("reported by its authors, on all 1319: 0.437")
 
 # %% [markdown]
-# The shipped model on its own kind of problem, by the same call:
+# The shipped model on problems of its own kind, with the same call:
 
 # %%
 problems = [
@@ -196,20 +193,19 @@ by_steps = accuracy_by_steps(shipped, problems, range(shipped.n_latents + 1), ma
 accuracy_chart(by_steps, "Accuracy of the shipped model, stopped early", len(problems))
 
 # %% [markdown]
-# Accuracy that needs all six steps shows that the thought is *needed*. It does not show that the thought *carries* the
-# answer: that is what [2. The grid](02_the_grid.ipynb) is about. For early stops of published checkpoints, compare with
-# arXiv 2602.08783.
+# If accuracy needs all six steps, the thought is *needed*. That does not show that the thought *carries* the answer:
+# see [2. The grid](02_the_grid.ipynb). For early stops of published checkpoints, compare with arXiv 2602.08783.
 #
-# ## Pairs that are a contrast
+# ## Usable pairs
 #
-# The original experiment's 66 pairs came with "all answers verified". Nine of them have **one answer on both sides**,
-# so that their logit difference is always 0. Each of them dilutes every average. Whatever pairs you bring: look first.
+# The original experiment's 66 pairs came with "all answers verified". Nine of them have **the same answer on both
+# sides**, so their logit difference is always 0, and they dilute every average. Check any pairs before you use them.
 
 # %%
 if not ORIGINAL.is_file():
-    print(f"SKIPPED: {ORIGINAL} is not there")
+    print(f"SKIPPED: {ORIGINAL} does not exist")
 else:
-    usable, refused = split_usable(load_pairs(ORIGINAL))
+    usable, refused = split_usable(ct.load_pairs(ORIGINAL))
     print(f"{len(usable)} pairs usable, {len(refused)} not; for instance: {refused[0][1] if refused else None}")
 
 
@@ -239,10 +235,9 @@ for found in judge(mine, shipped):
     print(f"{found.pair_id}: {found.verdict}{''.join(f'; {reason}' for reason in found.reasons)}")
 
 # %% [markdown]
-# GSM8K's annotated solutions make pairs whose answers are computed, not typed (`codi pairs make`); of the test set, 717
-# questions yield one. Then only those count that the model answers correctly on *both* sides, measured, not taken from
-# a file. At 43.7 % accuracy that is a minority, and a selected one: what holds of it holds of questions that this model
-# can do.
+# GSM8K's annotated solutions give pairs whose answers are computed (`codi pairs make`); 717 questions of the test set
+# yield one. Only pairs that the model answers correctly on *both* sides count, measured, not taken from a file. At 43.7
+# % accuracy they are a selected minority: results hold for questions that this model can answer.
 
 # %%
 if published is None or not GSM8K.is_file():
@@ -257,21 +252,21 @@ else:
 # %% [markdown]
 # ## The first sweep
 #
-# Whole steps (all layers), in both directions, beside unrelated donors and the whole thought. An early step has more of
-# the run after it than a late one, so a slope over steps is there in *any* model. Two things stand beside it: the same
-# with the ways through later steps held (`freeze`: the step then acts only through what the answer reads of it), and
-# the same in the model before training.
+# Whole steps (all layers), in both directions, with unrelated donors and the whole thought. An early step has more of
+# the run after it than a late one, so *any* model has a slope over steps. Two controls: the same with frozen routes
+# through later steps (`freeze`: the step then acts only through its cache as the answer reads it), and the same in the
+# model before training.
 
 
 # %%
 def by_step(model, pairs, **options):
-    """A table of whole steps: free, with R and K_T held, and before training."""
+    """A table of whole steps: free, with R and K_T frozen, and before training."""
     options["metrics"] = ["logit_difference", "answer_is_clean", "answer_is_corrupted"]
-    blank = sweep(reinitialise(model), pairs, sites=stepwise(model), **options)
+    blank = ct.sweep(reinitialise(model), pairs, sites=ct.stepwise(model), **options)
     return pd.concat(
         [
-            sweep(model, pairs, sites=[*stepwise(model), THOUGHT], **options),
-            sweep(model, pairs, sites=stepwise(model), freeze=["R", "K_T"], **options),
+            ct.sweep(model, pairs, sites=[*ct.stepwise(model), ct.THOUGHT], **options),
+            ct.sweep(model, pairs, sites=ct.stepwise(model), freeze=["R", "K_T"], **options),
             blank.assign(protocol="latent_loop_reinitialised"),
         ],
         ignore_index=True,
@@ -281,25 +276,25 @@ def by_step(model, pairs, **options):
 if not ready:
     print("SKIPPED: no pairs of the published model")
 else:
-    strangers = draw_unrelated(ready, seed=0)  # from all, not the patched
-    table = by_step(published, [p.pair for p in ready[:PATCHED]], donors=strangers[:PATCHED])
-    print(verdict(table).sentence)
+    donors = draw_unrelated(ready, seed=0)  # from all pairs, not only the patched ones
+    table = by_step(published, [p.pair for p in ready[:PATCHED]], donors=donors[:PATCHED])
+    print(ct.verdict(table).sentence)
 
 # %%
-table = by_step(shipped, load_pairs("patching/data/arithmetic_pairs.json"))
-print(verdict(table).sentence)
-steps_chart(steps_data(table))
+table = by_step(shipped, ct.load_pairs("arithmetic"))
+print(ct.verdict(table).sentence)
+ct.steps_chart(ct.steps_data(table))
 
 # %% [markdown]
-# With the ways held (below), each step acts only through its own cache entries as the answer reads them, and equally
-# much of the run comes after each. What is left says where the answer is read: at step 5, and in some pairs at step 3.
-# Those are the stories with two operations, whose chain ends there:
+# With frozen routes (lower panels), each step acts only through its own cache entries as the answer reads them, and
+# equally much of the run comes after each. The remaining effects show where the answer is read: at step 5, and in some
+# pairs at step 3. Those are the stories with two operations, whose chain ends there:
 
 # %%
-held = table.query("freeze == 'R+K_T' and source == 'clean' and metric == 'answer_is_clean' and step == 3")
-operations = {str(pair.pair_id): len(pair.clean.chain) for pair in load_pairs("patching/data/arithmetic_pairs.json")}
-print("share of clean answers with step 3 written, its ways through later steps held, by operations:")
-print(held.groupby(held["pair_id"].map(operations).rename("operations"))["patched"].mean().round(2).to_string())
+frozen = table.query("freeze == 'R+K_T' and source == 'clean' and metric == 'answer_is_clean' and step == 3")
+operations = {str(pair.pair_id): len(pair.clean.chain) for pair in ct.load_pairs("arithmetic")}
+print("share of clean answers with step 3 written, R and K_T frozen, by number of operations:")
+print(frozen.groupby(frozen["pair_id"].map(operations).rename("operations"))["patched"].mean().round(2).to_string())
 
 # %% [markdown]
 # ## What to compare a published checkpoint with
@@ -308,25 +303,25 @@ print(held.groupby(held["pair_id"].map(operations).rename("operations"))["patche
 # |---|---|---|
 # | GSM8K accuracy 43.7 % (GPT-2), 55.6 % (Llama-1B) | the checkpoints' authors | `codi eval` |
 # | values are stored at the third and fifth of six latents (steps 2 and 4); even steps store, odd steps compute (Llama-1B) | Cywiński et al. 2025; "Scratchpad Thinking", 2025 | `configs/stepwise.toml`, `ask` for the lens |
-# | ablation_data by step, early stops, influence of step on step | arXiv 2602.08783 | `configs/ablation.toml`, `early_stop.toml`, `influence.toml` |
+# | ablations by step, early stops, influence of step on step | arXiv 2602.08783 | `configs/ablation.toml`, `early_stop.toml`, `influence.toml` |
 # | decodability, late fusion at EoT | arXiv 2602.00449 | `ask`; metrics whose names end in `_at_eot` |
 # | gold traces decodable in 65–93 % of correct cases | arXiv 2604.04902 | `ask` |
-# | layers ranked 5 > 4 > 3 by KL .00233, .00231, .00203 (SD .0027, n = 66), "layer 15 exactly 0" | the original experiment, one pass over pads | `configs/placeholder.toml`: both protocols beside each other |
+# | layers ranked 5 > 4 > 3 by KL .00233, .00231, .00203 (SD .0027, n = 66), "layer 15 exactly 0" | the original experiment, one pass over pads | `configs/original.toml`: both protocols side by side |
 #
-# The last row is a warning. That zero is structural, the ranking lies within one standard error, and the latent loop
+# The last row is a warning: that zero is structural, the ranking lies within one standard error, and the latent loop
 # had not run. Steps are counted from 0 here.
 #
-# What is different from the small model, and easily overlooked:
+# Differences from the small model that are easily overlooked:
 #
 # * **The answer's position.** The logits at EoT predict "The", never a number. Llama writes " 18" as two tokens (the
 #   space, then up to three digits each), GPT-2 as one. The library reads at the first token at which the two answers
 #   differ, behind all that they share.
-# * **Padding.** The published evaluation pads a batch and then does not mask it; here it is masked, so one question's
-#   answer does not depend on its neighbours. Small differences to reported accuracies are to be expected.
-# * **bf16.** "Changes nothing" then means: no more than the spread among unpatched copies in the same forward. Run
-#   `codi check checkpoints/codi-gpt2` before anything else.
-# * **Equal token counts.** A pair's questions need them, and so does its unrelated donor; the run's manifest lists
-#   pairs without one.
+# * **Padding.** The published evaluation pads a batch without masking it; here it is masked, so a question's answer does
+#   not depend on the rest of the batch. Expect small differences to reported accuracies.
+# * **bf16.** "Changes nothing" then means no more than the spread among unpatched copies in the same forward. First run
+#   `codi check checkpoints/codi-gpt2`.
+# * **Equal token counts.** A pair's questions and its unrelated donor need them; the run's manifest lists pairs without
+#   a donor.
 #
-# The whole experiment is a command: `codi run configs/gsm8k_gpt2.toml` (or `gsm8k_llama1b.toml`), and goes on where it
-# was stopped.
+# The whole experiment is one command, `codi run configs/gsm8k_gpt2.toml` (or `gsm8k_llama1b.toml`); an interrupted run
+# resumes.

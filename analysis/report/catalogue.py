@@ -31,7 +31,7 @@ from codi_tracing.analysis.figures.original import (
 )
 from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
 from codi_tracing.analysis.figures.steps import steps_chart, steps_data
-from codi_tracing.analysis.rows import layerwise
+from codi_tracing.analysis.rows import layerwise_rows
 from codi_tracing.analysis.statistics.directions import direction_agreement
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.configs.vocabulary import EXPERIMENTS, SEGMENTS, SWEEPS
@@ -63,12 +63,12 @@ def of_experiment(
 
 def has_layers(name: str, table: pd.DataFrame) -> bool:
     """Whether single layers were written at all steps."""
-    return name == "sweep" and not layerwise(table).empty
+    return name == "sweep" and not layerwise_rows(table).empty
 
 
 def has_original_cells(name: str, table: pd.DataFrame) -> bool:
     """Whether the run has what the original experiment's figures show."""
-    return name in ("sweep", "original") and not layerwise(table).empty
+    return name in ("sweep", "original") and not layerwise_rows(table).empty
 
 
 def has_edits(name: str, table: pd.DataFrame) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
-from codi_tracing.analysis.rows import layerwise, main_protocol
+from codi_tracing.analysis.rows import layerwise_rows, main_protocol
 
 METRIC_KEYS = {  # the table's metric: the original file's key
     "kl_from_corrupted": "kl_divergence",
@@ -90,7 +90,7 @@ def write_original_pictures(run: Path) -> None:
 
 def original_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The original experiment's cells of all metrics, clean into corrupted; empty if there are none."""
-    rows = layerwise(main_protocol(table))
+    rows = layerwise_rows(main_protocol(table))
     return rows[(rows["direction"] == "denoising") & (rows["source"] == "clean")]
 
 

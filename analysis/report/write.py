@@ -23,7 +23,7 @@ from codi_tracing.analysis.report.explorer_charts import explorer_specs
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
 from codi_tracing.analysis.report.original_files import write_original_files, write_original_pictures
 from codi_tracing.analysis.report.sections import Shown, report_values
-from codi_tracing.analysis.rows import layerwise
+from codi_tracing.analysis.rows import layerwise_rows
 from codi_tracing.analysis.statistics.results import Results
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -38,7 +38,7 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
     """
     run = read_run(run)
     table, folder = run.results.table, run.folder
-    if not layerwise(table).empty:
+    if not layerwise_rows(table).empty:
         try:
             write_original_files(folder, table, run.pairs)
         except ValueError as error:

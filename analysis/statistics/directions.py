@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from codi_tracing.analysis.rows import single_sites
+from codi_tracing.analysis.rows import single_site_rows
 from codi_tracing.analysis.statistics.effects import SUMS, specific_or_plain
 from codi_tracing.analysis.statistics.inference import CONFIDENCE, RESAMPLES, resample_counts
 from codi_tracing.analysis.table import SITE_KEYS
@@ -66,7 +66,7 @@ def direction_agreement(table: pd.DataFrame, metric: str = "logit_difference", *
 
 def rows_of_sites(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of single sites of a metric; ValueError if there are none."""
-    rows = single_sites(table, metric)
+    rows = single_site_rows(table, metric)
     if rows.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r}")
     return rows

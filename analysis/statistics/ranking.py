@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from codi_tracing.analysis.captions import place_name
-from codi_tracing.analysis.rows import SERIES, one_of, single_sites
+from codi_tracing.analysis.rows import SERIES, one_of, single_site_rows
 from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, pooled, specific_or_plain
 from codi_tracing.analysis.statistics.inference import ratio_intervals, step_down
 from codi_tracing.analysis.statistics.sites import ALPHA
@@ -67,7 +67,7 @@ def _rows_to_rank(table: pd.DataFrame, by: str, metric: str, direction: str) -> 
     """The effects of single sites, or of single layers or steps."""
     if by not in RANKED_BY:
         raise ValueError(f"by is {by!r}, expected one of {', '.join(RANKED_BY)}")
-    chosen = single_sites(table, metric, direction)
+    chosen = single_site_rows(table, metric, direction)
     if by != "site":
         chosen = chosen[one_of(chosen, by)]
     if chosen.empty:
@@ -114,7 +114,7 @@ def top_sites(
     because it was selected; `effect` with its interval is that of the other half, which is unbiased. Halves are drawn
     by `seed`. Effects are specific if an unrelated donor was swept.
     """
-    rows = specific_or_plain(single_sites(table, metric, direction))
+    rows = specific_or_plain(single_site_rows(table, metric, direction))
     clusters = np.sort(rows["cluster_id"].unique().astype(str))
     if len(clusters) < 4:
         raise ValueError(f"two halves need at least 4 clusters, found {len(clusters)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.rows import SERIES, from_run, has_unrelated, single_sites
+from codi_tracing.analysis.rows import SERIES, from_run, has_unrelated, single_site_rows
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceiling
 from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, effect, pooled, specific_or_plain
 from codi_tracing.analysis.statistics.inference import (
@@ -62,7 +62,7 @@ def site_statistics(
 
     `moved` is the largest change of the metric by any write there, of any pair and either donor.
     """
-    chosen = single_sites(table, metric, direction)
+    chosen = single_site_rows(table, metric, direction)
     if chosen.empty:
         raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
     has_null = has_unrelated(chosen)

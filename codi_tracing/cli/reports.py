@@ -42,7 +42,7 @@ def report(
 
 
 @app.command()
-def comparison_data(
+def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run folder, on the same pairs.")],
     metric: Annotated[str, typer.Option(help="The metric whose effects are compared.")] = "logit_difference",

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.table import COLUMNS, KEYS, SITE_KEYS, check_table
+from codi_tracing.analysis.table import CELL_KEYS, COLUMNS, SITE_KEYS, check_table
 from tests.support.tables import one_row
 
 # no temporary file is left
@@ -15,7 +15,7 @@ def test_columns_have_one_order_and_one_type_each():
     assert checked["pair_id"].iloc[0] == "7"
     assert {str(checked[name].dtype) for name in ("layer", "step", "head", "draw")} == {"Int64"}
     assert str(checked["patched"].dtype) == "float64"
-    assert set(SITE_KEYS) < set(KEYS)
+    assert set(SITE_KEYS) < set(CELL_KEYS)
 
 
 @pytest.mark.parametrize(

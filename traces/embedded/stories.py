@@ -12,8 +12,8 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from codi_tracing.analysis.experiments.matched import ANSWER_COLOURS, matched_data
-from codi_tracing.analysis.figures.corners import ANSWERS
+from codi_tracing.analysis.experiments.matched import WHOSE_COLOURS, matched_data
+from codi_tracing.analysis.figures.corners import CORNER_COLOURS
 from codi_tracing.analysis.figures.heatmap import heatmap_data
 from codi_tracing.analysis.figures.marks import below, scale_of
 from codi_tracing.analysis.figures.style import dress, heading
@@ -26,7 +26,7 @@ from codi_tracing.analysis.statistics.sites import ALPHA
 HERE = Path(__file__).parent
 CARD = HERE / "card.json"
 WIDE = 210  # pixels, so that two columns fill a printed page
-ANSWER_COLOURS = {name: ANSWER_COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
+ANSWER_COLOURS = {name: WHOSE_COLOURS[name] for name in ("hybrid", "donor", "host")} | {"other": "#8A8A8A"}
 INTERMEDIATE = 1
 
 
@@ -65,7 +65,7 @@ def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
     """The shares of answers in each corner."""
     labels = {corner: f"{question} q., {thought} thought" for corner, (question, thought) in CORNERS.items()}
     long = shares.assign(corner=shares["corner"].map(labels)).melt(
-        ["corner"], [f"answer_{answer}" for answer in ANSWERS], var_name="answer", value_name="share"
+        ["corner"], [f"answer_{answer}" for answer in CORNER_COLOURS], var_name="answer", value_name="share"
     )
     long["answer"] = long["answer"].str.removeprefix("answer_")
     return (
@@ -74,7 +74,7 @@ def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
         .encode(
             y=alt.Y("corner:N", sort=list(labels.values()), title=None, axis=alt.Axis(labels=named, ticks=named)),
             x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%", tickCount=3)),
-            color=alt.Color("answer:N", title="answer", scale=scale_of(ANSWERS), legend=below(3, "left")),
+            color=alt.Color("answer:N", title="answer", scale=scale_of(CORNER_COLOURS), legend=below(3, "left")),
         )
         .properties(width=WIDE, height=alt.Step(19), title=panel_title(title, sample_size(shares), 13))
     )
@@ -114,7 +114,7 @@ def share_panel(shares: pd.DataFrame) -> Any:
     base = alt.Chart(true).encode(x=x, color=colour)
     lines = base.mark_line(strokeWidth=2, point=True).encode(y=y)
     bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
-    dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=ANSWER_COLOURS["hybrid"]).encode(x=x, y=y)
+    dashed = alt.Chart(control).mark_line(strokeDash=[4, 3], color=WHOSE_COLOURS["hybrid"]).encode(x=x, y=y)
     title = panel_title("Whose answer, once steps are a donor's", sample_size(true))
     return (dashed + bars + lines).properties(width=WIDE, height=120, title=title)
 
