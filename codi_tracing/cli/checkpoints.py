@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from codi_tracing.cli.app import (
-    FAILED,
+    EXIT_FAILED,
     SHIPPED_PAIRS,
     Checkpoint,
-    Config,
+    ConfigFile,
     Device,
     Dtype,
     OnNdif,
@@ -52,7 +52,7 @@ def check(
         typer.echo(f"excluded: {reason}")
     typer.echo(aligned([mark(item), item["name"], item["sentence"]] for item in checks))
     if failed := [item["name"] for item in checks if mark(item) == "FAILED"]:
-        stop(f"{', '.join(failed)}: holds in every model, so no number from this one can be trusted", FAILED)
+        stop(f"{', '.join(failed)}: holds in every model, so no number from this one can be trusted", EXIT_FAILED)
 
 
 @app.command("eval")
@@ -102,7 +102,7 @@ def evaluate(
 
 
 @app.command()
-def train(config: Config, out: Out = None) -> None:
+def train(config: ConfigFile, out: Out = None) -> None:
     """Train a base, or a CODI model over a base. The shipped checkpoints were trained with it.
 
     The checkpoint's codi.json records the recipe of the config.

@@ -111,12 +111,6 @@ def json_type(value: Any) -> str:
     return types.get(type(value), "a number")
 
 
-def short_json(value: Any) -> str:
-    """A value as JSON, in at most 40 characters."""
-    text = json.dumps(value, ensure_ascii=False)
-    return (text if len(text) <= 40 else text[:37] + "…").encode(errors="replace").decode()
-
-
 def _read_text(path: Path) -> str:
     if path.is_dir():
         raise PairsError(["is a folder, expected a JSON file of pairs"])

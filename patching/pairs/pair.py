@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.text import short_json
 from codi_tracing.patching.pairs.json_records import (
     FileRecord,
     PairsError,
@@ -36,7 +37,6 @@ from codi_tracing.patching.pairs.json_records import (
     json_type,
     number_records,
     read_records,
-    short_json,
 )
 
 VARIANTS = ("clean", "corrupted")
@@ -177,12 +177,14 @@ def _field_faults(record: Mapping[str, Any], required: Sequence[str], known: Seq
     """Fields that are missing, have a wrong value, or cannot be written as JSON."""
     faults = [f"'{name}' is missing" for name in required if name not in record]
     faults += [
-        f"'{name}' is {short_json(record[name])}, expected {expected}"
+        f"'{name}' is {short_json(record[name], 40)}, expected {expected}"
         for name, (is_valid, expected) in RULES.items()
         if name in known and name in record and not is_valid(record[name])
     ]
     broken = [name for name, value in record.items() if name not in known and not is_plain([name, value])]
-    return faults + [f"{short_json(name)} holds NaN or broken text, which JSON cannot; write null" for name in broken]
+    return faults + [
+        f"{short_json(name, 40)} holds NaN or broken text, which JSON cannot; write null" for name in broken
+    ]
 
 
 def _group_faults(members: Sequence[FileRecord]) -> list[str]:

@@ -169,4 +169,4 @@ def test_a_server_that_is_no_deployment_is_named_as_such(monkeypatch):
 def test_a_plan_uses_the_same_largest_request():
     from codi_tracing.patching.plan import cost as costs
 
-    assert costs.LARGEST == jobs.LARGEST_REQUEST
+    assert costs.REQUEST_LIMIT == jobs.LARGEST_REQUEST
