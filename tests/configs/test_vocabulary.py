@@ -17,25 +17,25 @@ def test_the_example_in_the_docstring_holds():
 
 def test_every_metric_is_computed_and_every_computed_metric_has_words():
     estimate = {"logit_difference_estimate"}
-    assert set(vocabulary.METRICS) == {*metrics.METRICS, *metrics.STEP_METRICS} | estimate
+    assert set(vocabulary.METRICS) == {*metrics.METRIC_NAMES, *metrics.STEP_METRICS} | estimate
     at_eot = {name for name, metric in vocabulary.METRICS.items() if metric.read_at == "EoT"}
-    assert at_eot == set(metrics.EOT_METRICS) == {name for name in metrics.METRICS if name.endswith("_at_eot")}
+    assert at_eot == set(metrics.EOT_METRICS) == {name for name in metrics.METRIC_NAMES if name.endswith("_at_eot")}
 
 
 def test_every_site_kind_of_a_table_has_a_noun_and_every_grid_makes_sites():
     assert list(SCHEMA.columns["kind"].checks[0].statistics["allowed_values"]) == list(vocabulary.SITE_KINDS)
     assert all(kind.noun and kind.meaning for kind in vocabulary.SITE_KINDS.values())
     assert len({kind.noun for kind in vocabulary.SITE_KINDS.values()}) == len(vocabulary.SITE_KINDS)
-    assert set(sites.GRIDS) == set(vocabulary.GRIDS)
+    assert set(sites.GRID_SITES) == set(vocabulary.GRIDS)
 
 
 def test_a_sources_name_in_the_table_is_in_the_vocabulary():
-    assert set(sources.SOURCES) == set(vocabulary.CONFIG_SOURCES)
+    assert set(sources.NAMED_SOURCES) == set(vocabulary.CONFIG_SOURCES)
     for direction in vocabulary.DIRECTIONS.values():
-        for source in (*sources.SOURCES.values(), sources.itself):
+        for source in (*sources.NAMED_SOURCES.values(), sources.itself):
             assert sources.source_name(source, direction.host) in vocabulary.TABLE_SOURCES
         assert sources.other(direction.host) == direction.partner
-    computed = {name for name, source in sources.SOURCES.items() if isinstance(source, sources.Value)}
+    computed = {name for name, source in sources.NAMED_SOURCES.items() if isinstance(source, sources.Value)}
     assert computed == {name for name, source in vocabulary.SOURCES.items() if source.computed}
 
 

@@ -50,7 +50,7 @@ def test_hundreds_of_questions_yield_a_pair_of_equal_token_counts(codi, folder):
     done = codi("pairs", "check", "pairs.jsonl", "--json")
     summary = json.loads(done.stdout)
     assert summary["usable"] == summary["pairs"] > 400
-    assert summary["kinds"]["operator_word"] >= 1
+    assert summary["edits"]["operator_word"] >= 1
 
 
 def test_the_experiment_runs_on_these_pairs_and_lists_every_excluded_one(codi, folder):

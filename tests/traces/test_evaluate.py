@@ -97,8 +97,11 @@ def test_the_interval_is_wilsons():
     [
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["data.jsonl", "--device", "warp"], "device 'warp' cannot"),
-        (["data.jsonl", "--out", "data.jsonl"], "data.jsonl: wanted another file than the data's"),
-        (["data.jsonl", "--out", "codi.json"], "codi.json: wanted another file than the data's, whose name ends in"),
+        (["data.jsonl", "--out", "data.jsonl"], "data.jsonl: expected another file than the data's"),
+        (
+            ["data.jsonl", "--out", "codi.json"],
+            "codi.json: expected another file than the data's, with a name that ends in",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(codi, words, sentence):

@@ -15,6 +15,7 @@ from codi_tracing.analysis.report.write import write_report
 from tests.support.places import ROOT
 from tests.support.run_folders import make_run, prepared
 from tests.support.tables import experiment
+from tests.support.waiting import wait_until
 
 BLOCK = 32768
 
@@ -29,6 +30,8 @@ def records(path: Path) -> list:
             place += BLOCK - place % BLOCK
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + length > len(content):
+            break  # the client is still writing it
         part = content[place + 7 : place + 7 + length]
         place += 7 + length
         whole = whole + part if kind in (3, 4) else part
@@ -52,6 +55,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(run):
     (path,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    wait_until(lambda: of_kind(records(path), "exit"), "the client to finish its log")  # a moment after finish()
     return records(path)
 
 
@@ -101,8 +105,8 @@ def test_a_run_without_a_time_is_called_by_its_experiment():
 
 def told(run: Path, mode: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
     """What the command line does with a finished run."""
-    code = f"{before}\nfrom pathlib import Path\nfrom codi_tracing.cli.run import tell_tracking\n"
-    code += f"tell_tracking(Path({str(run)!r}), {mode!r}, 'p', None)"
+    code = f"{before}\nfrom pathlib import Path\nfrom codi_tracing.cli.run import log_to_wandb\n"
+    code += f"log_to_wandb(Path({str(run)!r}), {mode!r}, 'p', None)"
     bare = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL,
@@ -129,4 +133,4 @@ def test_a_damaged_folder_costs_the_tracking_and_not_the_run(tmp_path):
     done = told(folder, "offline")
     assert done.returncode == 0
     assert "is not a whole Parquet file" in done.stderr
-    assert "the run itself is whole" in done.stderr
+    assert "the run itself is complete" in done.stderr
