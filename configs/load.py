@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 
 OPTIONS = {"pairs.file": "--pairs", "pairs.limit": "--limit"}  # of the command line, where not the key's own name
-TABLES: dict[str, type[Record]] = {
+CONFIG_TABLES: dict[str, type[Record]] = {
     "pairs": schema.PairsTable,
     "remote": schema.Remote,
     "tracking": schema.Tracking,
@@ -163,11 +163,11 @@ def _unknown_key(key: str, table: str | None, dotted: str, kind: type[Record], v
             own = [name for name in record.model_fields if name not in RunConfig.model_fields]
             text = f"'{key}' has no meaning in the experiment '{experiment}'; remove it"
             return f"{text}, it can be given {', '.join(own)}"
-    tables = [name for name in record.model_fields if name in TABLES]
-    known = {name: f"{inner}.{name}" for inner in tables for name in TABLES[inner].model_fields}
+    tables = [name for name in record.model_fields if name in CONFIG_TABLES]
+    known = {name: f"{inner}.{name}" for inner in tables for name in CONFIG_TABLES[inner].model_fields}
     known |= {name: name for name in record.model_fields}
     if table is not None:
-        known |= {name: f"{table}.{name}" for name in TABLES[table].model_fields}
+        known |= {name: f"{table}.{name}" for name in CONFIG_TABLES[table].model_fields}
     return f"unknown key '{dotted}', the nearest known key is '{known[get_close_matches(key[:100], known, 1, 0)[0]]}'"
 
 

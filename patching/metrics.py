@@ -73,7 +73,7 @@ class StepReading(NamedTuple):
     corrupted: Float[Tensor, "pair 1 d_model"]
 
 
-TOP = 10  # tokens of `top_overlap`
+TOP_TOKENS = 10  # tokens of `top_overlap`
 Metric = Callable[[Reading], Float[Tensor, "pair cell"]]
 
 
@@ -118,7 +118,7 @@ def entropy(r: Reading) -> Tensor:
 
 def top_overlap(r: Reading) -> Tensor:
     """Share of the clean run's ten likeliest tokens that are among the patched run's ten: 0 to 1."""
-    top = min(TOP, r.patched.shape[-1])
+    top = min(TOP_TOKENS, r.patched.shape[-1])
     mine, clean = r.patched.topk(top).indices, r.clean.topk(top).indices.expand(*r.patched.shape[:-1], top)
     return (mine[..., :, None] == clean[..., None, :]).any(-1).float().mean(-1)
 

@@ -17,6 +17,7 @@ from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.statistics.corners import corners
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.configs.vocabulary import DIRECTIONS
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, prefixes, stepwise
@@ -33,14 +34,13 @@ from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
 from codi_tracing.traces.training.word_problems import WordProblem, draw_problems
 
-DIRECTIONS = ("denoising", "noising")
 CARD_METRICS = ("logit_difference", "answer", "answer_is_clean", "answer_is_corrupted")
 
 
 def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed: int = 20_000) -> dict[str, Any]:
     """All figures of the card. `seed` must differ from those of the checkpoint's training and of its shipped pairs."""
     asked = draw_problems(seed, problems)
-    by_steps = {str(n): accuracy(model, asked, n) for n in range(model.n_latents + 2)}
+    by_steps = {str(n): greedy_accuracy(model, asked, n) for n in range(model.n_latents + 2)}
     ready = new_pairs(model, pairs, seed + 1)
     donors = draw_unrelated(ready, seed)
     layers, steps, upto = layerwise(model), stepwise(model), prefixes(model)
@@ -61,7 +61,7 @@ def measure_card(model: CodiModel, problems: int = 1000, pairs: int = 500, seed:
     }
 
 
-def accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
+def greedy_accuracy(model: CodiModel, problems: list[WordProblem], n_latents: int) -> float:
     """Greedy accuracy with `n_latents` latent steps."""
     questions = [problem.question for problem in problems]
     texts = answers(model, questions, n_latents=n_latents, batch_size=100, max_new_tokens=8)
@@ -105,7 +105,7 @@ def effect_of(
     return float(pooled(effect(rows), by=["kind"])["effect"].iloc[0])
 
 
-def write_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **options: int) -> Path:
+def write_model_card(folder: Path, names: tuple[str, ...] = ("thought", "bypass"), **options: int) -> Path:
     """Measure the checkpoints `folder/<name>` and write `card.json` and the model card `README.md` beside them."""
     figures = {name: measure_card(load_codi(folder / name), **options) for name in names}
     write_json(folder / "card.json", figures)

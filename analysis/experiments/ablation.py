@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import column_of, numbers, scale_of, share_axis
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled
 from codi_tracing.analysis.rows import host_value, one_of, plain, right_hosts, without
 from codi_tracing.analysis.statistics.effects import pooled_shares
 from codi_tracing.configs.vocabulary import SITE_KINDS

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from codi_tracing.analysis.captions import about_pooled, site_name
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, site_name
 from codi_tracing.analysis.rows import from_other_run, one_of, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SITE_KINDS

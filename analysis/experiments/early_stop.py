@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import band, below, dash_by, scale_of, share_axis, tips, whole_axis
 from codi_tracing.analysis.figures.style import BLUE, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled
 from codi_tracing.analysis.rows import right_hosts, without
 from codi_tracing.analysis.statistics.effects import pooled
 

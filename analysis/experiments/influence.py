@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, both_ways, metric_noun, one_site
 from codi_tracing.analysis.figures.marks import reach_of, step_matrix
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, both_ways, metric_noun, one_site
 from codi_tracing.analysis.rows import from_other_run, has_unrelated, one_of, without
 from codi_tracing.analysis.statistics.effects import pooled, specific_or_plain
 from codi_tracing.configs.vocabulary import SEGMENTS

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, both_ways, one_site
 from codi_tracing.analysis.figures.marks import (
     EFFECT_TITLE,
     band,
@@ -19,7 +20,6 @@ from codi_tracing.analysis.figures.marks import (
     zero_line,
 )
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, both_ways, one_site
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SEGMENTS

@@ -10,9 +10,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import numbers
 from codi_tracing.analysis.figures.style import BLUE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled
 from codi_tracing.analysis.rows import right_hosts
 from codi_tracing.analysis.statistics.effects import pooled_shares
 

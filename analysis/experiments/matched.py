@@ -11,9 +11,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, one_site
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, dress, heading
-from codi_tracing.analysis.labels import about_pooled, one_site
 from codi_tracing.analysis.rows import plain, without
 from codi_tracing.analysis.statistics.effects import pooled_shares
 from codi_tracing.configs.vocabulary import SEGMENTS

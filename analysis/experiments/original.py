@@ -13,9 +13,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import below, dashes_below, layer_axis, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, dress, heading
-from codi_tracing.analysis.labels import about_pooled
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise_rows
 from codi_tracing.analysis.statistics.effects import effect, pooled
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from codi_tracing.analysis.captions import about_pooled, metric_noun, what_where
 from codi_tracing.analysis.figures.marks import below, reach_of, scale_of, step_matrix, tips
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, metric_noun, what_where
 from codi_tracing.analysis.rows import from_other_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
 

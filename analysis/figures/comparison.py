@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import metric_noun, site_name
 from codi_tracing.analysis.figures.marks import below, crosses, diagonal, numbers, row_of, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import metric_noun, site_name
 from codi_tracing.analysis.rows import from_other_run, main_protocol, sites_have_unrelated
 from codi_tracing.analysis.statistics.effects import SUMS, effect, pooled
 from codi_tracing.analysis.statistics.effects import specific as specific_effect

@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled
 from codi_tracing.analysis.statistics.corners import CORNERS
 
 CORNER_MEAN = ["logit_difference", "low", "high"]

@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns
 from codi_tracing.analysis.figures.marks import crosses, diagonal, numbers
 from codi_tracing.analysis.figures.style import BLUE, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, metric_noun, site_name, site_nouns
 from codi_tracing.analysis.rows import has_unrelated
 from codi_tracing.analysis.statistics.directions import rows_of_sites
 from codi_tracing.analysis.statistics.effects import SUMS, by_site, specific_or_plain

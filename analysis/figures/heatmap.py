@@ -8,9 +8,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, metric_noun, site_nouns, what_where
 from codi_tracing.analysis.figures.marks import effect_colour, reach_of, tips
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, metric_noun, site_nouns, what_where
 from codi_tracing.analysis.rows import from_other_run, main_protocol, plain, sites_have_unrelated, without
 from codi_tracing.analysis.statistics.effects import by_site, effect
 from codi_tracing.analysis.statistics.sites import ALPHA, site_statistics

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.figures.marks import (
     EFFECT_TITLE,
     band,
@@ -20,7 +21,6 @@ from codi_tracing.analysis.figures.marks import (
     zero_line,
 )
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.labels import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise_rows, main_protocol, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
 

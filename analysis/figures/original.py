@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns, what_where
 from codi_tracing.analysis.figures.marks import EFFECT_TITLE, layer_axis, numbers, scale_of, tips
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
-from codi_tracing.analysis.labels import about_pooled, metric_noun, site_name, site_nouns, what_where
 from codi_tracing.analysis.rows import SERIES, layerwise_rows
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 from codi_tracing.analysis.statistics.effects import pooled_shares

@@ -11,6 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun, site_name, what_where
 from codi_tracing.analysis.figures.marks import (
     EFFECT_TITLE,
     below,
@@ -24,7 +25,6 @@ from codi_tracing.analysis.figures.marks import (
 )
 from codi_tracing.analysis.figures.steps import DONOR_DASHES
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
-from codi_tracing.analysis.labels import BOTH_WAYS, about_pooled, metric_noun, site_name, what_where
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise_rows, main_protocol
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.sites import site_statistics

@@ -13,6 +13,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.figures.marks import (
     EFFECT_TITLE,
     band,
@@ -25,7 +26,6 @@ from codi_tracing.analysis.figures.marks import (
     zero_line,
 )
 from codi_tracing.analysis.figures.style import GREY, WIDTH, dress, heading
-from codi_tracing.analysis.labels import BOTH_WAYS, about_pooled, metric_noun
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_other_run, from_run, one_of, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS

@@ -19,7 +19,7 @@ MARKS = {"an intermediate": ORANGE, "the answer": GREEN}
 BLUES = ["#ffffff", "#6baed6", "#08519c"]
 SHARES = alt.Scale(domain=[0, 1], range=BLUES, interpolate="rgb")
 COLUMN_WIDTH = 44  # pixels of a step's column
-KEYS = ("special", "numbers", "words", "BoT", "step", "EoT", "answer")
+ATTENDED_KEYS = ("special", "numbers", "words", "BoT", "step", "EoT", "answer")
 COLOURS = (GREY, ORANGE, "#E69F00", "#CC79A7", BLUE, "#56B4E9", GREEN)
 QUERIES = ("step", "EoT", "answer")
 
@@ -141,7 +141,9 @@ def attention_map(weights: pd.DataFrame) -> Any:
     """Attention from each step, EoT and the answer to groups of tokens, from `mean_attention`, over all layers."""
     cells = weights.assign(text=weights["weight"].map(lambda weight: f"{100 * weight:.0f}" if weight >= 0.005 else ""))
     base = alt.Chart(cells).encode(
-        x=alt.X("key:N", sort=order_of(weights["key"], KEYS), title="attended to", axis=alt.Axis(labelAngle=-45)),
+        x=alt.X(
+            "key:N", sort=order_of(weights["key"], ATTENDED_KEYS), title="attended to", axis=alt.Axis(labelAngle=-45)
+        ),
         y=alt.Y("query:N", sort=order_of(weights["query"], QUERIES), title="from"),
     )
     share = [alt.Tooltip(f"{name}:Q", format=".1%") for name in ("weight", "low", "high")]
@@ -173,8 +175,8 @@ def attention_by_layer(weights: pd.DataFrame, queries: Sequence[str] = ("EoT", "
         raise ValueError(f"the rows have no query {' or '.join(queries)}; they have {known}")
     groups = rows["key"].where(~rows["key"].str.startswith("step "), "latent steps")
     summed = rows.assign(key=groups).groupby(["query", "layer", "key"], as_index=False)[["weight", "even"]].sum()
-    names = order_of(summed["key"], KEYS)
-    colours = dict(zip([*KEYS[:4], "latent steps", *KEYS[5:]], COLOURS, strict=True))
+    names = order_of(summed["key"], ATTENDED_KEYS)
+    colours = dict(zip([*ATTENDED_KEYS[:4], "latent steps", *ATTENDED_KEYS[5:]], COLOURS, strict=True))
     colour = alt.Color(
         "key:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names]), legend=below(4)
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codi_tracing.analysis.labels import metric_noun, site_name
+from codi_tracing.analysis.captions import metric_noun, site_name
 from codi_tracing.analysis.report.catalogue import figures_of_run
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
@@ -15,10 +15,10 @@ from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.statistics.sites import ALPHA
 from codi_tracing.configs.vocabulary import SEGMENTS
 
-Rows = list[list[str]]
+TextRows = list[list[str]]
 
 
-def conclusions(folder: Path | FinishedRun) -> Iterator[str | Rows]:
+def conclusions(folder: Path | FinishedRun) -> Iterator[str | TextRows]:
     """The checks, the four corners and their verdict, the figures' sentences, and the largest sites of a run."""
     run = read_run(folder)
     results = run.results
@@ -41,7 +41,7 @@ def conclusions(folder: Path | FinishedRun) -> Iterator[str | Rows]:
         yield or_reason(lambda results: results.leader, results)
 
 
-def comparison(first: Path, second: Path, metric: str = "logit_difference") -> Iterator[str | Rows]:
+def comparison(first: Path, second: Path, metric: str = "logit_difference") -> Iterator[str | TextRows]:
     """Two runs on the same pairs beside each other: their verdicts, ceilings, and where their effects differ most."""
     names = run_names(first, second)
     compared = compare_runs(first, second, metric)
@@ -70,7 +70,7 @@ def mark(check: Mapping[str, Any]) -> str:
     return "ok" if check["passed"] else "FAILED" if check["grade"] == "invariant" else "note"
 
 
-def or_reason(part: Callable[[Results], str | Rows], results: Results) -> str | Rows:
+def or_reason(part: Callable[[Results], str | TextRows], results: Results) -> str | TextRows:
     """A part of the conclusions, or the reason why this table does not allow it."""
     try:
         return part(results)
@@ -78,25 +78,25 @@ def or_reason(part: Callable[[Results], str | Rows], results: Results) -> str | 
         return f"not shown: {error}"
 
 
-def corner_rows(results: Results) -> Rows:
+def corner_rows(results: Results) -> TextRows:
     """The corners: logit difference with its interval, and the shares of answers."""
     rows = [["question", "thought", "logit difference", "95 % interval", "clean", "corrupted", "other", "n"]]
     for row in results.corners.to_dict("records"):
         shares = [f"{row[f'answer_{name}']:.0%}" for name in ("clean", "corrupted", "other")]
-        rows.append([row["question"], row["thought"], *estimate(row, "logit_difference"), *shares, str(row["n"])])
+        rows.append([row["question"], row["thought"], *estimate_text(row, "logit_difference"), *shares, str(row["n"])])
     return rows
 
 
-def site_rows(results: Results) -> Rows:
+def site_rows(results: Results) -> TextRows:
     """The largest sites; the word "critical" stands only where the statistics allow it."""
     rows = [["site", "effect", "95 % interval", "rank", "n", "clusters", ""]]
     for row in results.sites().head(5).to_dict("records"):
         ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
         counts = str(row["n"]), str(row["clusters"])
-        rows.append([site_name(row, with_kind=True), *estimate(row, "effect"), ranks, *counts, word])
+        rows.append([site_name(row, with_kind=True), *estimate_text(row, "effect"), ranks, *counts, word])
     return rows
 
 
-def estimate(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
+def estimate_text(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
     """A number and its interval."""
     return f"{row[name]:z.2f}", f"[{row['low']:z.2f}, {row['high']:z.2f}]"

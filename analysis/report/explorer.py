@@ -22,7 +22,7 @@ from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import SITE_KEYS
 from codi_tracing.configs.vocabulary import DIRECTIONS, SEGMENTS, SITE_KINDS
 
-METRIC = "logit_difference"
+EXPLORED_METRIC = "logit_difference"
 MOST_VALUES = 800_000  # of 4 bytes, 5.3 in base64: with Vega and the pairs' texts, the page stays under 10 MB
 NO_SITE = ("knockout", "n_latents", "read_step")  # rows with these are of experiments that do not compare sites
 PLACE = ["direction", *SITE_KEYS]
@@ -39,7 +39,7 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     pairs = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
     ids = [str(pair["pair_id"]) for pair in pairs]
     rows = rows[rows["pair_id"].isin(ids)]
-    measured = rows[(rows["metric"] == METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
+    measured = rows[(rows["metric"] == EXPLORED_METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
     written = measured[from_other_run(measured)]
     if written.empty:
         return None
@@ -109,7 +109,9 @@ def places_of(places: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
     """Each place with its labels and its pooled effect: specific where an unrelated donor was swept."""
     parts = [tested(results, direction) for direction in places["direction"].unique()]
     rows = results.main_table
-    is_segment = (rows["metric"] == METRIC) & rows["kind"].isin(SEGMENTS) & rows[list(NO_SITE)].isna().all(axis=1)
+    is_segment = (
+        (rows["metric"] == EXPLORED_METRIC) & rows["kind"].isin(SEGMENTS) & rows[list(NO_SITE)].isna().all(axis=1)
+    )
     if is_segment.any():
         parts.append(pooled_places(rows[is_segment]))
     effects = pd.concat([part for part in parts if len(part)], ignore_index=True)
@@ -134,7 +136,7 @@ def places_of(places: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
 def tested(results: Results, direction: str) -> pd.DataFrame:
     """The pooled effects of one direction with their family-wise p; without p where no ceiling is known."""
     rows = results.main_table
-    rows = rows[(rows["metric"] == METRIC) & (rows["direction"] == direction) & ~rows["kind"].isin(SEGMENTS)]
+    rows = rows[(rows["metric"] == EXPLORED_METRIC) & (rows["direction"] == direction) & ~rows["kind"].isin(SEGMENTS)]
     rows = rows.dropna(subset=["patched", "clean", "corrupted"])
     if not from_other_run(rows).any():
         return pd.DataFrame()

@@ -33,7 +33,7 @@ from codi_tracing.analysis.lens.statistics import (
 from codi_tracing.analysis.report.sections import Shown, flat_rows
 
 ABOUT = "lens.json"
-TABLES = {
+LENS_TABLES = {
     "says": ("question_id", "step", "layer", "rank", "token", "probability", "entropy"),
     "values": ("question_id", "cluster_id", "steps", "owner", "role", "ordinal", "value", "step", "layer", "rank"),
     "attention": ("question_id", "cluster_id", "query", "layer", "key", "weight", "tokens"),
@@ -78,7 +78,7 @@ def read_lens(folder: Path | str) -> LensFolder:
     if about.get("finished") is False:
         raise ValueError(f"{folder}: this lens was interrupted; run codi lens again")
     tables = []
-    for name, columns in TABLES.items():
+    for name, columns in LENS_TABLES.items():
         path = folder / f"{name}.parquet"
         try:
             table = pd.read_parquet(path)

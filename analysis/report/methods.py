@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.analysis.labels import metric_noun
+from codi_tracing.analysis.captions import metric_noun
 from codi_tracing.analysis.rows import sites_have_unrelated
 from codi_tracing.analysis.statistics.inference import RESAMPLES
 from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, METRICS, SITE_KINDS, SOURCES

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from codi_tracing.analysis.labels import site_name
+from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
 from codi_tracing.analysis.statistics.results import Results
 
 CHECK_RESULTS = {True: "passed", False: "failed", None: "noted"}
-LARGEST = 5
+LARGEST_SITES = 5
 
 
 class Shown(NamedTuple):
@@ -96,7 +96,7 @@ def largest_sites(results: Results) -> dict[str, Any] | None:
             *(f"{row[name]:.2g}" if row["specific"] else "none" for name in ("p_fwer", "q")),
             "critical" if row["critical"] else "exploratory" if row["exploratory"] else "",
         )
-        for row in sites.head(LARGEST).to_dict("records")
+        for row in sites.head(LARGEST_SITES).to_dict("records")
     ]
     tested = bool(sites["specific"].all())
     noun = "specific effect" if tested else "effect"

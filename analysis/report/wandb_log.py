@@ -17,7 +17,7 @@ from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import SITE_KEYS
 
 PROJECT = "cot-exploration"  # the original experiment's
-METRIC = "logit_difference"
+LOGGED_METRIC = "logit_difference"
 
 
 def track(folder: Path | str | FinishedRun, mode: str, project: str = PROJECT, name: str | None = None) -> str:
@@ -75,7 +75,7 @@ def site_effects(results: Results) -> pd.DataFrame:
     """Every site's pooled effect on the logit difference, with interval and counts; empty if none was measured."""
     rows = plain(results.main_table)
     try:
-        return by_site(specific_or_plain(rows[rows["metric"] == METRIC])).drop(columns=["metric"])
+        return by_site(specific_or_plain(rows[rows["metric"] == LOGGED_METRIC])).drop(columns=["metric"])
     except ValueError:
         return pd.DataFrame(columns=[*SERIES, *SITE_KEYS, "effect", "low", "high", "n", "clusters"])
 

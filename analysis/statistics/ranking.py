@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.labels import site_name
+from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.rows import SERIES, one_of, single_site_rows
 from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, pooled, specific_or_plain
 from codi_tracing.analysis.statistics.inference import ratio_intervals, step_down

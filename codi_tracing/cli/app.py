@@ -10,9 +10,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130  # exit codes
 SHIPPED_PAIRS = Path("arithmetic")  # by name, as `load_pairs` takes it
-ORDER = (
+COMMANDS = (
     "run", "plan", "merge", "report", "compare", "lens", "score", "check", "ask", "eval", "convert", "train", "card",
     "pairs", "remote",
 )  # fmt: skip
@@ -22,21 +22,21 @@ class CodiGroup(TyperGroup):
     """Reports bad input as one line on stderr with exit code 2; any other exception is a bug."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            stop(str(interruption) or "interrupted; give the same command again to continue", INTERRUPTED)
+            stop(str(interruption) or "interrupted; give the same command again to continue", EXIT_INTERRUPTED)
         except MemoryError as error:
-            stop(str(error) or "memory ran out; use a smaller batch or a larger machine", BAD_INPUT)
+            stop(str(error) or "memory ran out; use a smaller batch or a larger machine", EXIT_BAD_INPUT)
         except BrokenPipeError:
             raise
         except OSError as error:
-            stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT)
+            stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_BAD_INPUT)
         except ValueError as error:
-            stop(str(error), BAD_INPUT)
+            stop(str(error), EXIT_BAD_INPUT)
 
 
 def stop(sentence: str, code: int) -> NoReturn:
@@ -96,7 +96,7 @@ relative to the current folder, paths in a config to that file.
 Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted.""",
 )
 
-Config = Annotated[
+ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A TOML file, or a shipped config's name; see configs/README.md.")
 ]
 Checkpoint = Annotated[

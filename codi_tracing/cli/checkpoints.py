@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from codi_tracing.cli.app import (
-    FAILED,
+    EXIT_FAILED,
     SHIPPED_PAIRS,
     Checkpoint,
-    Config,
+    ConfigFile,
     Device,
     Dtype,
     OnNdif,
@@ -52,7 +52,7 @@ def check(
         typer.echo(f"excluded: {reason}")
     typer.echo(aligned([mark(item), item["name"], item["sentence"]] for item in checks))
     if failed := [item["name"] for item in checks if mark(item) == "FAILED"]:
-        stop(f"{', '.join(failed)}: holds in every model, so no number from this one can be trusted", FAILED)
+        stop(f"{', '.join(failed)}: holds in every model, so no number from this one can be trusted", EXIT_FAILED)
 
 
 @app.command("eval")
@@ -102,7 +102,7 @@ def evaluate(
 
 
 @app.command()
-def train(config: Config, out: Out = None) -> None:
+def train(config: ConfigFile, out: Out = None) -> None:
     """Train a base, or a CODI model over a base. The shipped checkpoints were trained with it.
 
     The checkpoint's codi.json records the recipe of the config.
@@ -159,9 +159,9 @@ def card(
     pairs: Annotated[int, typer.Option(min=1, help="New pairs to draw.")] = 1000,
 ) -> None:
     """Measure the arithmetic checkpoints and write their model card; the shipped card was written by it."""
-    from codi_tracing.patching.model_card import write_card
+    from codi_tracing.patching.model_card import write_model_card
 
-    typer.echo(f"written to {write_card(folder, problems=problems, pairs=pairs)}")
+    typer.echo(f"written to {write_model_card(folder, problems=problems, pairs=pairs)}")
 
 
 @app.command()

@@ -8,7 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from codi_tracing.cli.app import BAD_INPUT, Device, Dtype, aligned, first_lines, from_here, printable, stop, write_lines
+from codi_tracing.cli.app import (
+    EXIT_BAD_INPUT,
+    Device,
+    Dtype,
+    aligned,
+    first_lines,
+    from_here,
+    printable,
+    stop,
+    write_lines,
+)
 
 pairs_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check a file of clean/corrupted pairs, or make one."
@@ -57,7 +67,7 @@ def check_pairs(
             typer.echo("\n" + "\n".join(first_lines(aligned(rows).splitlines(), "pairs", header=1)))
     if problems := summary["problems"]:
         count = f"{len(problems)} of {len(pairs)} pairs are not usable; the first is " if len(problems) > 1 else ""
-        stop(f"{file}: {count}{problems[0]}", BAD_INPUT)
+        stop(f"{file}: {count}{problems[0]}", EXIT_BAD_INPUT)
 
 
 def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn:
@@ -68,7 +78,7 @@ def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn
         typer.echo(json.dumps({"problems": problems}, indent=2, ensure_ascii=False))
     for problem in first_lines(problems, "problems"):
         typer.echo(f"codi: {printable(f'{from_here(file)}: {problem}')}", err=True)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @pairs_app.command("make")

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from codi_tracing.cli.app import FAILED, Config, Out, absolute, from_here, printable, report_and_print, stop
+from codi_tracing.cli.app import EXIT_FAILED, ConfigFile, Out, absolute, from_here, printable, report_and_print, stop
 
 remote_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -16,7 +16,7 @@ remote_app = typer.Typer(
 
 
 @remote_app.command("check")
-def check_remote(config: Config) -> None:
+def check_remote(config: ConfigFile) -> None:
     """Check with a job or two that the config's deployment computes what this machine would.
 
     The exit code is 1 where an invariant fails: the adapter is not applied, the weights differ, or a self-patch changes
@@ -41,11 +41,11 @@ def check_remote(config: Config) -> None:
         typer.echo(f"{mark(item):<7} {item['name']:<11} {printable(item['sentence'])}")
         failed += [item["name"]] if mark(item) == "FAILED" else []
     if failed:
-        stop(f"{', '.join(failed)}: no number from this deployment can be trusted", FAILED)
+        stop(f"{', '.join(failed)}: no number from this deployment can be trusted", EXIT_FAILED)
 
 
 @remote_app.command("submit")
-def submit_remote(config: Config, out: Out = None) -> None:
+def submit_remote(config: ConfigFile, out: Out = None) -> None:
     """Submit a run's jobs and return; `codi remote collect` fetches their results.
 
     The checks before the sweep are waited for. Given again, it submits the jobs that failed, and those without a result
@@ -55,7 +55,7 @@ def submit_remote(config: Config, out: Out = None) -> None:
 
 
 @remote_app.command("collect")
-def collect_remote(config: Config, out: Out = None) -> None:
+def collect_remote(config: ConfigFile, out: Out = None) -> None:
     """Fetch the finished jobs of a submitted run; when all are finished, write the report."""
     submit_or_collect(config, out, "collect")
 
@@ -77,7 +77,7 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
     try:
         run_experiment(settings, folder, later=step)
     except InvariantError as error:
-        stop(str(error), FAILED)
+        stop(str(error), EXIT_FAILED)
     except JobsPending as state:
         typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
         return

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from codi_tracing.cli.app import (
-    FAILED,
-    Config,
+    EXIT_FAILED,
+    ConfigFile,
     Limit,
     OnNdif,
     OtherCheckpoint,
@@ -28,7 +28,7 @@ from codi_tracing.cli.app import (
 
 @app.command()
 def run(
-    config: Config,
+    config: ConfigFile,
     out: Out = None,
     checkpoint: OtherCheckpoint = None,
     pairs: Annotated[Path | None, typer.Option(help="Replaces the config's file of pairs.")] = None,
@@ -62,7 +62,7 @@ def run(
     try:
         run_experiment(settings, folder, force=force, fresh=fresh, shard=part)
     except InvariantError as error:
-        stop(str(error), FAILED)
+        stop(str(error), EXIT_FAILED)
     if before is not None and modified(folder / "manifest.json") == before:
         typer.echo(f"codi: {from_here(folder)} holds this run, finished; --fresh runs it again", err=True)
     if part is None:
@@ -75,7 +75,7 @@ def run(
 
 @app.command()
 def plan(
-    config: Config,
+    config: ConfigFile,
     checkpoint: OtherCheckpoint = None,
     limit: Limit = None,
     shard: Shard = None,

@@ -47,7 +47,7 @@ from codi_tracing.traces.loop.thought import Edits, run
 from codi_tracing.traces.loop.tokens import encode
 from codi_tracing.traces.model.codi_model import CodiModel
 
-METRIC = "logit_difference_estimate"
+ESTIMATED = "logit_difference_estimate"
 Activations = dict[str, list[tuple[Tensor, ...]]]  # kind -> by step, then layer; a cache entry is (keys, values)
 
 
@@ -99,7 +99,11 @@ def estimated_batch(
     ]
     patched = reference[:, hosts] + np.stack(change, -1)
     runs = (np.broadcast_to(reference[:, [side]], patched.shape) for side in range(2))
-    rows = with_order(rows_of(batch, [()] * len(batch), cells, {METRIC: np.stack([patched, *runs])}), batch, [METRIC])
+    rows = with_order(
+        rows_of(batch, [()] * len(batch), cells, {ESTIMATED: np.stack([patched, *runs])}),
+        batch,
+        [ESTIMATED],
+    )
     bad = ~(np.isfinite(patched).all(1) & np.isfinite(reference).all(1))
     failed = tuple(
         (str(p.pair.pair_id), "its logit differences or their gradients are not finite")
@@ -192,9 +196,9 @@ def to_verify(estimates: pd.DataFrame, top: int, seed: int) -> list[Site]:
     """
     if top < 1:
         raise ValueError(f"top {top} chooses no site; use 1 or more")
-    chosen = estimates[estimates["metric"] == METRIC]
+    chosen = estimates[estimates["metric"] == ESTIMATED]
     if chosen.empty:
-        raise ValueError(f"the table has no rows of metric {METRIC!r}; make them with attribute()")
+        raise ValueError(f"the table has no rows of metric {ESTIMATED!r}; make them with attribute()")
     sign = chosen["direction"].map({"denoising": 1, "noising": -1})
     sums = effect(chosen)[["numerator", "denominator"]].mul(sign, axis=0)
     fields = ("layer", "layer_last", "step", "step_last", "head")

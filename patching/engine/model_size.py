@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 LORA_BYTES = 4  # PEFT keeps LoRA in fp32
-FIELDS = {  # the base's fields, and their names in a Hugging Face config
+SIZE_FIELDS = {  # the base's fields, and their names in a Hugging Face config
     "family": "model_type",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -100,7 +100,9 @@ def size_of_config(config: Any, dtype: str, **codi: Any) -> ModelSize:
         "head_dim": d_model // n_heads,
         "tie_word_embeddings": False,
     }
-    base: dict[str, Any] = {field: getattr(config, name, None) or defaults.get(name) for field, name in FIELDS.items()}
+    base: dict[str, Any] = {
+        field: getattr(config, name, None) or defaults.get(name) for field, name in SIZE_FIELDS.items()
+    }
     return ModelSize(dtype=dtype, **base, **codi)
 
 

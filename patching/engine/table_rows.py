@@ -14,13 +14,13 @@ from codi_tracing.patching.pairs.donors import Donor
 from codi_tracing.patching.pairs.tokenized import TokenizedPair
 from codi_tracing.traces.text import last_number
 
-ORDER = ("rank", "metric_rank", "cell")  # extra columns of a batch's rows, by which the table is sorted
-Values = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
+ROW_ORDER = ("rank", "metric_rank", "cell")  # extra columns of a batch's rows, by which the table is sorted
+MeasuredValues = dict[str, np.ndarray]  # metric -> [3, pair, cell]: patched, clean, corrupted
 
 
 def read_answers(
     batch: Sequence[TokenizedPair], decoded: list[list[str]], metrics: Sequence[str], unpatched: int
-) -> Values:
+) -> MeasuredValues:
     """Answer metrics of the decoded texts `decoded[run][pair]`, as `[3, pair, cell]`: patched, clean, corrupted."""
     numbers = np.array([[last_number(text) for text in cell] for cell in decoded])  # [run, pair]
     patched = numbers[unpatched:]
@@ -37,7 +37,7 @@ def rows_of(
     batch: Sequence[TokenizedPair],
     donors: Sequence[Sequence[Donor]],
     cells: Sequence[Cell],
-    values: Values,
+    values: MeasuredValues,
     protocol: str = "latent_loop",
     read_step: int | None = None,
 ) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def with_order(frame: pd.DataFrame, batch: Sequence[TokenizedPair], metrics: Seq
     return frame.assign(rank=frame["pair_id"].map(ranks), metric_rank=frame["metric"].map(metric_ranks))
 
 
-def in_order(table: pd.DataFrame, order: Sequence[str] = ORDER) -> pd.DataFrame:
+def in_order(table: pd.DataFrame, order: Sequence[str] = ROW_ORDER) -> pd.DataFrame:
     """The table sorted by `order`, whose columns are dropped, and read step: independent of batches and blocks."""
     keys = table[list(order)].assign(read_step=table["read_step"].fillna(-1).astype(int))
     sorted_rows = table.loc[keys.sort_values([*keys], kind="stable").index]

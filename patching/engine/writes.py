@@ -76,9 +76,9 @@ def edits_of(
     norms: EditNorms | None = None,
 ) -> Edits:
     """What is written during the latent steps; `norms` counts every edit but exchanged questions and BoTs."""
-    inside = by_site(model, writes, BLOCK_KINDS)
-    latents = by_site(model, writes, ("latent",))
-    entries = by_site(model, [w for w in writes if w.cell.site.layer is not None], ("kv",))
+    inside = writes_by_site(model, writes, BLOCK_KINDS)
+    latents = writes_by_site(model, writes, ("latent",))
+    entries = writes_by_site(model, [w for w in writes if w.cell.site.layer is not None], ("kv",))
     frozen = frozen_latents(model, writes)
 
     def latent(values: Tensor, step: int) -> Tensor:
@@ -118,7 +118,7 @@ def flat_entries(entry: Any, columns: Tensor) -> Tensor:
     return both.transpose(1, 2).flatten(2)
 
 
-def by_site(model: CodiModel, writes: Sequence[CellWrite], kinds: Sequence[str]) -> dict[WriteSite, SiteWrites]:
+def writes_by_site(model: CodiModel, writes: Sequence[CellWrite], kinds: Sequence[str]) -> dict[WriteSite, SiteWrites]:
     """The writes at each single site."""
     members: dict[WriteSite, list[CellWrite]] = defaultdict(list)
     for write in writes:
@@ -233,5 +233,5 @@ def single_pass_edits(
 ) -> Edits:
     """The same for the single pass, each run of `length` tokens, the first of them pads in place of the thought."""
     view, together = step_view(rows.n_cells, length), range(model.n_latents)
-    inside = by_site(model, writes, BLOCK_KINDS)
+    inside = writes_by_site(model, writes, BLOCK_KINDS)
     return Edits((block_writer(model, inside, inputs, norms, view, together),) if inside else ())

@@ -22,15 +22,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from codi_tracing.patching.lens.questions import SolvedQuestion, solved_question, target_numbers
-from codi_tracing.patching.pair_making.chains import ANNOTATION
+from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.traces.text import last_number
 
 TITLE = r"^Question *[0-9]+\.\.\.$"
-QUESTION = re.compile(
+QUESTION_BLOCK = re.compile(
     rf"^Question *([0-9]+)\.\.\.\n((?:(?!{TITLE}).)*?)\.\.\.\nCoT=([^\n]*), Answer=([^\n]*)$", re.MULTILINE | re.DOTALL
 )
 DECODED = re.compile(r"decoded ([0-9]{1,4})th latent \(top[0-9]+\): (\[.*\])\s*")
-BOT = -1  # the step of BoT's own state
+BOT_STEP = -1  # the step of BoT's own state
 
 
 class DecodedToken(NamedTuple):
@@ -55,7 +55,7 @@ def read_dump(path: str | Path) -> tuple[list[SolvedQuestion], list[DecodedToken
         raise DumpError(f"{path}: is a folder, expected a text file of decoded latents") from None
     except UnicodeDecodeError as error:
         raise DumpError(f"{path}: is not UTF-8 text (byte {error.start}); expected a dump of decoded latents") from None
-    blocks = list(QUESTION.finditer(text))
+    blocks = list(QUESTION_BLOCK.finditer(text))
     complete = {block[1] for block in blocks}
     for title in re.finditer(TITLE, text, re.MULTILINE):
         if (number := re.sub(r"[^0-9]", "", title[0])) not in complete:
@@ -97,7 +97,7 @@ def parse_latents(where: str, question_id: str, text: str) -> list[DecodedToken]
             raise DumpError(f"{where}: latent {latent} occurs twice, expected once; drop one")
         by_latent[latent] = tokens
     return [
-        DecodedToken(question_id, latent + BOT, rank, token)
+        DecodedToken(question_id, latent + BOT_STEP, rank, token)
         for latent, tokens in by_latent.items()
         for rank, token in enumerate(tokens, start=1)
     ]

@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import ANNOTATION
+from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.traces.gsm8k import GsmProblem
 
-NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 class SolvedQuestion(NamedTuple):
@@ -67,7 +67,7 @@ def solved_question(
 def step_result(text: str) -> float:
     """A step's result: `.5`, `1,200`, `$3`, `50%` and `3/4` are numbers too; NaN for anything else or infinite."""
     above, slash, below = text.strip().lstrip("$").rstrip("%.").replace(",", "").partition("/")
-    if not NUMBER.fullmatch(above) or (slash and not NUMBER.fullmatch(below)):
+    if not _NUMBER.fullmatch(above) or (slash and not _NUMBER.fullmatch(below)):
         return math.nan
     divisor = float(below) if slash else 1.0
     value = float(above) / divisor if divisor else math.nan

@@ -28,7 +28,7 @@ from codi_tracing.traces.loop.tokens import positions_needed, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.text import last_number
 
-MANIFEST = "lens.json"
+LENS_MANIFEST = "lens.json"
 
 
 class LensTables(NamedTuple):
@@ -157,10 +157,10 @@ def save_lens(tables: LensTables, folder: Path, about: dict[str, Any]) -> Path:
 
     Until then the manifest marks the folder unfinished, so that no reader mixes the tables of two runs.
     """
-    write_json(folder / MANIFEST, {"finished": False})
+    write_json(folder / LENS_MANIFEST, {"finished": False})
     for name, table in tables._asdict().items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
-    write_json(folder / MANIFEST, {**about, "finished": True})
+    write_json(folder / LENS_MANIFEST, {**about, "finished": True})
     return folder
 
 
@@ -168,11 +168,11 @@ def open_lens_folder(folder: Path) -> Path:
     """A folder for a lens's tables: new, empty, or already a lens's. ValueError for any other."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder; choose another with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder}: holds files but no {MANIFEST}; choose another with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LENS_MANIFEST).is_file():
+        raise ValueError(f"{folder}: holds files but no {LENS_MANIFEST}; choose another with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MANIFEST).is_file():
-        write_json(folder / MANIFEST, {"finished": False})
+    if not (folder / LENS_MANIFEST).is_file():
+        write_json(folder / LENS_MANIFEST, {"finished": False})
     return folder
 
 

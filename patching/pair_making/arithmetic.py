@@ -12,7 +12,7 @@ from codi_tracing.patching.pairs.pair import Side
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.text import last_number
-from codi_tracing.traces.training.word_problems import LARGEST, WordProblem, draw_problem
+from codi_tracing.traces.training.word_problems import LARGEST_NUMBER, WordProblem, draw_problem
 
 
 class ProblemPair(NamedTuple):
@@ -30,7 +30,7 @@ def draw_pair(rng: random.Random) -> ProblemPair:
         step = rng.randrange(len(clean.values))
         edited = rng.choice((0, 1)) if step == 0 else step + 1
         # Only the value is drawn again, not the problem: else short chains, easier to edit, would be too many.
-        edits = [clean.with_number(edited, value) for value in range(2, LARGEST + 1)]
+        edits = [clean.with_number(edited, value) for value in range(2, LARGEST_NUMBER + 1)]
         fit = [problem for problem in edits if problem.valid and problem.answer != clean.answer]
         if fit and clean.numbers.count(clean.numbers[edited]) == 1:
             return ProblemPair(clean, rng.choice(fit), edited)

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from codi_tracing.patching.pair_making.chains import Step, write_number, write_step
+from codi_tracing.patching.pair_making.gsm8k_chains import Step, write_number, write_step
 from codi_tracing.patching.pair_making.number_edits import (
     EDITS,
     REASONS,

@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import ChainError, Leaf, evaluate, leaves, replace_leaves
+from codi_tracing.patching.pair_making.gsm8k_chains import ChainError, Leaf, evaluate_expression, leaves, replace_leaves
 from codi_tracing.patching.pair_making.number_edits import EditError, TracedQuestion, trace_operands
 from codi_tracing.patching.pairs.pair import Side
 from codi_tracing.traces.gsm8k import GsmProblem
 
 Corner = tuple[bool, bool]  # same intermediate, same answer
-CORNERS: tuple[Corner, ...] = ((True, True), (True, False), (False, True), (False, False))
+MATCH_CORNERS: tuple[Corner, ...] = ((True, True), (True, False), (False, True), (False, False))
 
 
 class Match(NamedTuple):
@@ -109,7 +109,7 @@ def find_matches(
         for host in index.questions
         for j in range(len(host.results) - 1)
         if is_traceable(host.traced, j)
-        for corner in CORNERS
+        for corner in MATCH_CORNERS
         for match in draw_matches(index, host, j, corner, seed, per_corner)
     ]
 
@@ -118,7 +118,7 @@ def coverage(matches: Iterable[Match]) -> dict[tuple[int, bool, bool], int]:
     """Number of matches by j, same intermediate and same answer."""
     counts = Counter((match.j, match.same_intermediate, match.same_answer) for match in matches)
     steps = range(max((j for j, *_ in counts), default=-1) + 1)
-    return {(j, *corner): counts[j, *corner] for j in steps for corner in CORNERS}
+    return {(j, *corner): counts[j, *corner] for j in steps for corner in MATCH_CORNERS}
 
 
 def usable_candidates(sides: Sequence[tuple[str, Side]], tokens: Sequence[int]) -> Iterator[Candidate]:
@@ -160,7 +160,7 @@ def results_after(traced: TracedQuestion, j: int, value: Fraction) -> list[Fract
         return Leaf(str(changed[leaf.value])) if leaf.value in changed else leaf
 
     for step in traced.chain[j + 1 :]:
-        results.append(evaluate(replace_leaves(step.expression, update)))
+        results.append(evaluate_expression(replace_leaves(step.expression, update)))
         changed[step.result] = results[-1]
     return results
 

@@ -22,12 +22,12 @@ from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
-from codi_tracing.patching.pair_making.chains import (
+from codi_tracing.patching.pair_making.gsm8k_chains import (
     ChainError,
     Expression,
     Leaf,
     Step,
-    evaluate,
+    evaluate_expression,
     leaves,
     parse_chain,
     replace_leaves,
@@ -142,7 +142,7 @@ def recompute(
 
     for index, step in enumerate(traced.chain):
         expression = rewrite(index, replace_leaves(step.expression, update))
-        done.append(Step(expression, evaluate(expression)))
+        done.append(Step(expression, evaluate_expression(expression)))
     return tuple(done)
 
 

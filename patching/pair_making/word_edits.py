@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 
-from codi_tracing.patching.pair_making.chains import ChainError, Expression, Leaf, Operation, leaves
+from codi_tracing.patching.pair_making.gsm8k_chains import ChainError, Expression, Leaf, Operation, leaves
 from codi_tracing.patching.pair_making.number_edits import (
     EditError,
     QuestionEdit,
@@ -21,7 +21,9 @@ MORE = re.compile(
     r"(?<!need )(?<!needs )(?<!needed )(?P<sign>\$?)\b(?P<number>\d[\d,]*) (?P<noun>(?!times|percent|better)[a-z]+ )?"
     r"(?P<word>more|fewer|less) (?P<things>(?:[a-z]+ ){0,3})than\b"
 )
-MEASURES = "feet inches yards miles meters kilometers pounds ounces grams kilograms dollars cents hours minutes".split()
+MEASURE_NOUNS = (
+    "feet inches yards miles meters kilometers pounds ounces grams kilograms dollars cents hours minutes".split()
+)
 # A reversed comparison may contradict such a word.
 RANKED = re.compile(r"\b(?:\w+est|most|least|younger|older|elder|smaller|bigger|larger|taller|shorter|cheaper)\b", re.I)
 TWICE = re.compile(r"\b(?P<word>twice|half) as (?:many|much|long|tall|far|fast|big|large|heavy|expensive)\b")
@@ -56,7 +58,7 @@ def opposite(match: re.Match[str]) -> str:
     if match["word"] != "more":
         return "more"
     noun = str(match["things"] or match["noun"] or " ").split(" ")[-2]  # both end in a blank
-    return "fewer" if noun.endswith("s") and noun not in MEASURES and not match["sign"] else "less"
+    return "fewer" if noun.endswith("s") and noun not in MEASURE_NOUNS and not match["sign"] else "less"
 
 
 def replace_word(

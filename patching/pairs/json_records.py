@@ -26,7 +26,7 @@ def _without_middle(sentence: str) -> str:
     return sentence if len(sentence) <= 300 else f"{sentence[:120]} … {sentence[-150:]}"
 
 
-class Record(NamedTuple):
+class FileRecord(NamedTuple):
     """A parsed value and its position: `record` 0, 1, … of a list, or `line` 1, 2, … of a file."""
 
     unit: str
@@ -48,7 +48,7 @@ def find_pairs_file(path: str | Path) -> Path:
     return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
 
 
-def read_records(path: Path) -> tuple[list[Record], list[str]]:
+def read_records(path: Path) -> tuple[list[FileRecord], list[str]]:
     """A file's records, and one sentence for each line that is not JSON; `PairsError` where there are no records."""
     text = _read_text(path)
     if not text.lstrip().startswith("[") and (path.suffix == ".jsonl" or _is_jsonl(text)):
@@ -60,16 +60,16 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
     return number_records(value), []
 
 
-def number_records(value: Any) -> list[Record]:
+def number_records(value: Any) -> list[FileRecord]:
     """The records of a parsed list."""
     if not isinstance(value, list):
         raise PairsError([f"found {json_type(value)}, expected a list of records, two for each pair"])
     if not value:
         raise PairsError(["the list is empty, expected two records for each pair"])
-    return [Record("record", index, item) for index, item in enumerate(value)]
+    return [FileRecord("record", index, item) for index, item in enumerate(value)]
 
 
-def are_questions(records: Sequence[Record]) -> bool:
+def are_questions(records: Sequence[FileRecord]) -> bool:
     """Whether these are single questions with their answers, as in GSM8K's own files, and not pairs."""
     pair_fields = {"pair_id", "variant", "clean", "corrupted"}
     return all(
@@ -111,12 +111,6 @@ def json_type(value: Any) -> str:
     return types.get(type(value), "a number")
 
 
-def short(value: Any) -> str:
-    """A value as JSON, in at most 40 characters."""
-    text = json.dumps(value, ensure_ascii=False)
-    return (text if len(text) <= 40 else text[:37] + "…").encode(errors="replace").decode()
-
-
 def _read_text(path: Path) -> str:
     if path.is_dir():
         raise PairsError(["is a folder, expected a JSON file of pairs"])
@@ -144,13 +138,13 @@ def _is_jsonl(text: str) -> bool:
     return isinstance(value, dict) and (bool(rest) or not {"pair_id", "question", "clean"}.isdisjoint(value))
 
 
-def _read_lines(text: str) -> tuple[list[Record], list[str]]:
+def _read_lines(text: str) -> tuple[list[FileRecord], list[str]]:
     records, faults = [], []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a text
         if not line.strip():
             continue
         try:
-            records.append(Record("line", number, json.loads(line)))
+            records.append(FileRecord("line", number, json.loads(line)))
         except (ValueError, RecursionError) as error:
             what = f"{error.msg}, character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
             faults.append(f"line {number}: is not valid JSON ({what}); mend it there")

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.text import short_json
 from codi_tracing.patching.pairs.json_records import (
+    FileRecord,
     PairsError,
-    Record,
     are_questions,
     find_pairs_file,
     is_count,
@@ -36,7 +37,6 @@ from codi_tracing.patching.pairs.json_records import (
     json_type,
     number_records,
     read_records,
-    short,
 )
 
 VARIANTS = ("clean", "corrupted")
@@ -133,12 +133,12 @@ def plain_number(value: float) -> int | float:
     return int(value) if float(value).is_integer() else value
 
 
-def _parse(records: Sequence[Record], faults: Sequence[str]) -> list[Pair]:
+def _parse(records: Sequence[FileRecord], faults: Sequence[str]) -> list[Pair]:
     """The pairs of a file's records; raises `PairsError` with `faults` and all further ones."""
     if records and are_questions(records):
         raise PairsError(["holds questions, not pairs of questions; make pairs of them with `codi pairs make`"])
     problems = list(faults)
-    by_pair: dict[str, list[Record]] = defaultdict(list)
+    by_pair: dict[str, list[FileRecord]] = defaultdict(list)
     for record in records:
         if not isinstance(record.value, dict):
             expected = f"an object with {', '.join(REQUIRED)}, or with pair_id, clean and corrupted"
@@ -177,15 +177,17 @@ def _field_faults(record: Mapping[str, Any], required: Sequence[str], known: Seq
     """Fields that are missing, have a wrong value, or cannot be written as JSON."""
     faults = [f"'{name}' is missing" for name in required if name not in record]
     faults += [
-        f"'{name}' is {short(record[name])}, expected {expected}"
+        f"'{name}' is {short_json(record[name], 40)}, expected {expected}"
         for name, (is_valid, expected) in RULES.items()
         if name in known and name in record and not is_valid(record[name])
     ]
     broken = [name for name, value in record.items() if name not in known and not is_plain([name, value])]
-    return faults + [f"{short(name)} holds NaN or broken text, which JSON cannot; write null" for name in broken]
+    return faults + [
+        f"{short_json(name, 40)} holds NaN or broken text, which JSON cannot; write null" for name in broken
+    ]
 
 
-def _group_faults(members: Sequence[Record]) -> list[str]:
+def _group_faults(members: Sequence[FileRecord]) -> list[str]:
     """Faults of the records of one pair taken together."""
     if any(map(_is_pair, members)):
         return [_repeated("it", members)] if len(members) > 1 else []
@@ -205,13 +207,13 @@ def _group_faults(members: Sequence[Record]) -> list[str]:
     return faults
 
 
-def _repeated(what: str, members: Sequence[Record]) -> str:
+def _repeated(what: str, members: Sequence[FileRecord]) -> str:
     *first, last = (str(member.number) for member in members)
     positions = f"{members[0].unit}s {', '.join(first)} and {last}"
     return f"{what} occurs {len(members)} times ({positions}), expected once; drop one"
 
 
-def _pair(members: Sequence[Record]) -> Pair:
+def _pair(members: Sequence[FileRecord]) -> Pair:
     extra: dict[str, Any] = {}
     side_fields: tuple[str, ...] = SIDE_FIELDS
     if _is_pair(members[0]):
@@ -235,6 +237,6 @@ def _pair(members: Sequence[Record]) -> Pair:
     return Pair(pair_id, str(pair_id if cluster is None else cluster), clean, corrupted, about.get("edit"), extra)
 
 
-def _is_pair(record: Record) -> bool:
+def _is_pair(record: FileRecord) -> bool:
     """Whether a record is a whole pair, our own form, and not one side of it."""
     return not set(VARIANTS).isdisjoint(record.value)

@@ -18,7 +18,11 @@ from codi_tracing.patching.pairs.tokenized import TokenizedPair
 # Bytes that nnsight 0.8.1 adds to the tensors of a request (our source, the module tree, cells, texts) or of a result.
 REQUEST_BYTES, LAYER_BYTES, CELL_BYTES, PAIR_BYTES, TOKEN_BYTES = 185_000, 18_000, 55, 500, 10
 RESULT_BYTES, TENSOR_BYTES = 1_000, 250
-LARGEST, FAILED, INLINE = 256 * 2**20, 520_000_000, 8 * 2**20  # bytes measured on ndif 0.1.2: requests, a result inline
+REQUEST_LIMIT, FAILED_REQUEST, INLINE = (
+    256 * 2**20,
+    520_000_000,
+    8 * 2**20,
+)  # bytes measured on ndif 0.1.2: requests, a result inline
 
 
 class Cost(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from codi_tracing.traces.model.codi_model import CodiModel
 
 # Assumed: the original experiment's number of pairs, a word problem's length, "The answer is:" and a blank.
-PAIRS, TOKENS, FORCED = 66, 70, 5
+ASSUMED_PAIRS, TOKENS, FORCED = 66, 70, 5
 MAX_OPTION = 10_000  # of options that multiply cells or pairs
 ASSUMED_PAIR = Pair(0, "", Side("", 0.0), Side("", 1.0))
 
@@ -112,8 +112,8 @@ def count_pairs(config: RunConfig, given: int | None, assumptions: list[str]) ->
         assumptions.append(f"{given} pairs are counted (--pairs), not those of {file.name}")
         return given
     if not file.is_file():
-        assumptions.append(f"the pairs file {file.name} is missing: {PAIRS} pairs are assumed (change with --pairs)")
-        return PAIRS
+        assumptions.append(f"the pairs file {file.name} is missing: {ASSUMED_PAIRS} pairs are assumed (see --pairs)")
+        return ASSUMED_PAIRS
     count = len(split_usable(load_pairs(file))[0])
     if not count:
         raise ValueError(f"{file}: none of its pairs is a contrast; codi pairs check says why")

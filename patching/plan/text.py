@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codi_tracing.patching.engine.partition import GIB
-from codi_tracing.patching.plan.cost import FAILED, INLINE, LARGEST, Cost
+from codi_tracing.patching.plan.cost import FAILED_REQUEST, INLINE, REQUEST_LIMIT, Cost
 from codi_tracing.patching.plan.count import Plan
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -35,7 +35,7 @@ def total_rows(plan: Plan, tflops: float | None) -> list[list[str]]:
     size, cost = plan.inputs.size, plan.cost
     least = cost.flops - cost.decoding_flops
     base = f"{size.base_parameters:,} parameters in the base, {size.dtype}"
-    fits = cost.largest_sent <= LARGEST
+    fits = cost.largest_sent <= REQUEST_LIMIT
     request = "up to 256 MiB are sent" if fits else "not sent, unless compression brings it below 256 MiB"
     inline = cost.largest_returned <= INLINE
     result = "up to 8 MiB travel inline" if inline else "above 8 MiB, through an object store"
@@ -90,7 +90,7 @@ def assumption_sentences(plan: Plan) -> list[str]:
         f"on NDIF {job}; it holds the projection ({projection}), BoT and EoT, tokens, pairs, cells, means where they "
         "are written, and this package's source; the server holds base and LoRA, and makes masks and noise",
         "bytes are those before compression; measured on ndif 0.1.2 over loopback, requests of 256 MB worked and of "
-        f"{short(FAILED, 'B')} failed, and results up to 8 MiB travel inline",
+        f"{short(FAILED_REQUEST, 'B')} failed, and results up to 8 MiB travel inline",
     ]
 
 

@@ -28,7 +28,7 @@ from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.table import COLUMNS, check_table
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec
 from codi_tracing.patching.engine.partition import Sizes
-from codi_tracing.patching.engine.table_rows import ORDER
+from codi_tracing.patching.engine.table_rows import ROW_ORDER
 from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
 FOLDER, HEADER_KEY = "batches", b"codi_tracing"
@@ -110,7 +110,7 @@ def read_hashed(path: Path) -> bytes:
 
 def write_batch(folder: Path, header: BatchHeader, rows: pd.DataFrame) -> Path:
     """Write a batch's rows, with the table's types, as a Parquet file."""
-    typed = check_table(rows[list(COLUMNS)]).assign(**{name: rows[name].astype(int) for name in ORDER})
+    typed = check_table(rows[list(COLUMNS)]).assign(**{name: rows[name].astype(int) for name in ROW_ORDER})
     table = pa.Table.from_pandas(typed, preserve_index=False)
     about = json.dumps({**header._asdict(), "sizes": header.sizes._asdict()}, ensure_ascii=False)
     table = table.replace_schema_metadata({**table.schema.metadata, HEADER_KEY: about.encode()})
@@ -129,7 +129,7 @@ def read_batch(path: Path) -> tuple[BatchHeader, pd.DataFrame]:
         rows = pd.read_parquet(io.BytesIO(content))
     except Exception as error:  # the hash matches, so this is no damage but another writer
         raise BatchFileError(f"{path}: is not a batch of this version ({type(error).__name__})") from None
-    if list(rows) != [*COLUMNS, *ORDER]:
+    if list(rows) != [*COLUMNS, *ROW_ORDER]:
         raise BatchFileError(f"{path}: has the columns of another version")
     return header, rows
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.run_folder import MANIFEST
 from codi_tracing.analysis.io.text import short_json
 
-MANIFEST, TABLE, LOCK = "manifest.json", "cells.parquet", ".lock"
+TABLE, LOCK = "cells.parquet", ".lock"
 FORMAT = 2  # of a run folder; those before kept batches in `shards/` and are refused
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codi_tracing.configs import vocabulary
-from codi_tracing.configs.load import KEYS, TABLES
+from codi_tracing.configs.load import CONFIG_TABLES, KEYS
 from codi_tracing.configs.schema import RECORDS, RunConfig
 from codi_tracing.configs.train_schema import TrainConfig
 
@@ -27,21 +27,21 @@ def test_the_readme_lists_exactly_the_keys_of_the_schema():
     names, of_training = (
         re.findall(r"^\| `(\w+)` \| .* \| .* \|$", text, re.MULTILINE) for text in (keys_of_runs, TRAIN)
     )
-    tables = [key for name in ("pairs", "remote", "tracking") for key in TABLES[name].model_fields]
+    tables = [key for name in ("pairs", "remote", "tracking") for key in CONFIG_TABLES[name].model_fields]
     own = [key for key in KEYS[RunConfig] if key not in RunConfig.model_fields]
     assert names[: len(RunConfig.model_fields)] == list(RunConfig.model_fields)
     assert sorted(names) == sorted([*RunConfig.model_fields, *tables, *own])
-    tables = [key for name in ("optimiser", "architecture", "codi") for key in TABLES[name].model_fields]
-    assert of_training == [key for key in TrainConfig.model_fields if key not in TABLES] + tables
+    tables = [key for name in ("optimiser", "architecture", "codi") for key in CONFIG_TABLES[name].model_fields]
+    assert of_training == [key for key in TrainConfig.model_fields if key not in CONFIG_TABLES] + tables
 
 
 def test_the_readme_states_the_defaults_of_the_schema():
     texts = {name: RUN.split(f"`[{name}]`,")[-1] for name in ("pairs", "remote", "tracking")}
-    tables = [(texts.get(name, TRAIN), table) for name, table in TABLES.items()]
+    tables = [(texts.get(name, TRAIN), table) for name, table in CONFIG_TABLES.items()]
     for text, record in (*((RUN, record) for record in RECORDS.values()), (TRAIN, TrainConfig), *tables):
         for key, field in record.model_fields.items():
             stated = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
-            if field.is_required() and key not in TABLES:
+            if field.is_required() and key not in CONFIG_TABLES:
                 assert stated[1] == "required", key
             elif isinstance(field.default, int | float):
                 assert stated[1] == f"`{str(field.default).lower()}`", key

@@ -272,9 +272,9 @@ def test_a_base_that_the_server_cannot_load_is_named(plain_server: Server, pairs
 
 
 def test_a_request_too_large_to_arrive_is_refused_here(plain_server: Server, pairs, monkeypatch) -> None:
-    from codi_tracing.traces.remote import ndif as deployment
+    from codi_tracing.traces.remote import jobs
 
-    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 1000)
+    monkeypatch.setattr(jobs, "LARGEST_REQUEST", 1000)
     with pytest.raises(DeploymentError, match="use fewer pairs_per_batch, or remote.cells_per_job"):
         record(there(plain_server), [pairs[0].clean.question])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.batch_store import BatchResult, MemoryStore
-from codi_tracing.patching.engine.table_rows import ORDER
+from codi_tracing.patching.engine.table_rows import ROW_ORDER
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.selection import select_pairs
 from codi_tracing.patching.plan.count import Plan, plan_run
@@ -49,4 +49,4 @@ class SpecStore(MemoryStore):
 
     def load(self, batch):
         self.specs.append(batch)
-        return BatchResult(empty_table().assign(**dict.fromkeys(ORDER, 0)))
+        return BatchResult(empty_table().assign(**dict.fromkeys(ROW_ORDER, 0)))

@@ -9,7 +9,7 @@ from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT
 from codi_tracing.patching.interventions.sources import other, unrelated
-from codi_tracing.patching.model_card import accuracy, interchange_accuracy
+from codi_tracing.patching.model_card import greedy_accuracy, interchange_accuracy
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
@@ -44,7 +44,7 @@ def swept(shipped):
 
 def test_accuracy_is_what_the_card_says(shipped):
     name, model = shipped
-    assert accuracy(model, draw_problems(31_337, 200), model.n_latents) == pytest.approx(
+    assert greedy_accuracy(model, draw_problems(31_337, 200), model.n_latents) == pytest.approx(
         CARD[name]["accuracy_by_steps"]["6"], abs=0.05
     )
 

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from codi_tracing.traces.convert.upstream import (
+    BASE_PREFIX,
     LORA_A,
     LORA_B,
-    PREFIX,
     PROJECTION,
     SPECIAL,
     LoadedBase,
@@ -35,7 +35,7 @@ from codi_tracing.traces.convert.upstream import (
     lora_rank,
     with_embedding,
 )
-from codi_tracing.traces.convert.weights_file import WEIGHTS, ConversionError, PartCount, StateDict, read_state
+from codi_tracing.traces.convert.weights_file import UPSTREAM_FILES, ConversionError, PartCount, StateDict, read_state
 from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_tensors
 
 LARGEST_ALPHA = 1e6
@@ -66,10 +66,10 @@ def convert(
     weights = find_weights(str(source))
     state = read_state(weights)
     alpha, alpha_from = find_alpha(weights.parent, alpha)
-    if not any(name.startswith(PREFIX) for name in state):
+    if not any(name.startswith(BASE_PREFIX) for name in state):
         first = min(state, default="none")
         raise ConversionError(
-            f"{weights}: is no CODI state dict: none of its {len(state)} tensors is under {PREFIX!r}; "
+            f"{weights}: is no CODI state dict: none of its {len(state)} tensors is under {BASE_PREFIX!r}; "
             f"the first is {first}"
         )
     loaded = load_base(str(base))
@@ -139,10 +139,10 @@ def find_weights(source: str) -> Path:
     if path.is_file():
         return path
     folder = path if path.is_dir() else fetch(source)
-    for name in WEIGHTS:
+    for name in UPSTREAM_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{source}: holds neither {' nor '.join(WEIGHTS)}; give upstream CODI's output folder")
+    raise CheckpointError(f"{source}: holds neither {' nor '.join(UPSTREAM_FILES)}; give upstream CODI's output folder")
 
 
 def fetch(repository: str) -> Path:
@@ -153,7 +153,7 @@ def fetch(repository: str) -> Path:
     if repository.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise CheckpointError(f"{repository}: no such file or folder; give upstream CODI's output, or a Hub id")
     try:
-        return Path(snapshot_download(repository, allow_patterns=[*WEIGHTS, *ALPHA_FILES]))
+        return Path(snapshot_download(repository, allow_patterns=[*UPSTREAM_FILES, *ALPHA_FILES]))
     except (OSError, HFValidationError) as error:
         raise CheckpointError(
             f"{repository}: is no file or folder here and not in the local Hugging Face cache ({reason(error)}); "
@@ -242,7 +242,7 @@ def write_adapter(folder: Path, state: StateDict, names: TensorNames, alpha: flo
     )
     config.save_pretrained(str(folder))
     tensors = {
-        f"base_model.model.{name}{side.replace('.default', '')}": state[f"{PREFIX}{name}{side}"].contiguous()
+        f"base_model.model.{name}{side.replace('.default', '')}": state[f"{BASE_PREFIX}{name}{side}"].contiguous()
         for name in names.modules
         for side in (LORA_A, LORA_B)
     }

@@ -24,7 +24,7 @@ from codi_tracing.traces.model.checkpoint import named_tensors, new_projection
 from codi_tracing.traces.model.families import Family
 from codi_tracing.traces.model.loading import open_base, refusing
 
-PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
+BASE_PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
 SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
 
@@ -80,17 +80,17 @@ class TensorNames(NamedTuple):
 
 def tensor_names(state: StateDict, lm: nn.Module, family: Family) -> TensorNames:
     """The names that `state` must have over this base; its own names tell which modules are adapted."""
-    adapted = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name}
+    adapted = {name.removeprefix(BASE_PREFIX).partition(".lora_")[0] for name in state if ".lora_" in name}
     targets = {name.rpartition(".")[2] for name in adapted} & set(family.adapted)
     linear = [(name, module) for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     modules: dict[str, nn.Module] = {name: module for name, module in linear if name.rpartition(".")[2] in targets}
-    lora = {f"{PREFIX}{name}{side}" for name in modules for side in (LORA_A, LORA_B)}
+    lora = {f"{BASE_PREFIX}{name}{side}" for name in modules for side in (LORA_A, LORA_B)}
     base = {}
     for name in lm.state_dict():
         module, _, leaf = name.rpartition(".")
-        base[name] = f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
+        base[name] = f"{BASE_PREFIX}{module}.base_layer.{leaf}" if module in modules else BASE_PREFIX + name
     # Old GPT-2 code stored its causal masks in its attention `attn`.
-    masks = {f"{PREFIX}{name}{end.removeprefix('.attn')}" for name, _ in lm.named_modules() for end in OLD_BUFFERS
+    masks = {f"{BASE_PREFIX}{name}{end.removeprefix('.attn')}" for name, _ in lm.named_modules() for end in OLD_BUFFERS
              if name.endswith(".attn")}  # fmt: skip
     optional = (masks & set(state)) - set(base.values())
     return TensorNames(modules, lora, base, optional | ({base["lm_head.weight"]} if is_tied(lm) else set()))
@@ -120,7 +120,7 @@ def part_of(name: str) -> str:
     """Which part of a CODI model a tensor belongs to, by its name."""
     if name.startswith("prj."):
         return "projection"
-    return ("LoRA" if ".lora_" in name else "base") if name.startswith(PREFIX) else "other"
+    return ("LoRA" if ".lora_" in name else "base") if name.startswith(BASE_PREFIX) else "other"
 
 
 def with_embedding(state: StateDict, base: LoadedBase) -> tuple[dict[str, Tensor], TensorNames]:
@@ -167,7 +167,7 @@ def shape_fault(state: StateDict, names: TensorNames, base: LoadedBase) -> str |
         shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(new_projection(d_model, prj_dim)).items()}
     for name, module in names.modules.items():
         n_in, n_out = features(module)
-        shapes |= {f"{PREFIX}{name}{LORA_A}": (rank, n_in), f"{PREFIX}{name}{LORA_B}": (n_out, rank)}
+        shapes |= {f"{BASE_PREFIX}{name}{LORA_A}": (rank, n_in), f"{BASE_PREFIX}{name}{LORA_B}": (n_out, rank)}
     tables = {base.embedding, "lm_head.weight"}
     for own, tensor in base.lm.state_dict().items():
         extra = SPECIAL if own in tables else 0
@@ -198,7 +198,7 @@ def features(module: Any) -> tuple[int, int]:
 
 def lora_rank(state: StateDict, names: TensorNames) -> int:
     """LoRA's rank in the first adapted module; `shape_fault` compares all others."""
-    return state[f"{PREFIX}{next(iter(names.modules))}{LORA_A}"].shape[0]
+    return state[f"{BASE_PREFIX}{next(iter(names.modules))}{LORA_A}"].shape[0]
 
 
 def differing(state: StateDict, names: TensorNames, base: LoadedBase) -> list[str]:

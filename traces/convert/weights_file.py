@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codi_tracing.traces.model.checkpoint import CheckpointError, read_tensors, reason
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+UPSTREAM_FILES = ("model.safetensors", "pytorch_model.bin")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 OLD_BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks of old GPT-2 code
 

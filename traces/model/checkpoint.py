@@ -107,7 +107,7 @@ def write_card(folder: Path, card: Card) -> None:
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 
-FIELDS: dict[str, tuple[Any, str]] = {  # of a card: types, and how a sentence names them
+CARD_FIELDS: dict[str, tuple[Any, str]] = {  # of a card: types, and how a sentence names them
     "base": (str, "a folder or a Hub id"), "n_latents": (int, "an integer"), "answer_prefix": (str, "text"),
     "remove_eos": (bool, "true or false"), "dtype": (str, "text"), "revision": (str | None, "text or null"),
     "provenance": (dict, "an object"),
@@ -128,20 +128,20 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(
             f"{path}: 'version' is {short_repr(version)}, expected 1 or {VERSION}; update codi-tracing"
         )
-    if unknown := sorted(set(values) - set(FIELDS)):
-        raise CheckpointError(f"{path}: unknown key {short_repr(unknown[0])}; known are {', '.join(sorted(FIELDS))}")
+    if unknown := sorted(set(values) - set(CARD_FIELDS)):
+        raise CheckpointError(f"{path}: unknown key {short_repr(unknown[0])}; known: {', '.join(sorted(CARD_FIELDS))}")
 
     def refuse(key: str, expected: str) -> CheckpointError:
         return CheckpointError(f"{path}: {key!r} is {short_repr(values.get(key))}, expected {expected}")
 
-    for key, (types, expected) in FIELDS.items():
+    for key, (types, expected) in CARD_FIELDS.items():
         value = values.get(key)
         if key in (*values, "base", "n_latents") and (
             not isinstance(value, types) or (types is int and isinstance(value, bool))
         ):
             raise refuse(key, expected)
     if not _can_be_a_path(values["base"]):
-        raise refuse("base", FIELDS["base"][1])
+        raise refuse("base", CARD_FIELDS["base"][1])
     if values["n_latents"] < 1:
         raise refuse("n_latents", "1 or more")
     if values.get("dtype", DTYPES[0]) not in DTYPES:

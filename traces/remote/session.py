@@ -11,7 +11,7 @@ import torch
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import as_remote
-from codi_tracing.traces.remote.ndif import NdifJob, SubmittedJob
+from codi_tracing.traces.remote.jobs import NdifJob, SubmittedJob
 
 PACKAGE = "codi_tracing"  # a deployment does not have it: its functions and classes travel by value
 LOCAL = "local"

@@ -12,7 +12,7 @@ from torch import Tensor
 from codi_tracing.traces.training.word_problems import EOS, WordProblem, chain_text, draw_problem, results
 
 IGNORED = -100  # the label that cross-entropy skips
-PREFIX = "The answer is:"
+ANSWER_PREFIX = "The answer is:"
 LONGEST_CHAIN = 4  # steps
 
 
@@ -51,7 +51,7 @@ class BatchSampler:
     def encode(self, problems: list[WordProblem]) -> TrainingBatch:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         questions = [self.ids(p.question, special=True) for p in problems]
-        answers = [[*self.ids(f"{PREFIX} {p.answer}"), eos] for p in problems]
+        answers = [[*self.ids(f"{ANSWER_PREFIX} {p.answer}"), eos] for p in problems]
         chains = [self.ids(self._chain(p)) for p in problems]
         written = [q + c + a for q, c, a in zip(questions, chains, answers, strict=True)]
         width, longest = max(map(len, questions)), max(map(len, written))

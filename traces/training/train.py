@@ -31,7 +31,7 @@ from codi_tracing.traces.model.checkpoint import (
     write_checkpoint,
 )
 from codi_tracing.traces.model.families import FAMILIES
-from codi_tracing.traces.training.batches import LONGEST_CHAIN, PREFIX, BatchSampler, longest_chain
+from codi_tracing.traces.training.batches import ANSWER_PREFIX, LONGEST_CHAIN, BatchSampler, longest_chain
 from codi_tracing.traces.training.distillation import Thinker, codi_loss, merged_weights, next_token_loss
 from codi_tracing.traces.training.word_problems import build_tokenizer
 
@@ -123,7 +123,7 @@ def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: R
     card = Card(
         base=os.path.relpath(base_folder, config.out),
         n_latents=settings.n_latents,
-        answer_prefix=PREFIX,
+        answer_prefix=ANSWER_PREFIX,
         provenance=provenance(config),
     )
     size, steps = config.optimiser.batch, config.optimiser.steps

@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-LARGEST = 49  # every number in a problem lies in 1..LARGEST and is one token
+LARGEST_NUMBER = 49  # every number in a problem lies in 1..LARGEST and is one token
 LARGEST_OPERAND = 19
 PEOPLE = "Ann Ben Carla Dan Eva Finn Grace Hugo Iris Jack Kim Leo Mia Noah Olga Paul".split()
 ITEMS = "apples books coins cards marbles pens shells stamps stickers toys".split()
@@ -97,7 +97,7 @@ class WordProblem:
     def valid(self) -> bool:
         """Whether every number is in the allowed range."""
         operands = all(2 <= operand <= LARGEST_OPERAND for operand in self.numbers[1:])
-        return operands and all(1 <= value <= LARGEST for value in (self.numbers[0], *self.values))
+        return operands and all(1 <= value <= LARGEST_NUMBER for value in (self.numbers[0], *self.values))
 
     def with_number(self, index: int, value: int) -> WordProblem:
         """The same story with one number changed."""
@@ -109,7 +109,7 @@ def draw_problem(rng: random.Random, steps: int | None = None) -> WordProblem:
     steps = steps or rng.choices((2, 3, 4), (25, 35, 40))[0]
     while True:
         operators = "".join(rng.choices("+-", k=steps))
-        numbers = (rng.randint(2, LARGEST), *(rng.randint(2, LARGEST_OPERAND) for _ in operators))
+        numbers = (rng.randint(2, LARGEST_NUMBER), *(rng.randint(2, LARGEST_OPERAND) for _ in operators))
         problem = WordProblem(numbers, operators, _story(rng, steps))
         if problem.valid:
             return problem

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from codi_tracing.analysis.statistics.effects import effect
 from codi_tracing.analysis.table import check_table
 from codi_tracing.configs.vocabulary import BLOCK_KINDS, GRID_KINDS
-from codi_tracing.patching.engine.attribution import METRIC, attribute, to_verify
+from codi_tracing.patching.engine.attribution import ESTIMATED, attribute, to_verify
 from codi_tracing.patching.engine.sweep import sweep
 from codi_tracing.patching.interventions.sites import Site, single_sites
 from codi_tracing.patching.interventions.sources import other
@@ -135,7 +135,7 @@ def test_the_table_has_the_rows_and_the_unpatched_runs_of_an_exact_sweep(both, p
     for side in ("clean", "corrupted"):
         assert (estimates[side] - exact[side]).abs().max() < 1e-5
     check_table(pd.concat([estimates, exact], ignore_index=True))
-    assert set(estimates["metric"]) == {METRIC}
+    assert set(estimates["metric"]) == {ESTIMATED}
 
 
 def test_estimating_leaves_no_gradient_behind_and_no_parameter_changed(both, pairs):
@@ -177,7 +177,7 @@ def estimates_of(sizes):
     rows = []
     for direction, host, gap in (("denoising", -1.0, 2.0), ("noising", 1.0, -2.0)):
         for step, size in enumerate(sizes):
-            rows.append({"metric": METRIC, "direction": direction, "kind": "resid", "step": step, "step_last": step})
+            rows.append({"metric": ESTIMATED, "direction": direction, "kind": "resid", "step": step, "step_last": step})
             rows[-1] |= {"layer": 1, "layer_last": 1, "head": None, "patched": host + size * gap}
             rows[-1] |= {"clean": 1.0, "corrupted": -1.0}
     table = pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 import codi_tracing.configs.model_shapes
 import codi_tracing.patching.engine.model_size
 from codi_tracing.configs.model_shapes import known_shapes, read_shape
-from codi_tracing.patching.engine.model_size import FIELDS, size_of_config, size_of_model, size_of_shape
+from codi_tracing.patching.engine.model_size import SIZE_FIELDS, size_of_config, size_of_model, size_of_shape
 from codi_tracing.traces.model.loading import load_codi
 from tests.support.checkpoints import write_random_checkpoint
 
@@ -28,7 +28,7 @@ def test_a_shape_has_as_many_parameters_as_its_base():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_transformers_builds_as_many_parameters_from_a_shape(name):
     shape = read_shape(name)
-    sizes = {key: getattr(shape, key) for key in FIELDS.values() if key != "model_type"}
+    sizes = {key: getattr(shape, key) for key in SIZE_FIELDS.values() if key != "model_type"}
     if shape.model_type == "gpt2":
         sizes["n_inner"] = sizes.pop("intermediate_size")
     with torch.device("meta"):

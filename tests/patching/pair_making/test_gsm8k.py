@@ -182,7 +182,7 @@ def test_the_source_file_and_a_folder_are_never_replaced(tmp_path):
     source = tmp_path / "gsm8k.json"
     write(source, PROBLEMS)
     before = source.read_bytes()
-    for out, sentence in ((source, "is the file that the questions come from"), (tmp_path, "is no regular file")):
+    for out, sentence in ((source, "is the file of the questions"), (tmp_path, "is no regular file")):
         said = CliRunner().invoke(app, ["pairs", "make", str(source), "--out", str(out)])
         assert (said.exit_code, source.read_bytes()) == (2, before)
         assert sentence in said.stderr

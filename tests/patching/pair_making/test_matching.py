@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
-from codi_tracing.patching.pair_making.matching import CORNERS, coverage, find_matches, is_traceable, usable_candidates
+from codi_tracing.patching.pair_making.matching import (
+    MATCH_CORNERS,
+    coverage,
+    find_matches,
+    is_traceable,
+    usable_candidates,
+)
 from codi_tracing.patching.pairs.pair import Side, load_pairs
 from codi_tracing.traces.training.word_problems import Story, WordProblem, build_tokenizer
 from tests.support.arithmetic import read_back
@@ -129,7 +135,7 @@ def test_a_corner_without_donor_is_absent_and_counted_as_none(shipped):
     matches = find_matches(shipped, counted(shipped), 0)
     counts = coverage(matches)
     assert sum(counts.values()) == len(matches)
-    assert set(counts) == {(j, *corner) for j in range(3) for corner in CORNERS}
+    assert set(counts) == {(j, *corner) for j in range(3) for corner in MATCH_CORNERS}
     assert counts[0, True, True] == 0 < counts[0, False, False]
     assert coverage([]) == {}
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from codi_tracing.patching.pair_making.chains import write_step
+from codi_tracing.patching.pair_making.gsm8k_chains import write_step
 from codi_tracing.patching.pair_making.number_edits import (
     EditError,
     editable_numerals,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from codi_tracing.patching.pair_making.chains import write_step
+from codi_tracing.patching.pair_making.gsm8k_chains import write_step
 from codi_tracing.patching.pair_making.number_edits import trace_operands
 from codi_tracing.patching.pair_making.word_edits import word_edits
 from tests.patching.pair_making.test_number_edits import problem

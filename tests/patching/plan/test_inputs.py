@@ -24,7 +24,7 @@ def test_a_run_is_planned_without_weights_pairs_or_torch(name, shape, tmp_path):
     assert not {"torch", "nnsight", "transformers", "pandas"} & set(loaded)
     text = "\n".join(lines)
     assert f"is missing: its name suggests the shape {shape} (change with --shape)" in text
-    assert "The pairs file gsm8k_pairs.json is missing: 66 pairs are assumed (change with --pairs)" in text
+    assert "The pairs file gsm8k_pairs.json is missing: 66 pairs are assumed (see --pairs)" in text
     assert "every question has 70 tokens" in text.replace("Every", "every")
 
 

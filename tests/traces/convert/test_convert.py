@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
 from codi_tracing.traces.convert.convert import convert
-from codi_tracing.traces.convert.upstream import PREFIX
+from codi_tracing.traces.convert.upstream import BASE_PREFIX
 from codi_tracing.traces.convert.weights_file import ConversionError
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, question_ids
@@ -147,13 +147,13 @@ def test_safetensors_with_tied_weights_stored_once_is_read_the_same(tmp_path):
 
 
 def test_a_tied_head_stored_in_the_embeddings_place_is_the_embedding(state, gpt2, tmp_path):
-    del state[f"{PREFIX}transformer.wte.weight"]
+    del state[f"{BASE_PREFIX}transformer.wte.weight"]
     save_upstream(state, tmp_path / "codi")
     assert convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)[-1].landed == 3
 
 
 def test_old_gpt2_mask_buffers_are_no_weights(state, gpt2, tmp_path):
-    state[f"{PREFIX}transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8).tril().bool()
+    state[f"{BASE_PREFIX}transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8).tril().bool()
     save_upstream(state, tmp_path / "codi")
     assert convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
 
@@ -174,7 +174,7 @@ def test_alpha_is_read_from_a_config_beside_the_weights(state, gpt2, tmp_path):
 
 
 def test_a_base_with_other_weights_is_refused_or_kept(state, gpt2, tmp_path):
-    name = f"{PREFIX}transformer.h.1.mlp.c_fc.base_layer.weight"
+    name = f"{BASE_PREFIX}transformer.h.1.mlp.c_fc.base_layer.weight"
     state[name] = state[name] + 1e-3
     error = refused(state, gpt2, tmp_path)
     assert "1 of 28 base tensors differ" in str(error)
@@ -223,13 +223,13 @@ def change(part, function):
         (change("prj.3.weight", lambda t: t.to("meta")), "on meta; expected plain"),
         (change("prj.3.weight", lambda t: t * torch.nan), "prj.3.weight holds NaN or infinity"),
         (change("h.1.mlp.c_fc.lora_B", lambda t: t / 0), "c_fc.lora_B.default.weight holds NaN or infinity"),
-        (lambda state: {**state, f"{PREFIX}transformer.h.7.attn.bias": torch.zeros(1, 1, 2, 2)}, "1 unexpected, the"),
+        (lambda state: {**state, f"{BASE_PREFIX}transformer.h.7.attn.bias": torch.zeros(1, 1, 2, 2)}, "1 unexpected, "),
     ],
 )  # fmt: skip
 def test_a_state_dict_that_does_not_fit_is_refused_in_a_sentence(edit, sentence, state, gpt2, tmp_path):
     edited = edit(state)
     if not sentence.startswith("its LM"):  # a tied head goes with the embedding
-        edited.pop(f"{PREFIX}lm_head.weight", None)
+        edited.pop(f"{BASE_PREFIX}lm_head.weight", None)
     assert sentence in str(refused(edited, gpt2, tmp_path))
 
 

@@ -84,7 +84,7 @@ def test_the_fingerprint_sees_every_byte(folder):
         ({"answer_prefix": None}, "'answer_prefix' is None, expected text"),
         ({"revision": 3}, "'revision' is 3, expected text or null"),
         ({"base": "a\0b"}, "expected a folder or a Hub id"),
-        ({"latents": 6}, "unknown key 'latents'; known are answer_prefix"),
+        ({"latents": 6}, "unknown key 'latents'; known: answer_prefix"),
         ({"base": "nowhere/at/all"}, "is not a folder next to it; restore"),
         ({"base": "someone/not-cached"}, "hf download someone/not-cached"),
     ],

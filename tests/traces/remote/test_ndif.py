@@ -6,8 +6,9 @@ from nnsight.intervention.backends.remote import RemoteError
 from websocket import WebSocketAddressException, WebSocketConnectionClosedException
 
 from codi_tracing.configs.schema import Remote
-from codi_tracing.traces.remote import ndif as deployment
-from codi_tracing.traces.remote.ndif import DeploymentError, NdifJob, address_of, explained, is_temporary
+from codi_tracing.traces.remote import jobs
+from codi_tracing.traces.remote.jobs import NdifJob
+from codi_tracing.traces.remote.ndif import DeploymentError, address_of, deployment_status, explained, is_temporary
 
 HOST = "http://a.host"
 
@@ -103,12 +104,12 @@ class ScriptedRequest:
 @pytest.fixture
 def job(monkeypatch):
     """A job with scripted requests."""
-    monkeypatch.setattr(deployment, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(deployment, "REACHED", {HOST})
+    monkeypatch.setattr(jobs, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(jobs, "REACHED", {HOST})
 
     def make(*lines, **place):
         lines = list(lines)
-        monkeypatch.setattr(deployment, "send", lambda *_: lines.pop(0))
+        monkeypatch.setattr(jobs, "send", lambda *_: lines.pop(0))
         return NdifJob(None, None, Remote(host=HOST, **place))
 
     return make
@@ -139,9 +140,9 @@ def test_a_request_above_the_largest_size_is_not_sent(monkeypatch):
     from nnsight.intervention.backends.remote import RemoteBackend
 
     monkeypatch.setattr(RemoteBackend, "_serialize", lambda self, tracer: b"x" * (3 * 2**20))
-    monkeypatch.setattr(deployment, "LARGEST_REQUEST", 2**20)
+    monkeypatch.setattr(jobs, "LARGEST_REQUEST", 2**20)
     with pytest.raises(DeploymentError, match="a job's request is 3 MiB, and more than 1 are not known to arrive"):
-        deployment.JobRequest("key", host=HOST)._serialize(None)
+        jobs.JobRequest("key", host=HOST)._serialize(None)
 
 
 def test_an_address_loses_its_last_slash_and_defaults_to_nnsights(monkeypatch):
@@ -156,7 +157,7 @@ def test_a_server_that_is_no_deployment_is_named_as_such(monkeypatch):
     def answer(code, text):
         request = httpx.Request("GET", HOST)
         monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(code, text=text, request=request))
-        return deployment.deployment_status(Remote(host=HOST))
+        return deployment_status(Remote(host=HOST))
 
     assert answer(200, '{"deployments": {}}') == {"deployments": {}}
     with pytest.raises(DeploymentError, match="answers 404 to /status; is it an NDIF deployment?"):
@@ -168,4 +169,4 @@ def test_a_server_that_is_no_deployment_is_named_as_such(monkeypatch):
 def test_a_plan_uses_the_same_largest_request():
     from codi_tracing.patching.plan import cost as costs
 
-    assert costs.LARGEST == deployment.LARGEST_REQUEST
+    assert costs.REQUEST_LIMIT == jobs.LARGEST_REQUEST

@@ -3,7 +3,7 @@
 The grammar is digits, a decimal point, + - * / and parentheses; nothing is passed to Python's own `eval`.
 
 >>> step = parse_step("16-3-4=9")
->>> evaluate(step.expression), step.result
+>>> evaluate_expression(step.expression), step.result
 (Fraction(9, 1), Fraction(9, 1))
 """
 
@@ -82,7 +82,7 @@ def parse_step(text: str) -> Step:
     if not equals or number is None:
         raise ChainError(f"{text!r} does not end in = and a number")
     step = Step(parse(calculation), Fraction(number[1]))
-    if evaluate(step.expression) != step.result:
+    if evaluate_expression(step.expression) != step.result:
         raise ChainError(f"{text!r} is rounded or wrong")
     return step
 
@@ -131,17 +131,17 @@ def _operand(tokens: list[str], at: int) -> tuple[Expression, int]:
     return Leaf(token), at + 1
 
 
-def evaluate(expression: Expression) -> Fraction:
+def evaluate_expression(expression: Expression) -> Fraction:
     """The exact value; raises `ChainError` for a division by zero."""
     match expression:
         case Leaf():
             return expression.value
         case Signed(inner):
-            return -evaluate(inner)
+            return -evaluate_expression(inner)
         case Group(inner):
-            return evaluate(inner)
+            return evaluate_expression(inner)
         case Operation(operator, left, right):
-            a, b = evaluate(left), evaluate(right)
+            a, b = evaluate_expression(left), evaluate_expression(right)
             if operator == "/" and b == 0:
                 raise ChainError("a division by zero")
             return {"+": a + b, "-": a - b, "*": a * b}[operator] if operator != "/" else a / b

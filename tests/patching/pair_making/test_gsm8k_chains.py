@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codi_tracing.patching.pair_making.chains import (
+from codi_tracing.patching.pair_making.gsm8k_chains import (
     ChainError,
     Leaf,
     Operation,
-    evaluate,
+    evaluate_expression,
     parse,
     parse_chain,
     parse_step,
@@ -37,9 +37,9 @@ def test_the_value_is_pythons_own_in_fractions_and_the_text_comes_back(text):
         expected = pythons(text)
     except ZeroDivisionError:
         with pytest.raises(ChainError, match="a division by zero"):
-            evaluate(parse(text))
+            evaluate_expression(parse(text))
         return
-    assert evaluate(parse(text)) == expected
+    assert evaluate_expression(parse(text)) == expected
     assert write(parse(text)) == text
 
 
