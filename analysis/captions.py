@@ -49,7 +49,7 @@ def one_site(pooled: pd.DataFrame) -> str:
     return SITE_KINDS[kinds[0]].noun
 
 
-def place_name(site: Mapping[Any, Any], with_kind: bool) -> str:
+def site_name(site: Mapping[Any, Any], with_kind: bool) -> str:
     """A site's short name: `layer 3`, `layers 0–3, step 2`; its kind first if there are several."""
     words = [SITE_KINDS[site["kind"]].noun] if with_kind else []
     for what in ("layer", "step"):

@@ -39,7 +39,7 @@ def has_unrelated(table: pd.DataFrame) -> bool:
     return bool((table["source"] == "unrelated").any())
 
 
-def places_have_unrelated(table: pd.DataFrame) -> bool:
+def sites_have_unrelated(table: pd.DataFrame) -> bool:
     """Whether layers and steps have unrelated donors: every run has one for the whole thought."""
     return has_unrelated(table[~table["kind"].isin(SEGMENTS)])
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from codi_tracing.analysis.captions import about_pooled, place_name
+from codi_tracing.analysis.captions import about_pooled, site_name
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import from_other_run, one_of, plain
@@ -162,4 +162,4 @@ def _pooled_as(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 def _names(sites: pd.DataFrame) -> list[str]:
     """Each site in words."""
     ends = sites.assign(layer_last=sites["layer"], step_last=sites["step"])
-    return [place_name(site, with_kind=True) for site in ends.to_dict("records")]
+    return [site_name(site, with_kind=True) for site in ends.to_dict("records")]

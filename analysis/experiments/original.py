@@ -83,7 +83,7 @@ def original_chart(data: pd.DataFrame) -> Any:
         for name in ("value", "low", "high")
     }
     at_zero = f"0 within rounding (up to {rounding:.1e})" if rounding else "0"
-    shown = shown.assign(**{f"drawn_{name}": places for name, places in drawn.items()})
+    shown = shown.assign(**{f"drawn_{name}": logs for name, logs in drawn.items()})
     panels = [
         _panel(shown[shown["read_at"] == position], position, zero, top) for position in (READ_AT_EOT, READ_AT_NUMBER)
     ]

@@ -8,10 +8,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import metric_noun, place_name
+from codi_tracing.analysis.captions import metric_noun, site_name
 from codi_tracing.analysis.figures.marks import below, crosses, diagonal, numbers, row_of, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.rows import from_other_run, main_protocol, places_have_unrelated
+from codi_tracing.analysis.rows import from_other_run, main_protocol, sites_have_unrelated
 from codi_tracing.analysis.statistics.effects import SUMS, effect, pooled
 from codi_tracing.analysis.statistics.effects import specific as specific_effect
 from codi_tracing.analysis.statistics.inference import ratio_differences, step_down
@@ -45,7 +45,7 @@ def comparison_data(
             raise ValueError(f"the {word} run has no rows of metric {metric!r}; sweep it too, or compare another")
     if not set(tables[0]["pair_id"]) & set(tables[1]["pair_id"]):
         raise ValueError("the two runs have no pair in common; run both on one file of pairs")
-    specific = all(map(places_have_unrelated, tables))
+    specific = all(map(sites_have_unrelated, tables))
     a, b = (_effects(table, specific) for table in tables)
     both = a.merge(b.drop(columns="cluster_id"), on=[*COMPARED, "pair_id"], suffixes=("_first", "_second"))
     if both.empty:
@@ -109,7 +109,7 @@ def comparison_chart(data: pd.DataFrame, names: tuple[str, str] = ("first", "sec
     """
     kinds = set(data["kind"])
     rows = data.assign(
-        place=[place_name(row, len(kinds) > 1) for row in data.to_dict("records")],
+        place=[site_name(row, len(kinds) > 1) for row in data.to_dict("records")],
         noun=data["kind"].map({name: kind.noun for name, kind in SITE_KINDS.items()}),
         differs=np.where(data["p_fwer"] <= ALPHA, "yes", "no"),
     )

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, place_name, site_nouns
+from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns
 from codi_tracing.analysis.figures.marks import crosses, diagonal, numbers
 from codi_tracing.analysis.figures.style import BLUE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import has_unrelated
@@ -56,7 +56,7 @@ def directions_chart(data: pd.DataFrame) -> Any:
         "n:Q",
         "clusters:Q",
     ]
-    names = [place_name(row, data["kind"].nunique() > 1) for row in data.to_dict("records")]
+    names = [site_name(row, data["kind"].nunique() > 1) for row in data.to_dict("records")]
     base = alt.Chart(data.assign(place=names)).encode(color=colour, tooltip=tooltip)
     points = base.mark_point(filled=True, size=50, opacity=0.9).encode(x=x, y=y)
     return dress(

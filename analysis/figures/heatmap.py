@@ -11,7 +11,7 @@ import pandas as pd
 from codi_tracing.analysis.captions import about_pooled, metric_noun, site_nouns, what_where
 from codi_tracing.analysis.figures.marks import effect_colour, reach_of, tips
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.rows import from_other_run, main_protocol, places_have_unrelated, plain, without
+from codi_tracing.analysis.rows import from_other_run, main_protocol, plain, sites_have_unrelated, without
 from codi_tracing.analysis.statistics.effects import by_site, effect
 from codi_tracing.analysis.statistics.sites import ALPHA, site_statistics
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
@@ -48,7 +48,7 @@ def heatmap_data(
     parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
     sites = pd.concat(parts, ignore_index=True)
     rounding = max(ROUNDING, 0.0 if pd.isna(own) else own)
-    return sites.assign(inert=sites["moved"] <= rounding, specific=places_have_unrelated(rows))
+    return sites.assign(inert=sites["moved"] <= rounding, specific=sites_have_unrelated(rows))
 
 
 def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
@@ -58,39 +58,39 @@ def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
     where no run changed, such as the last layer's output at the last step, which is never fed back. `specific`: whether
     the effects are specific ones, by default the column of that name.
     """
-    places = sites[~sites["kind"].isin(SEGMENTS)]
-    if places.empty:
+    cells = sites[~sites["kind"].isin(SEGMENTS)]
+    if cells.empty:
         raise ValueError(
             "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
         )
     if specific is None:
-        specific = bool(places.get("specific", pd.Series(False)).fillna(False).all())
-    heads, tested = places["head"].notna(), "p_fwer" in places and bool(places["p_fwer"].notna().any())
-    inert = places["inert"].eq(True) if "inert" in places else pd.Series(False, places.index)
-    places = places.assign(
-        layers=pd.Series(_span(places, "layer"), places.index) + places["head"].map(".{}".format).where(heads, ""),
-        steps=_span(places, "step"),
-        written=places["source"].where(~from_other_run(places), "other run"),
-        frozen=("frozen: " + places["freeze"]).fillna("nothing frozen" if places["freeze"].notna().any() else ""),
-        label=places["effect"].map("{:z.2f}".format).str.replace("-", "−").mask(inert, MARK),
-        shown=places["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
+        specific = bool(cells.get("specific", pd.Series(False)).fillna(False).all())
+    heads, tested = cells["head"].notna(), "p_fwer" in cells and bool(cells["p_fwer"].notna().any())
+    inert = cells["inert"].eq(True) if "inert" in cells else pd.Series(False, cells.index)
+    cells = cells.assign(
+        layers=pd.Series(_span(cells, "layer"), cells.index) + cells["head"].map(".{}".format).where(heads, ""),
+        steps=_span(cells, "step"),
+        written=cells["source"].where(~from_other_run(cells), "other run"),
+        frozen=("frozen: " + cells["freeze"]).fillna("nothing frozen" if cells["freeze"].notna().any() else ""),
+        label=cells["effect"].map("{:z.2f}".format).str.replace("-", "−").mask(inert, MARK),
+        shown=cells["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
     )
-    reach = reach_of(places["effect"])
-    apart = ["edit"] if "edit" in places else []
-    groups: list[tuple[Any, pd.DataFrame]] = list(places.groupby(["kind", "written", "frozen", *apart, "direction"]))
+    reach = reach_of(cells["effect"])
+    apart = ["edit"] if "edit" in cells else []
+    groups: list[tuple[Any, pd.DataFrame]] = list(cells.groupby(["kind", "written", "frozen", *apart, "direction"]))
     groups.sort(key=lambda group: (list(SITE_KINDS).index(group[0][0]), group[0][2].startswith("frozen"), group[0][1:]))
     panels = [_panel(panel, key, reach) for key, panel in groups]
-    across = places["direction"].nunique()
+    across = cells["direction"].nunique()
     chart = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=across if across > 1 else 3)
-    directions = " / ".join(what_where(direction) for direction in places["direction"].unique())
+    directions = " / ".join(what_where(direction) for direction in cells["direction"].unique())
     top = "; ".join(f"{row.direction} {row.effect:z.2f}" for row in sites[sites["kind"] == "thought"].itertuples())
-    frozen = ", ".join(places["freeze"].dropna().unique())
+    frozen = ", ".join(cells["freeze"].dropna().unique())
     faint = "Faint: not told apart from an unrelated donor (p > 0.05, family-wise over each direction)"
-    untested = "No unrelated donor was swept, so nothing is tested" if "p_fwer" in places else ""
+    untested = "No unrelated donor was swept, so nothing is tested" if "p_fwer" in cells else ""
     return dress(
         chart,
         heading(
-            f"{'Specific effect' if specific else 'Effect'} by layer and step: {site_nouns(places, ', ')}",
+            f"{'Specific effect' if specific else 'Effect'} by layer and step: {site_nouns(cells, ', ')}",
             f"Written: {directions}" + (f"; frozen at the host's values: {frozen}" if frozen else ""),
             f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
             + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
@@ -98,7 +98,7 @@ def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
             + (f"; ceiling (plain): {top}" if top else ""),
             *filter(None, [faint if tested else untested]),
             *([f"{MARK}: no run changed, as the last layer's output at the last step cannot"] if inert.any() else []),
-            about_pooled(places),
+            about_pooled(cells),
             width=WIDTH * min(len(panels), max(across, 1)),
         ),
     )

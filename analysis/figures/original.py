@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, place_name, site_nouns, what_where
+from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns, what_where
 from codi_tracing.analysis.figures.marks import EFFECT_TITLE, layer_axis, numbers, scale_of, tips
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
 from codi_tracing.analysis.rows import SERIES, layerwise_rows
@@ -87,7 +87,7 @@ def critical_layers_chart(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: f
     """The largest specific effects, from `critical`, with intervals; `low_ceiling` as they were ranked with."""
     tested = bool(ranked["specific"].all())
     shown = ranked.head(top)
-    names = [place_name(row, shown["kind"].nunique() > 1) for row in shown.to_dict("records")]
+    names = [site_name(row, shown["kind"].nunique() > 1) for row in shown.to_dict("records")]
     shown = shown.assign(place=names, verdict=np.where(shown["critical"], "critical", "not critical"))
     colours = scale_of({word: colour for word, colour in CRITICAL_COLOURS.items() if word in set(shown["verdict"])})
     base = alt.Chart(shown).encode(y=alt.Y("place:N", sort=names, title=None))

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun, place_name, what_where
+from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun, site_name, what_where
 from codi_tracing.analysis.figures.marks import (
     EFFECT_TITLE,
     below,
@@ -113,13 +113,13 @@ def pairs_data(
     if site is None:
         ranked = site_statistics(rows, metric, direction)
         site = {str(key): value for key, value in ranked.sort_values("effect").iloc[-1].items()}
-    place = dict.fromkeys(SITE_KEYS) | {key: value for key, value in site.items() if key in SITE_KEYS}
-    for key, value in place.items():
+    full = dict.fromkeys(SITE_KEYS) | {key: value for key, value in site.items() if key in SITE_KEYS}
+    for key, value in full.items():
         here = rows[key].isna() if value is None or pd.isna(value) else rows[key].eq(value).fillna(False)
         rows = rows[here.astype(bool)]
     rows = effect(from_run(rows)).dropna(subset=["numerator"])
     if not (rows["donor"] == OTHER_RUN).any():
-        raise ValueError(f"the table has no effect of the pair's other run at {place_name(place, True)}")
+        raise ValueError(f"the table has no effect of the pair's other run at {site_name(full, True)}")
     keys = ["protocol", "direction", "metric", *SITE_KEYS, "donor", "cluster_id", "pair_id"]
     pairs = rows.groupby(keys, dropna=False)[["numerator", "denominator"]].mean().reset_index()
     pairs = pairs.assign(effect=pairs["numerator"] / pairs["denominator"].where(pairs["denominator"] != 0))
@@ -160,7 +160,7 @@ def pairs_chart(pairs: pd.DataFrame) -> Any:
     return dress(
         (bands + rules + dots).properties(width=WIDTH - 50, height=200),
         heading(
-            f"Each pair's effect: {place_name(site, True)}",
+            f"Each pair's effect: {site_name(site, True)}",
             f"Written: {what_where(site['direction'])}",
             f"On {metric_noun(site['metric'])}; lines: pooled, with 95% over clusters: {lines}",
             f"Size: gap between the pair's runs{averaged}; beyond the axis: at its end",

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codi_tracing.analysis.captions import metric_noun, place_name
+from codi_tracing.analysis.captions import metric_noun, site_name
 from codi_tracing.analysis.report.catalogue import figures_of_run
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
-from codi_tracing.analysis.rows import places_have_unrelated
+from codi_tracing.analysis.rows import sites_have_unrelated
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.statistics.sites import ALPHA
 from codi_tracing.configs.vocabulary import SEGMENTS
@@ -34,7 +34,7 @@ def conclusions(folder: Path | FinishedRun) -> Iterator[str | TextRows]:
         if figure.sentence is not None:
             yield f"\n{or_reason(figure.text, results)}"
     if run.experiment == "sweep":
-        tested = places_have_unrelated(results.table)
+        tested = sites_have_unrelated(results.table)
         kind = "specific effect" if tested else "effect (no unrelated donor was swept: no p-values)"
         yield f"\nThe five largest sites, by {kind} on the logit difference, denoising"
         yield or_reason(site_rows, results)
@@ -59,7 +59,7 @@ def comparison(first: Path, second: Path, metric: str = "logit_difference") -> I
     for row in largest.head(10).to_dict("records"):
         values = (f"{row[name]:z.2f}" for name in ("first", "second", "difference"))
         interval, word = f"[{row['low']:z.2f}, {row['high']:z.2f}]", "differs" if row["p_fwer"] <= ALPHA else ""
-        rows.append([row["direction"], place_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
+        rows.append([row["direction"], site_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
     yield rows
 
 
@@ -93,7 +93,7 @@ def site_rows(results: Results) -> TextRows:
     for row in results.sites().head(5).to_dict("records"):
         ranks, word = f"{row['rank_low']} to {row['rank_high']}", "critical" if row["critical"] else ""
         counts = str(row["n"]), str(row["clusters"])
-        rows.append([place_name(row, with_kind=True), *estimate_text(row, "effect"), ranks, *counts, word])
+        rows.append([site_name(row, with_kind=True), *estimate_text(row, "effect"), ranks, *counts, word])
     return rows
 
 

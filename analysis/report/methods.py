@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.captions import metric_noun
-from codi_tracing.analysis.rows import places_have_unrelated
+from codi_tracing.analysis.rows import sites_have_unrelated
 from codi_tracing.analysis.statistics.inference import RESAMPLES
 from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, METRICS, SITE_KINDS, SOURCES
 
@@ -117,7 +117,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         + (
             "Specific effects subtract an unrelated donor's at the same place, paired; their family-wise p-values are "
             "from sign flips of whole clusters with max-|t| step-down over all sites."
-            if places_have_unrelated(table)
+            if sites_have_unrelated(table)
             else "No unrelated donor was run, so no specific effects and no p-values."
         ),
         f"Software. {software or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
@@ -162,7 +162,7 @@ def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[st
         ("patching, metrics", PATCHING),
         *([EXPERIMENT_CITATIONS[experiment]] if experiment in EXPERIMENT_CITATIONS else []),
         ("intervals", "Efron 1987, Better bootstrap confidence intervals"),
-        *(tested if places_have_unrelated(table) else []),
+        *(tested if sites_have_unrelated(table) else []),
         ("runs inside traces", NNSIGHT),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from codi_tracing.analysis.captions import place_name
+from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
 from codi_tracing.analysis.statistics.results import Results
@@ -88,7 +88,7 @@ def largest_sites(results: Results) -> dict[str, Any] | None:
         return None
     rows = [
         (
-            place_name(row, with_kind=True),
+            site_name(row, with_kind=True),
             f"{row['effect']:z.2f}",
             f"{row['low']:z.2f} to {row['high']:z.2f}",
             f"{row['rank_low']} to {row['rank_high']} of {len(sites)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import place_name
+from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.rows import SERIES, one_of, single_site_rows
 from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, pooled, specific_or_plain
 from codi_tracing.analysis.statistics.inference import ratio_intervals, step_down
@@ -83,7 +83,7 @@ def winner(differences: pd.DataFrame) -> str:
     if not {"p_fwer", "clusters", "rank"} <= set(differences):
         raise ValueError("these are no differences of a ranking; pass the table through rank_differences() first")
     several = "kind" in differences and differences["kind"].nunique() > 1
-    names = [_name(row, several or not place) for place, row in enumerate(differences.to_dict("records"))]
+    names = [_name(row, several or not index) for index, row in enumerate(differences.to_dict("records"))]
     leader, rest = differences.iloc[0], differences.iloc[1:]
     clusters = f"{leader['clusters']} clusters"
     if rest.empty:
@@ -100,7 +100,7 @@ def winner(differences: pd.DataFrame) -> str:
 
 def _name(row: dict, with_kind: bool) -> str:
     if "kind" in row:
-        return place_name(row, with_kind)
+        return site_name(row, with_kind)
     key = "layer" if "layer" in row else "step"
     return f"{key} {row[key]}"
 
