@@ -1,5 +1,6 @@
 """The README's commands and examples work as they are written."""
 
+import json
 import os
 import re
 import shlex
@@ -10,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
+from codi_tracing.traces.training.word_problems import chain_text, draw_problems
+from tests.support.upstream import write_upstream
 
 ROOT = Path(__file__).parents[2]
-NETWORK = "(needs the network)"  # in the section's heading; tests/theorems/test_published.py runs its local equivalents
+NETWORK = "(needs the network)"  # in the section's heading
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))
 SETUP = ("git clone", "make ")
@@ -76,6 +79,27 @@ def test_commands_that_need_the_network_stand_under_a_heading_that_says_so():
     assert "hf download" not in text
     assert "zen-E/" not in text
     assert "hf download" in "".join(blocks("bash", local=False))
+
+
+def test_the_same_commands_work_on_random_weights_and_a_generated_file_in_gsm8ks_format(clone):
+    problems = draw_problems(seed=1, count=30)
+    write_upstream(clone, "gpt2", [problem.question for problem in problems])
+    lines = [{"question": p.question, "answer": f"{chain_text(p)}\n#### {p.answer}"} for p in problems]
+    Path("data").mkdir()
+    Path("data/gsm8k_test.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    commands = [line for block in blocks("bash", local=False) for line in block.splitlines()]
+    local = [line.replace("zen-E/CODI-gpt2", "codi").replace("openai-community/gpt2", "base") for line in commands]
+    for line in local:
+        if line.startswith("codi run"):  # a random model answers no pair correctly, so the config's filter leaves none
+            done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+            assert "pairs passes the filter 'both_correct'" in done.stderr
+            config = Path("configs/gsm8k_gpt2.toml").read_text(encoding="utf-8").replace("both_correct", "usable")
+            Path("configs/usable.toml").write_text(config, encoding="utf-8")
+            line = "codi run configs/usable.toml --limit 2"
+        if not line.startswith("hf download"):
+            run(line)
+    assert Path("runs/gsm8k_gpt2/report.html").is_file()
+    assert Path("runs/lens-codi-gpt2/lens.html").is_file()
 
 
 def test_every_path_that_the_readme_links_to_exists():
