@@ -95,10 +95,10 @@ def test_the_same_commands_work_on_random_weights_and_a_generated_file_in_gsm8ks
             assert "pairs passes the filter 'both_correct'" in done.stderr
             config = Path("configs/gsm8k_gpt2.toml").read_text(encoding="utf-8").replace("both_correct", "usable")
             Path("configs/usable.toml").write_text(config, encoding="utf-8")
-            line = "codi run configs/usable.toml --limit 2"
+            line = "codi run configs/usable.toml --limit 2 --out runs/usable"
         if not line.startswith("hf download"):
             run(line)
-    assert Path("runs/gsm8k_gpt2/report.html").is_file()
+    assert Path("runs/usable/report.html").is_file()
     assert Path("runs/lens-codi-gpt2/lens.html").is_file()
 
 
