@@ -119,7 +119,7 @@ def check_cells(model: Sized, cells: Sequence[Cell]) -> None:
             raise ValueError(f"source {cell.source.name!r} cannot be written at {kind!r}; use it at {kinds}")
         allowed = () if kind == "thought" else ("K_T", "K_A") if kind in SEGMENTS else FREEZABLE
         if lost := [route for route in cell.freeze if route not in allowed]:
-            offer = f"it can hold {' and '.join(allowed)}" if allowed else "nothing can be held there"
+            offer = f"freeze {' and '.join(allowed)}" if allowed else "nothing can be frozen there"
             raise ValueError(f"freeze {lost[0]!r} means nothing for site {kind!r}; {offer}")
 
 
