@@ -1,8 +1,8 @@
 """The four corners: a question's answer with its own and with another question's thought.
 
-Y(question, thought) is the logit difference with a run's question and a run's thought: `cc` and `xx` are the two
-unpatched runs, `xc` writes the clean thought into the corrupted run, `cx` the corrupted thought into the clean run;
-`cu` and `xu` write the thought of an unrelated question.
+Y(question, thought) is read with a run's question and a run's thought: `cc` and `xx` are the two unpatched runs, `xc`
+writes the clean thought into the corrupted run, `cx` the corrupted thought into the clean run; `cu` and `xu` write the
+thought of an unrelated question.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pandas as pd
 
 from codi_tracing.analysis.statistics.ceiling import thought_rows
 from codi_tracing.analysis.statistics.effects import pooled, pooled_shares
+from codi_tracing.analysis.statistics.measures import answered_pairs, rows_of_metric
 from codi_tracing.configs.vocabulary import DIRECTIONS
 
 CORNERS = {
@@ -21,44 +22,58 @@ CORNERS = {
     "cu": ("clean", "unrelated"),
     "xu": ("corrupted", "unrelated"),
 }
-CORNER_METRICS = ["logit_difference", "answer_is_clean", "answer_is_corrupted"]
+CORNER_ANSWERS = ("clean", "corrupted", "other")
+ROWS = {True: "answered pairs", False: "all pairs whose two runs answer differently"}
 
 
 def corners(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per corner: mean logit difference with interval, and the shares of clean, corrupted and other answers.
+    """The shares of the model's own clean, corrupted and other answers in each corner, with intervals.
 
-    The two unpatched corners are always there, the others if they were swept.
+    `pairs` is `answered pairs`, or all pairs whose two runs answer differently, as second rows where these are more.
+    The two unpatched corners are always there, the others if they were swept. Columns `answer_clean`, `low_clean`, ….
     """
-    runs = _corner_runs(table)
-    runs = runs[runs["metric"].isin(CORNER_METRICS)]
-    corner = ["protocol", "question", "thought"]
-    means = pooled_shares(runs, runs["value"], [*corner, "metric"])
-    rows = (
-        means.pivot(index=corner, columns="metric", values="effect")
-        .reindex(columns=CORNER_METRICS)
-        .join(means[means["metric"] == "logit_difference"].set_index(corner)[["low", "high"]])
-        .join(means.groupby(corner)[["n", "clusters"]].max())
-        .rename(columns={"answer_is_clean": "answer_clean", "answer_is_corrupted": "answer_corrupted"})
-        .reset_index()
-    )
+    parts = [_corner_shares(table, answered) for answered in (True, False)]
+    if parts[0].empty and parts[1].empty:
+        raise ValueError("no pair's two unpatched runs decode two different answers, so there are no corners")
+    if len(parts[0]) and parts[0]["n"].max() == parts[1]["n"].max():
+        parts = parts[:1]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _corner_shares(table: pd.DataFrame, answered: bool) -> pd.DataFrame:
+    runs = _corner_runs(rows_of_metric(table, "gives_clean", "gives_corrupted"))
+    runs = runs.pivot_table(
+        index=["protocol", "pair_id", "cluster_id", "question", "thought", "draw"], columns="metric", values="value"
+    ).dropna()
+    runs.columns = ["clean", "corrupted"]
+    runs = runs.reset_index()
+    same = runs[(runs["clean"] == 1) & (runs["corrupted"] == 1)]["pair_id"].unique()
+    chosen = runs["pair_id"].isin(answered_pairs(table)) if answered else ~runs["pair_id"].isin(same)
+    runs = runs[chosen].assign(other=1 - runs["clean"] - runs["corrupted"])
+    if runs.empty:
+        return pd.DataFrame()
+    by = ["protocol", "question", "thought"]
+    shares = pd.DataFrame()
+    for answer in CORNER_ANSWERS:
+        part = pooled_shares(runs, runs[answer], by)
+        names = {"effect": f"answer_{answer}", "low": f"low_{answer}", "high": f"high_{answer}"}
+        part = part.drop(columns=["mean", "median"]).rename(columns=names)
+        shares = part if shares.empty else shares.merge(part.drop(columns=["n", "clusters"]), on=by)
     names = {runs: name for name, runs in CORNERS.items()}
-    named = rows.assign(
-        corner=[names[runs] for runs in zip(rows["question"], rows["thought"], strict=True)],
-        answer_other=1 - rows["answer_clean"] - rows["answer_corrupted"],
-    )
-    return named.sort_values("corner", key=lambda corner: corner.map(list(CORNERS).index), ignore_index=True)
+    corner = [names[runs] for runs in zip(shares["question"], shares["thought"], strict=True)]
+    shares = shares.assign(corner=corner, pairs=ROWS[answered])
+    return shares.sort_values("corner", key=lambda corner: corner.map(list(CORNERS).index), ignore_index=True)
 
 
-def decomposition(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
-    """The contributions of thought and question as parts of cc − xx, pooled with intervals.
+def decomposition(table: pd.DataFrame, metric: str = "probability_clean") -> pd.DataFrame:
+    """The contributions of thought and question to a metric as parts of cc − xx, of the answered pairs, with intervals.
 
     Indirect (through the thought): xc − xx and cc − cx. Direct (past it): cx − xx and cc − xc. Interaction:
-    cc − xc − cx + xx, zero if the two routes add up.
+    cc − xc − cx + xx, zero if the two routes add up. On the probability of the clean answer, xc − xx is the transfer of
+    denoising and cc − cx the disruption of noising.
     """
-    runs = _corner_runs(table)
-    y = runs[runs["metric"] == metric].pivot_table(
-        index=["pair_id", "cluster_id"], columns=["question", "thought"], values="value"
-    )
+    runs = _corner_runs(rows_of_metric(table[table["pair_id"].isin(answered_pairs(table))], metric))
+    y = runs.pivot_table(index=["pair_id", "cluster_id"], columns=["question", "thought"], values="value")
     four = ("cc", "xc", "cx", "xx")
     if missing := [name for name in four if CORNERS[name] not in y]:
         raise ValueError(f"corner {missing[0]} is missing for metric {metric!r}; sweep 'thought' in both directions")
@@ -81,14 +96,15 @@ def decomposition(table: pd.DataFrame, metric: str = "logit_difference") -> pd.D
 
 
 def _corner_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Every run of the corners: the patched `thought` rows, and the two unpatched runs of each."""
+    """Every run of the corners: the patched `thought` rows, and the two unpatched runs of each pair."""
     rows = thought_rows(table)
     if rows.empty:
         raise ValueError("the table has no rows of site 'thought', so it has no corners; sweep that site too")
     host = rows["direction"].map({name: direction.host for name, direction in DIRECTIONS.items()})
-    columns = ["protocol", "pair_id", "cluster_id", "metric", "question", "thought", "value"]
+    columns = ["protocol", "pair_id", "cluster_id", "metric", "question", "thought", "draw", "value"]
+    rows = rows.assign(draw=rows["draw"].fillna(0))
     patched = rows.assign(question=host, thought=rows["source"], value=rows["patched"])[columns]
     patched = patched[patched["thought"].isin(["clean", "corrupted", "unrelated"])]
-    one = rows.drop_duplicates(["protocol", "pair_id", "metric"])
+    one = rows.drop_duplicates(["protocol", "pair_id", "metric"]).assign(draw=0)
     unpatched = [one.assign(question=run, thought=run, value=one[run])[columns] for run in ("clean", "corrupted")]
     return pd.concat([patched, *unpatched], ignore_index=True)

@@ -1,135 +1,149 @@
-"""Uncertainty over clusters: bootstrap intervals of ratios and ranks, and family-wise p-values."""
+"""Uncertainty over clusters: intervals of shares and ratios, family-wise p-values, simultaneous rank sets.
+
+Every input is a sum per cluster, the unit of independence. Below `FEWEST_CLUSTERS` no interval, p or rank is given.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import lru_cache
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-RESAMPLES = 2_000
 CONFIDENCE = 0.95
-# Resamples per batch, and numbers per batch: a bound on memory.
-BATCH, AT_ONCE = 500, 20_000_000
+ALPHA = 0.05  # family-wise
+FEWEST_CLUSTERS = 8  # with fewer the smallest p of a sign flip nears 0.05, and no interval keeps its coverage
+NEAR = 0.05  # a cluster's value this near to 0 or 1 counts as nothing or all
+MOSTLY = 0.5  # share of such clusters from which a ratio is treated as a share too
+LEAST_ERROR = 1e-3  # of the mean denominator: the smallest standard error of a test, for sites that do not vary
+MOST_RANKED = 200  # sites whose ranks are computed: the differences of all pairs of them are tested
+AT_ONCE = 20_000_000  # numbers in one array of differences
 
 
-@lru_cache(maxsize=16)
-def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """How often each cluster is drawn in each resample, `[resample, cluster]`; every row sums to `clusters`."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(float)
+def share_intervals(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
+    """95 % Clopper–Pearson interval of shares of `n` independent cases; `n` and `share × n` need not be whole."""
+    share, n = np.broadcast_arrays(np.asarray(share, float), np.asarray(n, float))
+    tail = (1 - CONFIDENCE) / 2
+    with np.errstate(invalid="ignore"):
+        low = np.where(share <= 0, 0.0, stats.beta.ppf(tail, share * n, (1 - share) * n + 1))
+        high = np.where(share >= 1, 1.0, stats.beta.ppf(1 - tail, share * n + 1, (1 - share) * n))
+    known = np.isfinite(share) & (n > 0)
+    return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
-def resampled_ratios(numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """Σ numerators / Σ denominators in each resample of whole clusters; inputs are sums per cluster (first axis)."""
-    counts = resample_counts(len(numerators), resamples, seed)
-    below = counts @ denominators
-    return np.divide(counts @ numerators, below, out=np.full_like(below, np.nan), where=below != 0)
+def effective_clusters(sizes: Array) -> Array:
+    """(Σ size)² / Σ size² over the last axis: how many clusters of equal size weigh the same."""
+    squares = (sizes**2).sum(-1)
+    return np.divide(np.abs(sizes).sum(-1) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
 
 
-def ratio_intervals(
-    numerators: Array, denominators: Array, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[Array, Array]:
-    """95 % interval of each row's Σ numerators / Σ denominators over resampled clusters: SciPy's BCa (Efron 1987).
+def cluster_share_intervals(sums: Array, sizes: Array) -> tuple[Array, Array]:
+    """95 % interval of each row's share Σ sums / Σ sizes over its effective number of clusters; inputs `[row, cluster]`.
 
-    The inputs are sums `[row, cluster]`; all rows share the same resamples of clusters. Percentiles if BCa is
-    undefined, for example if no resample differs; NaN with fewer than two clusters, or if the denominators of a
-    resample sum to 0.
+    NaN with fewer than `FEWEST_CLUSTERS` clusters.
     """
-    return _intervals((numerators, denominators), ratio_of_sums, resamples, seed)
+    low, high = share_intervals(ratio_of_sums(sums, sizes), effective_clusters(sizes))
+    few = sums.shape[-1] < FEWEST_CLUSTERS
+    return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
-def ratio_differences(
-    numerators: Array, denominators: Array, others: Array, other_denominators: Array,
-    resamples: int = RESAMPLES, seed: int = 0,
-) -> tuple[Array, Array]:  # fmt: skip
-    """95 % interval of the difference of two ratios of sums over the same clusters, row by row.
+def ratio_of_sums(numerators: Array, denominators: Array) -> Array:
+    """Σ numerators / Σ denominators over the last axis; NaN where the latter is 0."""
+    below = denominators.sum(-1)
+    return np.divide(numerators.sum(-1), below, out=np.full_like(below, np.nan), where=below != 0)
 
-    A resample draws a cluster with both its ratios, so that shared variation cancels; else as `ratio_intervals`.
+
+def is_defined(denominators: Array) -> NDArray[np.bool_]:
+    """Whether each row's pooled denominator can be told from 0, `[row, cluster]`: its 95 % interval excludes 0.
+
+    With too few clusters for an interval: whether it is over half of what it would be if no sign differed.
     """
-    return _intervals((numerators, denominators, others, other_denominators), _difference_of_ratios, resamples, seed)
+    clusters = denominators.shape[-1]
+    total = np.abs(denominators.sum(-1))
+    if clusters < FEWEST_CLUSTERS:
+        return np.asarray((total > 0) & (total > np.abs(denominators).sum(-1) / 2))
+    spread = denominators.std(-1, ddof=1) * np.sqrt(clusters)
+    return np.asarray(total > stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1) * spread)
 
 
-def _difference_of_ratios(a: Array, b: Array, c: Array, d: Array, axis: int = -1) -> Array:
-    return ratio_of_sums(a, b, axis) - ratio_of_sums(c, d, axis)
+def ratio_intervals(numerators: Array, denominators: Array) -> tuple[Array, Array]:
+    """95 % interval of each row's Σ numerators / Σ denominators, inputs `[row, cluster]`: the jackknife with Student's t.
+
+    Where most clusters are all or nothing, or all are equal, the hull with the interval of a share: a ratio that
+    does not vary in the sample is not known exactly. NaN with fewer than `FEWEST_CLUSTERS` clusters.
+    """
+    return difference_intervals(numerators, denominators, np.zeros_like(numerators), np.ones_like(denominators))
 
 
-def _intervals(
-    samples: tuple[Array, ...], statistic: Callable[..., Array], resamples: int, seed: int
-) -> tuple[Array, Array]:
-    """The interval of a statistic of paired samples, each `[row, cluster]`, row by row."""
-    n_rows, n_clusters = samples[0].shape
-    low, high = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
-    if n_clusters < 2:
-        return low, high
-    same = np.all([(sample == sample[:, :1]).all(1) for sample in samples], axis=0)
-    with np.errstate(all="ignore"):  # every cluster is equal, as in many shares
-        low[same] = high[same] = statistic(*(sample[same, :1] for sample in samples))
-    low[~np.isfinite(low)] = np.nan
-    for method in ("BCa", "percentile"):
-        todo = np.flatnonzero(np.isnan(low))
-        for rows in np.array_split(todo, -(-len(todo) * n_clusters * BATCH // AT_ONCE) or 1):
-            if not len(rows):
-                continue
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")  # undefined intervals are NaN
-                interval = stats.bootstrap(
-                    [sample[rows] for sample in samples], statistic, axis=-1, paired=True, vectorized=True,
-                    n_resamples=resamples, confidence_level=CONFIDENCE, method=method, batch=BATCH,
-                    rng=np.random.default_rng(seed),
-                ).confidence_interval  # fmt: skip
-            bounds = np.stack([interval.low, interval.high])
-            known = np.isfinite(bounds).all(0)
-            low[rows[known]], high[rows[known]] = bounds[:, known]
+def difference_intervals(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
+    """95 % interval of Σa / Σb − Σc / Σd over the same clusters, inputs `[row, cluster]`; as `ratio_intervals`."""
+    rows, clusters = a.shape
+    if clusters < FEWEST_CLUSTERS:
+        return np.full(rows, np.nan), np.full(rows, np.nan)
+    value = ratio_of_sums(a, b) - ratio_of_sums(c, d)
+    with np.errstate(all="ignore"):
+        without = (a.sum(-1, keepdims=True) - a) / (b.sum(-1, keepdims=True) - b)
+        without -= (c.sum(-1, keepdims=True) - c) / (d.sum(-1, keepdims=True) - d)
+        of_clusters = a / b - c / d
+    centred = without - without.mean(-1, keepdims=True)
+    error = np.sqrt((clusters - 1) / clusters * (centred**2).sum(-1))
+    effective = np.minimum(effective_clusters(b), effective_clusters(d))
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(effective - 1, 1)) * error
+    low, high = value - reach, value + reach
+    of_clusters = np.where(np.isfinite(of_clusters), of_clusters, value[:, None])
+    size = np.abs(of_clusters)
+    all_or_nothing = ((size <= NEAR) | (np.abs(size - 1) <= NEAR)).mean(-1) >= MOSTLY
+    degenerate = all_or_nothing | (np.ptp(of_clusters, -1) <= LEAST_ERROR)
+    share_low, share_high = share_intervals(np.minimum(np.abs(value), 1.0), effective)
+    # Near 0 an effect may have either sign.
+    hull_low = np.where(value > NEAR, share_low, -share_high)
+    hull_high = np.where(value < -NEAR, -share_low, share_high)
+    low = np.where(degenerate, np.fmin(low, hull_low), low)
+    high = np.where(degenerate, np.fmax(high, hull_high), high)
     return low, high
 
 
-def ratio_of_sums(numerators: Array, denominators: Array, axis: int = -1) -> Array:
-    """Σ numerators / Σ denominators along an axis."""
-    return numerators.sum(axis=axis) / denominators.sum(axis=axis)
+def flips(clusters: int, draws: int, seed: int = 0) -> Array:
+    """Signs of whole clusters, `[draw, cluster]`: every one of the 2^clusters where these are at most `draws`.
 
-
-def share_interval(count: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of independent cases (Wilson's, within 0 and 1)."""
-    interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def rank_intervals(numerators: Array, denominators: Array, seed: int = 0) -> tuple[Array, Array]:
-    """95 % interval of each site's rank (1 is the largest effect); the inputs are sums `[cluster, site]`."""
-    ratios = resampled_ratios(numerators, denominators, seed=seed)
-    ranks = (-ratios).argsort(axis=1).argsort(axis=1) + 1.0
-    tail = (1 - CONFIDENCE) / 2
-    return np.quantile(ranks, tail, axis=0, method="lower"), np.quantile(ranks, 1 - tail, axis=0, method="higher")
-
-
-def first_shares(numerators: Array, denominators: Array, seed: int = 0) -> Array:
-    """Share of resamples of clusters in which each site has the largest effect; the inputs are sums `[cluster, site]`.
-
-    The shares sum to 1; equal sites share a resample equally. NaN if no site has an effect.
+    Their first row changes nothing, so that a p is never 0.
     """
-    ratios = resampled_ratios(numerators, denominators, seed=seed)
-    ratios = ratios[np.isfinite(ratios).any(axis=1)]
-    if not len(ratios):
-        return np.full(numerators.shape[1], np.nan)
-    first = (ratios == np.nanmax(ratios, axis=1, keepdims=True)).astype(float)
-    return (first / first.sum(1, keepdims=True)).mean(0)
+    if 2**clusters <= draws:
+        numbers = np.arange(2**clusters)[:, None] >> np.arange(clusters)
+        return 1.0 - 2.0 * (numbers & 1)
+    signs = np.random.default_rng(seed).integers(0, 2, size=(draws, clusters)) * 2.0 - 1.0
+    signs[0] = 1.0
+    return signs
 
 
-def sign_flips(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:
-    """Two-sided p of each site alone: whole clusters change sign, |sum| is compared; the inputs are `[cluster, site]`.
+def t_statistics(signs: Array, sums: Array, least: Array | float) -> Array:
+    """|t| of each site's mean under each draw of signs, `[draw, site]`; the standard error is at least `least`."""
+    clusters = len(sums)
+    means = signs @ sums / clusters
+    variance = np.maximum((sums**2).mean(0) - means**2, 0.0) / max(clusters - 1, 1)
+    return np.abs(means) / np.maximum(np.maximum(np.sqrt(variance), least), 1e-300)
 
-    Symmetry around 0 is the null. A site without any change has p = 1.
+
+def sign_flip_p(
+    sums: Array, scale: Array | float = 0.0, draws: int = 10_000, seed: int = 0
+) -> tuple[Array, Array]:
+    """Two-sided p of each site, family-wise (max-|t| step-down, Romano and Wolf 2005) and alone; `sums[cluster, site]`.
+
+    Whole clusters change sign together: exact where a cluster's sums are symmetric around 0, as where the two donors
+    are exchangeable. `scale` is each site's mean denominator. NaN with fewer than `FEWEST_CLUSTERS` clusters.
     """
-    signs = np.random.default_rng(seed).integers(0, 2, size=(draws, len(sums))) * 2.0 - 1.0
-    observed = np.abs(sums.sum(0))
-    slack = 1e-12 * np.abs(sums).sum(0)
-    exceeding = (np.abs(signs @ sums) >= observed - slack).sum(0)
-    return (1 + exceeding) / (1 + draws)
+    clusters, sites = sums.shape
+    if clusters < FEWEST_CLUSTERS:
+        return np.full(sites, np.nan), np.full(sites, np.nan)
+    t = t_statistics(flips(clusters, draws, seed), sums, LEAST_ERROR * np.abs(scale))
+    observed = t[0] - 1e-9 * np.maximum(t[0], 1.0)
+    alone = (t >= observed).mean(0)
+    order = np.argsort(-t[0], kind="stable")
+    # The largest statistic among a site and all sites ranked below it, in every draw.
+    maxima = np.maximum.accumulate(t[:, order[::-1]], axis=1)[:, ::-1]
+    adjusted = np.empty(sites)
+    adjusted[order] = np.maximum.accumulate((maxima >= observed[order]).mean(0))
+    return adjusted, alone
 
 
 def benjamini_hochberg(p: Array) -> Array:
@@ -141,23 +155,36 @@ def benjamini_hochberg(p: Array) -> Array:
     return q
 
 
-def step_down(sums: Array, draws: int = 10_000, seed: int = 0) -> Array:
-    """Family-wise p of each site: whole clusters change sign together, max-|t| step-down (Westfall and Young).
+def rank_sets(values: Array, scale: float = 1.0, draws: int = 2_000, seed: int = 0) -> tuple[Array, Array]:
+    """Simultaneous 95 % sets of the sites' ranks, 1 the largest; `values[cluster, site]` have equal units.
 
-    `sums[cluster, site]` are each cluster's sums, symmetric around 0 under the null. Romano and Wolf (2005) give the
-    step-down; |sum| / sqrt(clusters × sum of squares) is an increasing function of |t|.
+    A site's best rank is 1 + how many sites are larger than it, its worst the number of sites less how many are smaller
+    (Mogstad, Romano, Shaikh and Wilhelm 2024). Each difference of two sites is tested by sign flips of whole clusters,
+    with step-down over all of them. NaN with fewer than `FEWEST_CLUSTERS` clusters or over `MOST_RANKED` sites.
     """
-    clusters, sites = sums.shape
-    scale = np.sqrt(clusters * (sums**2).sum(0))
-    scale[scale == 0] = np.inf  # a site without any change is never significant
-    observed = np.abs(sums.sum(0)) / scale
-    signs = np.random.default_rng(seed).integers(0, 2, size=(draws, clusters)) * 2.0 - 1.0
-    flipped = np.abs(signs @ sums) / scale
-
-    order = np.argsort(-observed, kind="stable")
-    # The largest statistic among a site and all sites ranked below it, in every draw.
-    maxima = np.maximum.accumulate(flipped[:, order[::-1]], axis=1)[:, ::-1]
-    exceeding = (maxima >= observed[order] - 1e-12).sum(0)
-    adjusted = np.empty(sites)
-    adjusted[order] = np.maximum.accumulate((1 + exceeding) / (1 + draws))
-    return adjusted
+    clusters, sites = values.shape
+    if clusters < FEWEST_CLUSTERS or sites > MOST_RANKED:
+        return np.full(sites, np.nan), np.full(sites, np.nan)
+    first, second = np.triu_indices(sites, 1)
+    if not len(first):
+        return np.ones(sites), np.ones(sites)
+    differences = values[:, first] - values[:, second]
+    signs, least = flips(clusters, draws, seed), LEAST_ERROR * abs(scale)
+    observed = t_statistics(np.ones((1, clusters)), differences, least)[0]
+    open_tests = np.ones(len(first), bool)
+    while open_tests.any():  # step-down: what is rejected no longer counts for the critical value
+        chunks = np.array_split(signs, -(-len(signs) * int(open_tests.sum()) // AT_ONCE))
+        maxima = np.concatenate(
+            [t_statistics(part, differences[:, open_tests], least).max(1) for part in chunks]
+        )
+        critical = np.quantile(maxima, CONFIDENCE, method="higher")
+        rejected = open_tests & (observed > critical)
+        if not rejected.any():
+            break
+        open_tests &= ~rejected
+    first_is_larger = differences.mean(0) > 0
+    larger, smaller = np.where(first_is_larger, first, second), np.where(first_is_larger, second, first)
+    differ = ~open_tests
+    best = 1.0 + np.bincount(smaller[differ], minlength=sites)
+    worst = sites - np.bincount(larger[differ], minlength=sites).astype(float)
+    return best, worst

@@ -1,91 +1,178 @@
-"""Every site's effect with its interval, rank and p-values; the critical sites."""
+"""Every site's transfer with its interval, p-values and rank set; the critical sites, and the largest."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.rows import SERIES, from_run, has_unrelated, single_site_rows
-from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceiling
-from codi_tracing.analysis.statistics.effects import SUMS, cluster_sums, effect, pooled, specific_or_plain
+from codi_tracing.analysis.captions import site_name
+from codi_tracing.analysis.rows import SERIES, from_other_run, from_run, has_unrelated, single_site_rows
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceiling, interval_text
+from codi_tracing.analysis.statistics.effects import CONTROLS, SUMS, by_site, cluster_sums, effect, pooled, specific
 from codi_tracing.analysis.statistics.inference import (
+    ALPHA,
+    FEWEST_CLUSTERS,
+    MOST_RANKED,
     benjamini_hochberg,
-    first_shares,
-    rank_intervals,
-    sign_flips,
-    step_down,
+    difference_intervals,
+    rank_sets,
+    sign_flip_p,
 )
+from codi_tracing.analysis.statistics.measures import ANSWERS, TRANSFER, given_answers, measured, three_answers
 from codi_tracing.analysis.table import SITE_KEYS
 
-ALPHA = 0.05  # family-wise
 SHARE_OF_CEILING = 0.05  # a critical site's lower bound is above this share of the ceiling
+LEAST_LEAD = 0.05  # the largest site is named only if it exceeds every other by at least this
 
 
 def critical(
     table: pd.DataFrame,
-    metric: str = "logit_difference",
     direction: str = "denoising",
     *,
     low_ceiling: float = LOW_CEILING,
+    controls: Sequence[str] = CONTROLS,
+) -> pd.DataFrame:
+    """Every site by its specific transfer, the largest first, and which are critical: see `site_statistics`.
+
+    `critical`: p_fwer ≤ 0.05, a lower bound above 5 % of the ceiling, and a ceiling whose lower bound is at least
+    `low_ceiling`.
+    """
+    sites = site_statistics(table, direction=direction, controls=controls)
+    return rank_sites(sites, ceiling(table, direction, controls), low_ceiling)
+
+
+def site_statistics(
+    table: pd.DataFrame,
+    metric: str = TRANSFER,
+    direction: str = "denoising",
+    *,
+    controls: Sequence[str] = CONTROLS,
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every site by its specific effect, largest first, with the intervals of effect and rank, and p-values.
+    """The sites of one direction with their effects and, of transfer, p-values and rank sets; in the table's order.
 
-    `p` is of the site alone, `p_fwer` family-wise over all sites tested, `q` Benjamini and Hochberg's. `critical`:
-    p_fwer ≤ 0.05, a lower bound above 5 % of the ceiling, and a ceiling that is not low. `exploratory`: q ≤ 0.05 and an
-    effect above 0. `first`: the share of resamples of clusters in which the site is the largest. The sites are read at
-    the answer, without knockouts. Without an unrelated donor there is no null to test against: the effects are plain
-    (`specific` is False), all p are NaN, and nothing is critical.
+    `effect` is the specific transfer (`specific` is True) with its interval; beside it the `plain` transfer of the
+    pair's other run, the `control`'s, and the shares of the three answers. `p` is of the site alone, `p_fwer`
+    family-wise over all sites, `q` Benjamini and Hochberg's; `exploratory`: q ≤ 0.05; `below`: significantly less than
+    its control. `rank_low` to `rank_high` is the simultaneous rank set. Without an unrelated donor, or on another
+    metric, effects are plain and not tested. `moved` is the largest change by any write there. Sites are read at the
+    answer, without knockouts.
     """
-    top = ceiling(table, direction, metric)
-    return rank_sites(site_statistics(table, metric, direction, draws=draws, seed=seed), top, low_ceiling)
+    chosen = single_site_rows(measured(table, metric), metric, direction)
+    if not from_other_run(chosen).any():
+        raise ValueError(
+            f"no {'answered ' if metric == TRANSFER else ''}pair has a layer or step written from its other run with "
+            f"metric {metric!r}, direction {direction!r}"
+        )
+    is_tested = metric == TRANSFER and has_unrelated(chosen)
+    by, effects = [*SERIES, *SITE_KEYS], effect(chosen)
+    plain = by_site(effects)
+    rows = specific(chosen, controls) if is_tested else effects[from_other_run(effects)]
+    rows = rows.dropna(subset=SUMS)
+    sites = pooled(rows, by)
+    sums = cluster_sums(rows, by).fillna(0.0)
+    numerators, denominators = (sums[name].to_numpy(float) for name in SUMS)
+    scale = np.abs(denominators).mean(0)
+    unknown = np.full(len(sites), np.nan)
+    p_fwer, p, best, worst = unknown, unknown, unknown, unknown
+    if is_tested:
+        p_fwer, p = sign_flip_p(numerators, scale, draws, seed)
+        best, worst = rank_sets(numerators / scale, 1.0, seed=seed)
+    q = benjamini_hochberg(p)
+    keys = list(SITE_KEYS)
+    moved = effect(from_run(chosen)).assign(moved=lambda written: written["numerator"].abs())
+    sites = sites.assign(
+        p=p, q=q, p_fwer=p_fwer, specific=is_tested,
+        exploratory=(q <= ALPHA) & (sites["effect"] > 0),
+        below=(p_fwer <= ALPHA) & (sites["effect"] < 0),
+        rank_low=pd.array(best, "Int64"), rank_high=pd.array(worst, "Int64"),
+    ).merge(moved.groupby(keys, dropna=False)["moved"].max().reset_index(), on=keys, how="left")  # fmt: skip
+    sites = sites.merge(plain[[*keys, "effect"]].rename(columns={"effect": "plain"}), on=keys, how="left")
+    if is_tested:
+        control = by_site(effects, source="unrelated")[[*keys, "effect"]].rename(columns={"effect": "control"})
+        sites = sites.merge(control, on=keys, how="left")
+    return sites if metric != TRANSFER else sites.merge(_answers(table, direction), on=keys, how="left")
+
+
+def _answers(table: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """The shares of the three answers by site, of the pair's other run."""
+    given = given_answers(table)
+    given = single_site_rows(given.assign(metric=TRANSFER), TRANSFER, direction)
+    given = given[from_other_run(given)]
+    if given.empty:
+        return pd.DataFrame(columns=[*SITE_KEYS, *ANSWERS]).astype({name: table[name].dtype for name in SITE_KEYS})
+    return three_answers(given, list(SITE_KEYS))[[*SITE_KEYS, *ANSWERS]]
 
 
 def rank_sites(sites: pd.DataFrame, top: Estimate, low_ceiling: float = LOW_CEILING) -> pd.DataFrame:
     """Sort `site_statistics` by effect, and mark the critical sites under the ceiling `top`."""
     large = (sites["p_fwer"] <= ALPHA) & (sites["low"] > SHARE_OF_CEILING * top.effect)
-    ranked = sites.assign(ceiling=top.effect, critical=large & (top.effect >= low_ceiling))
-    ranked = ranked.sort_values("effect", ascending=False, ignore_index=True)
-    return ranked.assign(rank=ranked.index + 1)
+    ranked = sites.assign(ceiling=top.effect, critical=large & (top.low >= low_ceiling))
+    return ranked.sort_values("effect", ascending=False, ignore_index=True)
 
 
-def site_statistics(
+class Largest(NamedTuple):
+    """The largest site, if one may be named, and a sentence that says so or why not."""
+
+    site: dict | None
+    sentence: str
+
+
+def largest_site(
     table: pd.DataFrame,
-    metric: str = "logit_difference",
-    direction: str = "denoising",
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The sites of `critical` with their effects, ranks and p-values, for any ceiling; in the table's order.
-
-    `moved` is the largest change of the metric by any write there, of any pair and either donor.
-    """
-    chosen = single_site_rows(table, metric, direction)
-    if chosen.empty:
-        raise ValueError(f"the table has no rows of a layer or step with metric {metric!r} and direction {direction!r}")
-    has_null = has_unrelated(chosen)
-    if (rows := specific_or_plain(chosen).dropna(subset=SUMS)).empty:
-        raise ValueError(f"no pair has an effect of its other run with metric {metric!r}, direction {direction!r}")
-    by = [*SERIES, *SITE_KEYS]
-    sites = pooled(rows, by, seed=seed)
-    sums = cluster_sums(rows, by).fillna(0.0)
-    numerators, denominators = (sums[name].to_numpy(float) for name in SUMS)
-    p_fwer, p = (
-        test(numerators, draws, seed) if has_null else np.full(len(sites), np.nan) for test in (step_down, sign_flips)
+    ranked: pd.DataFrame,
+    top: Estimate,
+    low_ceiling: float = LOW_CEILING,
+    controls: Sequence[str] = CONTROLS,
+) -> Largest:
+    """The site that differs from every other, family-wise and by at least 0.05, under a ceiling that is not low."""
+    several = ranked["kind"].nunique() > 1
+    names = [site_name(row, several) for row in ranked.to_dict("records")]
+    leader = ranked.iloc[0]
+    if len(ranked) < 2:
+        return Largest(None, f"Only {names[0]} was written, so there is nothing to rank.")
+    if not ranked["specific"].all():
+        return Largest(None, "No site is called the largest: no unrelated donor was swept, so none was tested.")
+    if leader["clusters"] < FEWEST_CLUSTERS:
+        return Largest(
+            None,
+            f"No site is called the largest: {leader['clusters']} clusters are fewer than the {FEWEST_CLUSTERS} that a "
+            f"test needs (the smallest possible p is {2 / 2 ** leader['clusters']:.2g}).",
+        )
+    if not top.low >= low_ceiling:
+        return Largest(
+            None, f"No site is called the largest: the ceiling is low ({top}; its lower bound is below {low_ceiling:g})."
+        )
+    if pd.isna(leader["rank_high"]):
+        return Largest(None, f"No site is called the largest: more than {MOST_RANKED} sites are not ranked.")
+    equal = int(leader["rank_high"]) - 1
+    if equal or not leader["low"] > 0:
+        cannot = [name for name, best in zip(names, ranked["rank_low"], strict=True) if best == 1]
+        shown = "; ".join(cannot[:4]) + (f" and {len(cannot) - 4} more" if len(cannot) > 4 else "")
+        return Largest(None, f"No site is called the largest: any of {len(cannot)} may be it ({shown}).")
+    lead, low, high = _lead(table, ranked, controls)
+    words = f"{leader['effect']:z.2f} {interval_text(leader['low'], leader['high'])}"
+    ahead = f"it exceeds {names[1]} by {lead:z.2f} {interval_text(low, high)}"
+    if lead < LEAST_LEAD:
+        return Largest(None, f"No site is called the largest: {names[0]} has {words}, but {ahead}, less than 0.05.")
+    site = {key: None if pd.isna(leader[key]) else leader[key] for key in SITE_KEYS}
+    return Largest(
+        site | {"name": names[0], "transfer": float(leader["effect"]), "lead": float(lead)},
+        f"{names[0].capitalize()} carries the most: {words}; {ahead}, and every other site by more "
+        f"(n = {leader['n']} pairs in {leader['clusters']} clusters).",
     )
-    q = benjamini_hochberg(p)
-    rank_low, rank_high = rank_intervals(numerators, denominators, seed)
-    written, keys = effect(from_run(chosen)), list(SITE_KEYS)
-    moved = written.assign(moved=written["numerator"].abs()).groupby(keys, dropna=False)["moved"].max().reset_index()
-    return sites.assign(
-        p=p,
-        q=q,
-        p_fwer=p_fwer,
-        specific=has_null,
-        exploratory=(q <= ALPHA) & (sites["effect"] > 0),
-        first=first_shares(numerators, denominators, seed),
-        rank_low=rank_low.astype(int),
-        rank_high=rank_high.astype(int),
-    ).merge(moved, on=keys, how="left")
+
+
+def _lead(table: pd.DataFrame, ranked: pd.DataFrame, controls: Sequence[str]) -> tuple[float, float, float]:
+    """The difference of the first two sites' specific transfer, with its interval."""
+    direction = ranked["direction"].iloc[0]
+    rows = specific(single_site_rows(measured(table), TRANSFER, direction), controls).dropna(subset=SUMS)
+    two = rows.merge(ranked.head(2)[list(SITE_KEYS)].assign(place=[0, 1]), on=list(SITE_KEYS))
+    sums = two.pivot_table(index="cluster_id", columns="place", values=SUMS, aggfunc="sum").dropna()
+    (a, b), (c, d) = ([sums[name][place].to_numpy(float)[None] for name in SUMS] for place in (0, 1))
+    low, high = difference_intervals(a, b, c, d)
+    return float(ranked["effect"].iloc[0] - ranked["effect"].iloc[1]), float(low[0]), float(high[0])

@@ -1,84 +1,202 @@
-"""The verdict on the whole thought, from the two ceilings and the answers lost to unrelated thoughts."""
+"""The verdict on the whole thought, read from intervals: does the answer follow it, need it, or neither?
+
+It rests on three numbers with their intervals: the specific transfer of the whole thought in either direction, and the
+disruption by an unrelated question's thought. The first rule that fits decides (`judge`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.rows import has_unrelated, right_hosts
-from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceiling, thought_rows
+from codi_tracing.analysis.rows import from_other_run, has_unrelated, main_protocol
+from codi_tracing.analysis.statistics.ceiling import (
+    NONE,
+    Estimate,
+    ceiling,
+    estimate_of,
+    thought_rows,
+    unrelated_disruption,
+)
+from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS, pooled_shares
+from codi_tracing.analysis.statistics.inference import FEWEST_CLUSTERS
+from codi_tracing.analysis.statistics.measures import given_answers, right_runs, three_answers
 
-HARMFUL = 0.5  # share of runs that lose their answer to an unrelated thought
+CARRIED, LITTLE = 0.5, 0.2  # bounds of an interval: most of the answer, and hardly any of it
+CHANCE = 0.1  # upper bound of the accuracy on open answers, below which nothing is concluded
 MEANINGS = {
-    "the answer passes through the thought": "The answer passes through the thought",
-    "redundant with the question": "The thought is redundant with the question: it suffices, but is not needed",
-    "necessary, not sufficient": "The thought is necessary but not sufficient: without it the answer is lost, yet it "
-    "does not carry the difference between the two questions",
-    "unused": "The thought is unused: the answer depends neither on which thought it reads nor on having its own",
-    "undecided": "Undecided",
+    "carried": "Carried: the answer follows the thought",
+    "one direction only": "One direction only: the thought carries the answer {strong} and not {weak}",
+    "partly carried": "Partly carried: part of the answers follow the thought",
+    "needed, not carried": "Needed, not carried: an unrelated thought destroys the answer, but the answer does not follow "
+    "the other run's thought",
+    "unused": "Unused: the answer neither follows the thought nor needs its own",
+    "no label": "No label: the numbers fit no single description",
+    "undecided": "Undecided, because {reason}",
 }
 
 
+class Closed(NamedTuple):
+    """Closed answers: the number of options, and the share of the commonest one among the keys."""
+
+    options: int
+    commonest: float
+
+
 class Verdict(NamedTuple):
-    """The role of the thought: a label, a sentence with the numbers, and the numbers."""
+    """The role of the thought: a label, the sentence that explains it, and its numbers."""
 
     label: str
     sentence: str
-    denoising: Estimate | None
-    noising: Estimate | None
-    harm: float
+    denoising: Estimate  # specific transfer of the whole thought
+    noising: Estimate
+    disruption: Estimate  # by an unrelated thought
+    accuracy: Estimate  # share of unpatched runs that give their key
+    shares: dict[str, dict[str, Estimate]]  # direction → partner, host, another
+
+    @property
+    def low_ceiling(self) -> bool:
+        """Whether the ceiling's lower bound is low in either direction."""
+        return not (self.denoising.low >= CARRIED and self.noising.low >= CARRIED)
 
 
-def harm(table: pd.DataFrame) -> float:
-    """Share of runs, both directions together, that lose their own answer to an unrelated thought; NaN if not measured.
+def judge(
+    denoising: Estimate, noising: Estimate, disruption: Estimate, accuracy: Estimate, closed: Closed | None = None
+) -> tuple[str, str]:
+    """The label, and the reason where it is `undecided`."""
+    if reason := undecided(denoising, noising, disruption, accuracy, closed):
+        return "undecided", reason
+    both = (denoising, noising)
+    if all(s.low >= CARRIED for s in both):
+        return "carried", ""
+    if any(a.low >= CARRIED and b.high < CARRIED for a, b in (both, both[::-1])):
+        return "one direction only", ""
+    if all(s.low > LITTLE for s in both):
+        return "partly carried", ""
+    if all(s.high <= LITTLE for s in both) and disruption.low >= CARRIED:
+        return "needed, not carried", ""
+    if all(s.high <= LITTLE for s in (*both, disruption)):
+        return "unused", ""
+    names = ("transfer, denoising", "transfer, noising", "disruption by an unrelated thought")
+    reasons = [
+        f"the interval of {name}, {estimate}, contains {' and '.join(f'{bound:g}' for bound in contained)}"
+        for name, estimate in zip(names, (*both, disruption), strict=True)
+        if (contained := [bound for bound in (LITTLE, CARRIED) if estimate.low <= bound <= estimate.high])
+    ]
+    return ("undecided", "; ".join(reasons)) if reasons else ("no label", "")
 
-    Only runs that give their answer unpatched are counted.
+
+def undecided(
+    denoising: Estimate, noising: Estimate, disruption: Estimate, accuracy: Estimate, closed: Closed | None
+) -> str:
+    """Why nothing can be concluded; empty where something can."""
+    if accuracy.high < CHANCE and closed is None:
+        return f"the model answers {percent(accuracy)} of the questions correctly, at most {CHANCE:.0%}"
+    if closed is not None and accuracy.low <= closed.commonest:
+        return (
+            f"the model answers {percent(accuracy)} correctly, and the commonest of {closed.options} options is right "
+            f"in {closed.commonest:.0%}"
+        )
+    if min(denoising.n, noising.n) == 0:
+        return (
+            "no pair has both its unpatched runs right and an unrelated donor of equal length (the control)"
+            if accuracy.effect > 0
+            else "the model gives no question its key"
+        )
+    fewest = min(denoising, noising, disruption, key=lambda estimate: (estimate.clusters, estimate.n))
+    if fewest.clusters < FEWEST_CLUSTERS or fewest.n < FEWEST_CLUSTERS:
+        p = 2 / 2**fewest.clusters
+        return (
+            f"{fewest.n} answered pairs with a control are in {fewest.clusters} clusters, and {FEWEST_CLUSTERS} are "
+            f"needed (with {fewest.clusters}, no p can be below {p:.2g})"
+        )
+    if not all(np.isfinite([s.low, s.high]).all() for s in (denoising, noising, disruption)):
+        return "the probabilities of a pair's two answers do not differ between its two runs"
+    return ""
+
+
+def verdict(table: pd.DataFrame, closed: Closed | None = None) -> Verdict:
+    """The verdict of a table: what its whole thoughts carry, what they break, and which answers they give."""
+    right = accuracy(table)
+    controls = CONTROLS if closed is None else CLOSED_CONTROLS
+    reason, numbers = "", (NONE, NONE, NONE)
+    if not has_unrelated(thought_rows(table)):
+        reason = "no unrelated thought was written, so there is no control"
+    else:
+        try:
+            numbers = (
+                ceiling(table, "denoising", controls), ceiling(table, "noising", controls), unrelated_disruption(table),
+            )  # fmt: skip
+        except ValueError as error:
+            reason = str(error)
+    label, why = ("undecided", reason) if reason else judge(*numbers, right, closed)
+    shares = answer_shares(table)
+    return Verdict(label, _sentence(label, why, numbers, right, shares), *numbers, right, shares)
+
+
+def _sentence(
+    label: str,
+    reason: str,
+    numbers: Sequence[Estimate],
+    right: Estimate,
+    shares: dict[str, dict[str, Estimate]],
+) -> str:
+    """The verdict in words, with its shares and numbers, each with its own n."""
+    denoising, noising, disruption = numbers
+    strong, weak = ("denoising", "noising") if denoising.low >= CARRIED else ("noising", "denoising")
+    parts = [MEANINGS[label].format(strong=strong, weak=weak, reason=reason) + "."]
+    followed = [
+        f"in {percent(answers['partner'])} of pairs ({direction}; {answers['partner'].sample})"
+        for direction, answers in shares.items()
+    ]
+    if followed:
+        parts.append(f"With the other run's thought, the answer follows the thought {' and '.join(followed)}.")
+    if denoising.n or noising.n:
+        parts.append(
+            f"Specific transfer: {denoising} denoising, {noising} noising ({denoising.sample}"
+            + (")" if denoising[3:] == noising[3:] else f"; noising {noising.sample})")
+            + f"; an unrelated thought destroys {disruption} of the answer ({disruption.sample})."
+        )
+    parts.append(f"Unpatched, {percent(right)} of the answers are right ({right.sample}, both questions of each).")
+    return " ".join(parts)
+
+
+def accuracy(table: pd.DataFrame) -> Estimate:
+    """The share of unpatched runs that decode their keys, both questions of each pair."""
+    sides = pd.concat(right_runs(table), axis=1).mean(axis=1).rename("right")
+    clusters = main_protocol(table).drop_duplicates("pair_id").set_index("pair_id")["cluster_id"]
+    rows = sides.to_frame().join(clusters).reset_index().assign(all="all")
+    return estimate_of(pooled_shares(rows, rows["right"], ["all"]).iloc[0])
+
+
+def answer_shares(table: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
+    """The three answers of the host with its partner's whole thought, by direction, on the answered pairs.
+
+    Where no pair is answered, on all pairs whose two runs answer differently.
     """
-    rows = thought_rows(table)
-    return float(1 - right_hosts(rows[rows["source"] == "unrelated"])["patched"].mean())
+    for answered in (True, False):
+        rows = thought_rows(given_answers(table, answered))
+        rows = rows[from_other_run(rows)]
+        if len(rows):
+            break
+    if rows.empty:
+        return {}
+    shares = three_answers(rows, ["direction"])
+    return {
+        str(row["direction"]): {
+            answer: Estimate(row[answer], row[f"low_{answer}"], row[f"high_{answer}"], row["n"], row["clusters"])
+            for answer in ("partner", "host", "another")
+        }
+        for row in shares.to_dict("records")
+    }
 
 
-def verdict(table: pd.DataFrame, low_ceiling: float = LOW_CEILING) -> Verdict:
-    """Unused; necessary, not sufficient; redundant with the question; or the answer passes through the thought.
-
-    A ceiling is low below `low_ceiling`; an unrelated thought is harmful if at least half of the runs lose their answer
-    to it.
-    """
-    try:
-        denoising, noising = (ceiling(table, direction) for direction in ("denoising", "noising"))
-    except ValueError as error:
-        return Verdict("undecided", f"Undecided: {error}.", None, None, harm(table))
-    lost = harm(table)
-    rows = thought_rows(table)
-    rows = rows[rows["metric"] == "logit_difference"]
-    gap = (rows["clean"] - rows["corrupted"]).mean()
-    numbers = (
-        f"the clean thought moves the corrupted run {denoising} of the way to the clean run, the corrupted thought "
-        f"moves the clean run {noising} of the way to the corrupted run, and "
-        + _harm_in_words(rows, lost)
-        + f" (n = {denoising.n} pairs, {denoising.clusters} clusters; 1 is all the way)."
-    )
-    # If the unpatched runs do not prefer their own answers, a share of their gap means nothing.
-    label = _label(denoising.effect, noising.effect, lost, low_ceiling) if gap > 0 else "undecided"
-    return Verdict(label, f"{MEANINGS[label]}: {numbers}", denoising, noising, lost)
-
-
-def _harm_in_words(rows: pd.DataFrame, lost: float) -> str:
-    """The share of answers lost, or why it is unknown."""
-    if not np.isnan(lost):
-        return f"an unrelated thought takes {lost:.0%} of runs' answers"
-    if has_unrelated(rows):
-        return "no unpatched run gives its key, so none can lose it"
-    return "no unrelated thought was tried"
-
-
-def _label(denoising: float, noising: float, lost: float, low: float) -> str:
-    if np.isnan(denoising) or np.isnan(noising):
-        return "undecided"
-    if denoising >= low:
-        return "the answer passes through the thought" if noising >= low else "redundant with the question"
-    if noising >= low or lost >= HARMFUL:
-        return "necessary, not sufficient"
-    return "undecided" if np.isnan(lost) else "unused"
+def percent(share: Estimate) -> str:
+    """A share and its interval in per cent."""
+    if np.isnan(share.effect):
+        return "an unknown share"
+    between = "" if np.isnan(share.low) else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    return f"{100 * share.effect:.0f} %{between}"

@@ -28,15 +28,21 @@ def cell(pair, direction, source, site, metric, patched, clean, corrupted, layer
     }
 
 
-def experiment(layers=(0.8, 0.0), thought=(0.9, 0.9), unrelated=0.3, loses=1.0, pairs=40, noise=0.1, seed=0, size=1):
+def experiment(
+    layers=(0.8, 0.0), thought=(0.9, 0.9), unrelated=0.3, loses=1.0, pairs=40, noise=0.1, seed=0, size=1, control=0.0
+):
     """A sweep with known effects: of each layer, of the whole thought in both directions, and of unrelated donors.
 
-    An unrelated thought destroys the answer of a share `loses` of the pairs; `size` pairs share a cluster.
+    Effects are on the logit difference and, independently drawn, transfer; `unrelated` is an unrelated donor's effect
+    on the logit difference, `control` its transfer. An unrelated thought destroys the answer of a share `loses` of the
+    pairs; `size` pairs share a cluster. Every pair is answered; a run with a positive logit difference answers as the
+    clean run, which the probabilities of single runs need not agree with.
     """
-    rng = np.random.default_rng(seed)
+    rng, of_probabilities = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows = []
     for pair in range(pairs):
         clean, corrupted = rng.uniform(2, 6), -rng.uniform(2, 6)
+        likely, unlikely = of_probabilities.uniform([0.9, 0.0], [1.0, 0.1])
         for direction, whole in zip(OTHER, thought, strict=True):
             host, donor = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
             own = "corrupted" if direction == "denoising" else "clean"
@@ -56,9 +62,22 @@ def experiment(layers=(0.8, 0.0), thought=(0.9, 0.9), unrelated=0.3, loses=1.0, 
                 answer = "clean" if patched > 0 else "corrupted"
                 if source == "unrelated":
                     answer = "other" if pair < loses * pairs else own
+                number = {"clean": 1.0, "corrupted": 2.0, "other": 3.0}
+                rows.append(cell(pair, direction, source, site, "answer", number[answer], 1.0, 2.0, **where))
+                # The host loses as much as the partner gains; an unrelated donor destroys what it does not keep.
+                carried = (true if source != "unrelated" else control) + (
+                    noise * of_probabilities.standard_normal() if source != "self" else 0
+                )
+                lost = float(answer != own) if source == "unrelated" else carried
+                for key in ("clean", "corrupted"):
+                    start, end = (unlikely, likely) if key != own else (likely, unlikely)
+                    share = start + (carried if key != own else lost) * (end - start)
+                    runs = (share, *((likely, unlikely) if key == "clean" else (unlikely, likely)))
+                    rows.append(cell(pair, direction, source, site, f"probability_{key}", *runs, **where))
                 for key in ("clean", "corrupted"):
                     runs = (float(answer == key), float(key == "clean"), float(key == "corrupted"))
-                    rows.append(cell(pair, direction, source, site, f"answer_is_{key}", *runs, **where))
+                    for name in ("answer_is", "gives"):
+                        rows.append(cell(pair, direction, source, site, f"{name}_{key}", *runs, **where))
     return check_table(pd.DataFrame(rows))
 
 
