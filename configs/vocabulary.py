@@ -118,6 +118,10 @@ METRICS = {
         "key, else 0", default=True),
     "answer_is_corrupted": MetricEntry("answer is corrupted", "decoded answer", "1 where that number is the corrupted "
         "question's key, else 0; an answer that is neither is “other”", default=True),
+    "gives_clean": MetricEntry("gives the clean run's answer", "decoded answer", "1 where that number is what the "
+        "unpatched clean run decodes, right or wrong, else 0; NaN where that run decodes none", default=True),
+    "gives_corrupted": MetricEntry("gives the corrupted run's answer", "decoded answer", "1 where that number is what "
+        "the unpatched corrupted run decodes, else 0; NaN where that run decodes none", default=True),
     "answer_is_hybrid": MetricEntry("answer is hybrid", "decoded answer", "1 where that number is the result of the "
         "host's remaining operations on the donor's intermediate, else 0", in_config=False),
     "js_to_clean": MetricEntry("js to clean", "answer position", "Jensen–Shannon divergence to the clean run in nats, "
@@ -125,6 +129,10 @@ METRICS = {
     "entropy": MetricEntry("entropy", "answer position", "entropy of the next token in nats"),
     "top_overlap": MetricEntry("top overlap", "answer position", "share of the clean run's ten likeliest tokens that "
         "are among the patched run's ten"),
+    "probability_clean": MetricEntry("probability of the clean answer", "whole answer", "probability of the whole clean "
+        "answer with end of sequence, forced; transfer is the effect on the partner's", default=True),
+    "probability_corrupted": MetricEntry("probability of the corrupted answer", "whole answer", "probability of the "
+        "whole corrupted answer with end of sequence, forced", default=True),
     "logprob_clean": MetricEntry("logprob clean", "whole answer", "log probability in nats of the whole clean answer "
         "with end of sequence, forced"),
     "logprob_corrupted": MetricEntry("logprob corrupted", "whole answer", "log probability in nats of the whole "

@@ -135,6 +135,16 @@ def logprob_corrupted(r: Reading) -> Tensor:
     return r.answer_logprobs[..., 1]
 
 
+def probability_clean(r: Reading) -> Tensor:
+    """Probability of the whole clean answer, EOS included, after the answer prefix."""
+    return logprob_clean(r).exp()
+
+
+def probability_corrupted(r: Reading) -> Tensor:
+    """Probability of the whole corrupted answer, EOS included, after the answer prefix."""
+    return logprob_corrupted(r).exp()
+
+
 def prediction_change(r: Reading) -> Tensor:
     """1 where the likeliest token is not the host's, else 0."""
     return (r.patched.argmax(-1) != r.of_host(lambda logits: logits.argmax(-1))).float()
@@ -159,6 +169,8 @@ LOGIT_METRICS: dict[str, Metric] = {
         top_overlap,
         logprob_clean,
         logprob_corrupted,
+        probability_clean,
+        probability_corrupted,
     )
 }
 EOT_METRICS: dict[str, Metric] = {

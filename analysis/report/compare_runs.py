@@ -9,6 +9,7 @@ import pandas as pd
 from codi_tracing.analysis.figures.comparison import comparison_data
 from codi_tracing.analysis.io.run_folder import read_manifest, read_prepared
 from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.statistics.measures import TRANSFER
 
 
 def run_names(first: Path, second: Path) -> tuple[str, str]:
@@ -27,7 +28,7 @@ def run_names(first: Path, second: Path) -> tuple[str, str]:
     raise ValueError(f"{first}: is compared with itself; name two runs")
 
 
-def compare_runs(first: Path, second: Path, metric: str = "logit_difference") -> pd.DataFrame:
+def compare_runs(first: Path, second: Path, metric: str = TRANSFER) -> pd.DataFrame:
     """`comparison_data` of two run folders; ValueError if a pair of the same id has other questions."""
     sides = [{str(pair["pair_id"]): pair for pair in read_prepared(run)} for run in (first, second)]
     for pair_id in sorted(sides[0].keys() & sides[1].keys()):

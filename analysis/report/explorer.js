@@ -7,7 +7,7 @@ async function explore(data, specs, figures) {
   const byId = id => document.getElementById(id);
   const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer;
   const values = {
-    other: new Float32Array(bytes(data.other)),          // [place, pair]: the logit difference of the patched run
+    other: new Float32Array(bytes(data.other)),          // [place, pair]: the probability of the partner's answer
     unrelated: new Float32Array(bytes(data.unrelated)),
     decoded: new Uint32Array(bytes(data.decoded)),       // [place, pair]: which of data.answers was decoded
   };
@@ -18,12 +18,14 @@ async function explore(data, specs, figures) {
   const round = (value, digits = 2) => value === null || Number.isNaN(value) ? "–" : unsigned(value.toFixed(digits));
   const answerText = answer => answer === null ? "no number" : String(answer);
 
-  // The effect that a source has on a pair at a place: 0 is the run written into, 1 the pair's other run.
+  // The transfer of a source to a pair at a place: 0 is the host's probability of the partner's answer, 1 the
+  // partner's own. A pair whose two probabilities differ by less than 0.1 has none.
   function effect(source, place, pair) {
     const {clean, corrupted} = pairs[pair], denoising = places[place].direction === "denoising";
-    const [host, donor] = (denoising ? [corrupted, clean] : [clean, corrupted]).map(run => run.logit_difference);
-    if (host === null || donor === null || donor === host) return NaN;
-    return (values[source][at(place, pair)] - host) / (donor - host);
+    const partnersAnswer = denoising ? "probability_clean" : "probability_corrupted";
+    const [host, partner] = (denoising ? [corrupted, clean] : [clean, corrupted]).map(run => run[partnersAnswer]);
+    if (host === null || partner === null || Math.abs(partner - host) < 0.1) return NaN;
+    return (values[source][at(place, pair)] - host) / (partner - host);
   }
   const hasAnswers = data.answers.length > 1;
   const answer = (place, pair) => hasAnswers ? answerText(data.answers[values.decoded[at(place, pair)]]) : "not decoded";
@@ -66,7 +68,7 @@ async function explore(data, specs, figures) {
     const panel = matching(2);
     const pooled = panel.map(i => placeRow(i, {
       effect: places[i].effect, shown: round(places[i].effect, 3),
-      interval: `${round(places[i].low, 3)} to ${round(places[i].high, 3)}`,
+      interval: places[i].low === null ? "none" : `${round(places[i].low, 3)} to ${round(places[i].high, 3)}`,
       p: places[i].p_fwer === null ? "none" : places[i].p_fwer.toPrecision(2), n: places[i].n,
     }));
     const own = panel.map(i => {
@@ -158,9 +160,10 @@ async function explore(data, specs, figures) {
     for (const [side, other] of [["clean", "corrupted"], ["corrupted", "clean"]]) {
       byId(`${side}-question`).replaceChildren(...marked(pair[side].question, pair[other].question));
       byId(`${side}-answer`).textContent = `key ${pair[side].key}; the unpatched run answers ${answerText(pair[side].answer)}` +
-        `, logit difference ${round(pair[side].logit_difference)}`;
+        ` (probability of the clean answer ${round(pair[side].probability_clean)}, of the corrupted ` +
+        `${round(pair[side].probability_corrupted)})`;
     }
-    byId("patched-answer").textContent = `${answer(chosen.place, chosen.pair)}; effect ` +
+    byId("patched-answer").textContent = `${answer(chosen.place, chosen.pair)}; transfer ` +
       `${round(effect("other", chosen.place, chosen.pair))}, of an unrelated donor ` +
       round(effect("unrelated", chosen.place, chosen.pair));
   }
@@ -171,8 +174,8 @@ async function explore(data, specs, figures) {
     if (place.layer !== "all") where.push(named("layer", place.layer));
     if (place.step !== "all") where.push(named("step", place.step));
     byId("chosen").textContent = `${where.join(", ")}, ${data.directions[place.direction]}: ` +
-      `${place.specific ? "specific effect" : "effect"} ${round(place.effect)} ` +
-      `[${round(place.low)}, ${round(place.high)}], n = ${place.n} pairs in ${place.clusters} clusters` +
+      `${place.specific ? "specific transfer" : "transfer"} ${round(place.effect)}` +
+      (place.low === null ? "" : ` [${round(place.low)}, ${round(place.high)}]`) + `, n = ${place.n} pairs in ${place.clusters} clusters` +
       (place.p_fwer === null ? "" : `, family-wise p ${place.p_fwer.toPrecision(2)}`) +
       (place.critical ? ", critical" : "") + ".";
   }
@@ -208,9 +211,11 @@ async function explore(data, specs, figures) {
       download("places.csv", "text/csv", csv([names, ...places.map(place => names.map(name => place[name]))]));
     },
     "save-values": () => {
-      const head = ["pair_id", ...fields, "clean", "corrupted", "patched", "patched_unrelated", "answer"];
+      const head = ["pair_id", ...fields, "probability_clean_run", "probability_corrupted_run", "probability_patched",
+        "probability_unrelated", "answer"];
+      const name = place => place.direction === "denoising" ? "probability_clean" : "probability_corrupted";
       const rows = places.flatMap((place, i) => pairs.map((pair, j) => [
-        pair.id, ...fields.map(field => place[field]), pair.clean.logit_difference, pair.corrupted.logit_difference,
+        pair.id, ...fields.map(field => place[field]), pair.clean[name(place)], pair.corrupted[name(place)],
         finite(values.other[at(i, j)]), finite(values.unrelated[at(i, j)]), data.answers[values.decoded[at(i, j)]]]));
       download("pairs.csv", "text/csv", csv([head, ...rows]));
     },

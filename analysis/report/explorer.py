@@ -17,12 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from codi_tracing.analysis.rows import from_other_run, has_unrelated
-from codi_tracing.analysis.statistics.effects import pooled, specific_or_plain
+from codi_tracing.analysis.statistics.effects import effect, pooled, specific
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import SITE_KEYS
 from codi_tracing.configs.vocabulary import DIRECTIONS, SEGMENTS, SITE_KINDS
 
-EXPLORED_METRIC = "logit_difference"
+RUNS = ["patched", "clean", "corrupted"]
+POOLED = ("effect", "low", "high", "p_fwer", "n", "clusters")
 MOST_VALUES = 800_000  # of 4 bytes, 5.3 in base64: with Vega and the pairs' texts, the page stays under 10 MB
 NO_SITE = ("knockout", "n_latents", "read_step")  # rows with these are of experiments that do not compare sites
 PLACE = ["direction", *SITE_KEYS]
@@ -31,16 +33,20 @@ PLACE = ["direction", *SITE_KEYS]
 def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The explorer's data: pairs, places (direction and site) with pooled effects, each pair's values at each place.
 
-    None if no run is patched with its pair's other run and read by the logit difference. `left_out` names kinds of
-    sites whose values do not fit the page.
+    The values are probabilities of the partner's answer, of which the page computes each pair's transfer; the pooled
+    effects are of the answered pairs. None if no run is patched with its pair's other run and read so. `left_out` names
+    kinds of sites whose values do not fit the page.
     """
     rows = results.main_table
     rows = rows[rows[list(NO_SITE)].isna().all(axis=1)]
     pairs = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
     ids = [str(pair["pair_id"]) for pair in pairs]
     rows = rows[rows["pair_id"].isin(ids)]
-    measured = rows[(rows["metric"] == EXPLORED_METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
-    written = measured[from_other_run(measured)]
+    try:
+        read = measured(rows, answered=False).dropna(subset=RUNS)
+    except ValueError:  # without the probabilities of the answers
+        return None
+    written = read[from_other_run(read)]
     if written.empty:
         return None
     places = written[PLACE].drop_duplicates(ignore_index=True)
@@ -52,11 +58,11 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     places = places.merge(fitting, on=["kind", "freeze"])
     answers, decoded = dictionary(at_places(rows[(rows["metric"] == "answer") & from_other_run(rows)], places, ids))
     return {
-        "pairs": [pair_of(pair, measured, rows) for pair in pairs],
+        "pairs": [pair_of(pair, rows) for pair in pairs],
         "places": places_of(places, results),
         "directions": {name: DIRECTIONS[name].phrase for name in places["direction"].unique()},
         "other": encoded(at_places(written, places, ids)),
-        "unrelated": encoded(at_places(measured[measured["source"] == "unrelated"], places, ids)),
+        "unrelated": encoded(at_places(read[read["source"] == "unrelated"], places, ids)),
         "answers": answers,
         "decoded": decoded,
         "left_out": [panel_name(row) for row in marked[marked["_merge"] == "left_only"].to_dict("records")],
@@ -83,21 +89,20 @@ def encoded(numbers: NDArray[np.float32]) -> str:
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
-def pair_of(pair: Mapping[str, Any], measured: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
-    """A pair's questions and keys, and its unpatched runs' answers and logit differences."""
-    pair_id = str(pair["pair_id"])
-    own = measured[measured["pair_id"] == pair_id].iloc[0]
-    answers = rows[(rows["pair_id"] == pair_id) & (rows["metric"] == "answer")].head(1)
+def pair_of(pair: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    """A pair's questions and keys, and its unpatched runs' answers and probabilities of both answers."""
+    own = rows[rows["pair_id"] == str(pair["pair_id"])].drop_duplicates("metric").set_index("metric")
     sides = {
         side: {
             "question": pair[side]["question"],
             "key": str(pair[side]["answer"]),
-            "answer": number(answers[side].iloc[0]) if len(answers) else None,
-            "logit_difference": number(own[side]),
+            "answer": number(own[side].get("answer", np.nan)),
+            **{name: number(own[side].get(name, np.nan)) for name in ("probability_clean", "probability_corrupted")},
         }
         for side in ("clean", "corrupted")
     }
-    return {"id": pair_id, "edit": None if pd.isna(own["edit"]) else str(own["edit"]), **sides}
+    edit = own["edit"].iloc[0]
+    return {"id": str(pair["pair_id"]), "edit": None if pd.isna(edit) else str(edit), **sides}
 
 
 def number(value: float) -> float | None:
@@ -106,17 +111,16 @@ def number(value: float) -> float | None:
 
 
 def places_of(places: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
-    """Each place with its labels and its pooled effect: specific where an unrelated donor was swept."""
-    parts = [tested(results, direction) for direction in places["direction"].unique()]
-    rows = results.main_table
-    is_segment = (
-        (rows["metric"] == EXPLORED_METRIC) & rows["kind"].isin(SEGMENTS) & rows[list(NO_SITE)].isna().all(axis=1)
-    )
-    if is_segment.any():
-        parts.append(pooled_places(rows[is_segment]))
-    effects = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    if "p_fwer" not in effects:
-        effects = effects.assign(p_fwer=np.nan, critical=False)
+    """Each place with its labels and its pooled transfer: specific where an unrelated donor was swept."""
+    parts = []
+    for direction in places["direction"].unique():
+        for pool in (results.sites, lambda direction: pooled_segments(results, direction)):
+            try:
+                parts.append(pool(direction))
+            except ValueError:  # no such site in this direction
+                continue
+    effects = pd.concat([pd.DataFrame(columns=[*PLACE, *POOLED]), *parts], ignore_index=True)
+    effects = effects.astype({name: places[name].dtype for name in PLACE})
     known = places.merge(effects, on=PLACE, how="left")
     layers, steps = span(known, "layer"), span(known, "step")
     return [
@@ -126,35 +130,26 @@ def places_of(places: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
             "layer": layers[i] + ("" if pd.isna(row["head"]) else f".{row['head']}"),
             "step": steps[i] if pd.isna(row["step_set"]) else str(row["step_set"]).replace("+", ", "),
             "order": [order(row, "layer"), order(row, "step")],
-            **{name: number(float(row[name])) for name in ("effect", "low", "high", "p_fwer", "n", "clusters")},
-            **{name: bool(row[name]) and not pd.isna(row[name]) for name in ("critical", "specific")},
+            **{name: number(float(row[name])) for name in POOLED},
+            **{name: not pd.isna(row[name]) and bool(row[name]) for name in ("critical", "specific")},
         }
         for i, row in enumerate(known.to_dict("records"))
     ]
 
 
-def tested(results: Results, direction: str) -> pd.DataFrame:
-    """The pooled effects of one direction with their family-wise p; without p where no ceiling is known."""
-    rows = results.main_table
-    rows = rows[(rows["metric"] == EXPLORED_METRIC) & (rows["direction"] == direction) & ~rows["kind"].isin(SEGMENTS)]
-    rows = rows.dropna(subset=["patched", "clean", "corrupted"])
-    if not from_other_run(rows).any():
-        return pd.DataFrame()
-    try:
-        return results.sites(direction)
-    except ValueError:
-        return pooled_places(rows)
-
-
-def pooled_places(rows: pd.DataFrame) -> pd.DataFrame:
-    """Pooled effects, specific only where an unrelated donor was swept."""
-    return pooled(specific_or_plain(rows), PLACE).assign(specific=has_unrelated(rows))
+def pooled_segments(results: Results, direction: str) -> pd.DataFrame:
+    """The pooled transfer of whole segments, which are not ranked."""
+    rows = measured(results.main_table)
+    rows = rows[rows["kind"].isin(SEGMENTS) & rows[list(NO_SITE)].isna().all(axis=1) & (rows["direction"] == direction)]
+    is_specific = has_unrelated(rows)
+    effects = specific(rows, results.controls) if is_specific else effect(rows[from_other_run(rows)])
+    return pooled(effects, PLACE).assign(specific=is_specific)
 
 
 def panel_name(place: Mapping[Any, Any]) -> str:
     """A kind of site, and the routes that are frozen while it is written."""
     noun = SITE_KINDS[place["kind"]].noun
-    return noun if pd.isna(place["freeze"]) else f"{noun}, {place['freeze']} held"
+    return noun if pd.isna(place["freeze"]) else f"{noun}, {place['freeze']} frozen"
 
 
 def span(places: pd.DataFrame, what: str) -> list[str]:

@@ -11,18 +11,18 @@ from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, headin
 
 
 def overview_chart() -> Any:
-    """Pooled effects by layer and step, the chosen site outlined; colours centred on 0."""
+    """Pooled transfer by layer and step, the chosen site outlined; colours centred on 0."""
     return dress(
         sites_chart(alt.Text("effect:Q", format=".2f"), ["shown:N", "interval:N", "p:N", "n:N"]),
-        heading("Pooled over pairs", "Choose a cell: the pairs follow"),
+        heading("Pooled over answered pairs", "Choose a cell: the pairs follow"),
     )
 
 
 def own_chart() -> Any:
-    """One pair's effects by layer and step; the number is the answer that is decoded under the patch."""
+    """One pair's transfer by layer and step; the number is the answer that is decoded under the patch."""
     return dress(
         sites_chart(alt.Text("answer:N"), ["shown:N", "answer:N"]),
-        heading("This pair alone", "Colour: its effect; number: the answer decoded under the patch", width=480),
+        heading("This pair alone", "Colour: its transfer; number: the answer decoded under the patch", width=480),
     )
 
 
@@ -40,7 +40,7 @@ def sites_chart(text: alt.Text, fields: Sequence[str]) -> Any:
     tooltip = [alt.Tooltip(name) for name in ("layer:N", "step:N", *fields)]
     ring = alt.condition("datum.place === chosen", alt.value("#000"), alt.value(None))
     cells = base.mark_rect(strokeWidth=2.5, cursor="pointer").encode(
-        color=alt.Color("effect:Q", title="effect", scale=scale, legend=legend), stroke=ring, tooltip=tooltip
+        color=alt.Color("effect:Q", title="transfer", scale=scale, legend=legend), stroke=ring, tooltip=tooltip
     )
     ink = alt.condition("abs(datum.effect) > 0.6 * reach", alt.value("white"), alt.value("#222"))
     words = base.mark_text(fontSize=10, cursor="pointer").encode(text=text, color=ink, tooltip=tooltip)
@@ -48,17 +48,19 @@ def sites_chart(text: alt.Text, fields: Sequence[str]) -> Any:
 
 
 def strip_chart() -> Any:
-    """Every pair at the chosen site: effects of its other run and of an unrelated donor; outliers at the edge."""
+    """Every pair at the chosen site: transfer of its other run and of an unrelated donor; outliers at the edge."""
     chosen, last = alt.param(name="chosen", value=-1), alt.param(name="last", value=1)
     donors = {"other run": BLUE, "unrelated donor": "#9A9A9A"}
     base = alt.Chart(alt.NamedData("strip")).encode(
         x=alt.X(
             "rank:Q",
-            title="pairs, by effect",
+            title="pairs, by transfer",
             axis=alt.Axis(labels=False, ticks=False, grid=False),
             scale=alt.Scale(domain=[0, alt.ExprRef("last")], padding=6),
         ),
-        y=alt.Y("shown:Q", title="effect (0 host, 1 donor)", scale=alt.Scale(domain=[-1, 2], clamp=True)),
+        y=alt.Y(
+            "shown:Q", title="transfer (0: host's answer, 1: partner's)", scale=alt.Scale(domain=[-1, 2], clamp=True)
+        ),
     )
     is_chosen = "datum.pair === chosen"
     points = base.mark_point(filled=True, cursor="pointer").encode(
@@ -71,7 +73,12 @@ def strip_chart() -> Any:
         size=alt.condition(is_chosen, alt.value(140), alt.value(28)),
         stroke=alt.condition(is_chosen, alt.value("#000"), alt.value(None)),
         opacity=alt.condition(is_chosen, alt.value(1), alt.value(0.75)),
-        tooltip=[alt.Tooltip("name:N", title="pair"), "donor:N", alt.Tooltip("effect:Q", format=".3f"), "answer:N"],
+        tooltip=[
+            alt.Tooltip("name:N", title="pair"),
+            "donor:N",
+            alt.Tooltip("effect:Q", format=".3f", title="transfer"),
+            "answer:N",
+        ],
     )
     ends = alt.Chart(alt.InlineData([{"y": 0}, {"y": 1}])).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="y:Q")
     return dress(

@@ -10,20 +10,31 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import metric_noun
 from codi_tracing.analysis.rows import sites_have_unrelated
-from codi_tracing.analysis.statistics.inference import RESAMPLES
+from codi_tracing.analysis.statistics.inference import ALPHA, FEWEST_CLUSTERS
+from codi_tracing.analysis.statistics.sites import SHARE_OF_CEILING
 from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, METRICS, SITE_KINDS, SOURCES
 
 STATISTICS_WORDS = {
-    "effect": "(patched − host) / (donor − host): 0 leaves the run written into as it was, 1 makes it the pair's "
-    "other run. Pooled: sum of numerators over sum of denominators; intervals: 95% over resampled clusters (BCa).",
-    "specific effect": "effect of the pair's other run less that of an unrelated question's run, paired. Any write "
-    "that destroys the answer moves the logit difference about half-way, so the unrelated donor is the zero line.",
-    "ceiling": "effect of the whole thought: the answer phase reads the donor's cache of all latent steps and layers.",
-    "critical": "specific effect above 0 by sign-flips of whole clusters with max-|t| step-down over all sites "
-    "(family-wise 5%), its lower bound above 5% of the ceiling, and a ceiling of at least {low:g}.",
-    "exploratory": "false discovery rate q at most 5% (Benjamini and Hochberg) and an effect above 0: a list to follow "
-    "up, not a finding.",
-    "is first": "how often the site has the largest effect in resamples of whole clusters.",
+    "answered pairs": "pairs whose two unpatched runs decode their own keys. Every number is of these, unless it says "
+    "otherwise.",
+    "three answers": "a patched run gives the partner's answer (that of the pair's other run), keeps the host's (that of "
+    "the run written into), or gives another.",
+    "transfer": "(P(patched) − P(host)) / (P(partner) − P(host)), P the probability of the partner's whole answer with "
+    "end of sequence: 0 leaves the host as it was, 1 makes it answer as its partner does. Pooled: sum of numerators over "
+    "sum of denominators; undefined where the latter cannot be told from 0.",
+    "disruption": "the same for the loss of the host's own answer: 0 keeps it, 1 loses all of it.",
+    "specific transfer": "transfer from the pair's other run less transfer from an unrelated question's run, the "
+    "control, paired.",
+    "ceiling": "specific transfer of the whole thought: the answer phase reads the other run's cache of all latent steps "
+    "and layers.",
+    "graded view": "the effect on the logit difference, for changes too small to move a probability. Any write that "
+    "destroys the answer moves it about half-way, so it is drawn beside the unrelated donor's and never corrected by it.",
+    "critical": "specific transfer above 0 by sign flips of whole clusters with max-|t| step-down over all sites "
+    "(family-wise {alpha:.0%}), its lower bound above {share:.0%} of the ceiling, and a ceiling whose lower bound is at "
+    "least {low:g}.",
+    "exploratory": "false discovery rate q at most {alpha:.0%} (Benjamini and Hochberg) and specific transfer above 0: a "
+    "list to follow up, not a finding.",
+    "rank set": "the ranks that a site may have, for all sites at once with 95% confidence, 1 the largest.",
 }
 OWN = re.compile(r"'[^']*'|-?\d[\d,.]*\d|-?\d")  # a reason's parts that are its pair's own: quoted answers, numbers
 CODI = (
@@ -63,7 +74,7 @@ def excluded(data: Mapping[str, Any]) -> list[tuple[str, list[tuple[int, str, st
         parts.append((f"Failed in the run, and without rows: {len(failed)}.", reasons(failed)))
     if lone := data.get("without_unrelated_donor"):
         pairs = ", ".join(map(str, lone))
-        parts.append((f"Specific effects leave out pairs without an unrelated donor of equal length: {pairs}.", []))
+        parts.append((f"Specific transfer leaves out pairs without an unrelated donor of equal length: {pairs}.", []))
     return parts
 
 
@@ -107,19 +118,12 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         f"{model.get('device', 'unknown')}), a CODI model; protocol {manifest.get('protocol', 'unknown')}.",
         " ".join(["Data.", *_about_data(manifest.get("data") or {}, table, config.get("extra_problems"))]),
         f"Interventions. {procedure} Written: {kinds}; values from {sources}; into {hosts}."
-        + (f" Held at the run's own values, in part of the runs: {frozen}." if frozen else "")
-        + (f" Attention edges cut, in part of the runs: {knockout}." if knockout else ""),
+        + (f" Frozen at the host's values, in part of the runs: {frozen}." if frozen else "")
+        + (f" Attention edges knocked out, in part of the runs: {knockout}." if knockout else ""),
         f"Measures. {len(table):,} values of {table['metric'].nunique()} metrics: {measured}. Logit metrics are read "
         "at the first answer token where the two answers differ, at the same position in all runs, what both answers "
         "share before it forced; decoding is greedy, nothing forced.",
-        f"Statistics. Effects are pooled over pairs (sum of numerators over sum of denominators); 95% intervals are "
-        f"BCa over {RESAMPLES} resamples of whole clusters, percentile where BCa is undefined. "
-        + (
-            "Specific effects subtract an unrelated donor's at the same place, paired; their family-wise p-values are "
-            "from sign flips of whole clusters with max-|t| step-down over all sites."
-            if sites_have_unrelated(table)
-            else "No unrelated donor was run, so no specific effects and no p-values."
-        ),
+        "Statistics. " + " ".join(_about_statistics(manifest.get("data") or {}, table)),
         f"Software. {software or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
     ]
 
@@ -143,10 +147,39 @@ def _about_data(data: Mapping[str, Any], table: pd.DataFrame, extra_problems: An
     )
 
 
+def _about_statistics(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[str]:
+    """Pooling, intervals, tests and their assumptions, as the code has them."""
+    yield (
+        "Transfer is pooled over the answered pairs (sum of numerators over sum of denominators). The unit of "
+        "independence is the cluster: pairs that share a question text, on either side, or a declared source. 95% "
+        "intervals of pooled ratios are jackknife-t over clusters, joined with a share's interval where most clusters "
+        "are all or nothing; those of shares are Clopper–Pearson over the effective number of clusters, "
+        f"(Σm)²/Σm². Below {FEWEST_CLUSTERS} clusters there are estimates alone."
+    )
+    if not sites_have_unrelated(table):
+        yield "No unrelated donor was run at single sites: their transfer has no control, and no p-values."
+        return
+    donors = table.loc[table["source"] == "unrelated", ["pair_id", "source_pair"]].drop_duplicates()
+    most = int(donors["source_pair"].value_counts().max())
+    yield (
+        "The control is the same write from an unrelated question's run (equal token count, another cluster, another "
+        "answer than host and partner), scored against the same two answers and paired. "
+        f"{donors['pair_id'].nunique()} pairs share {donors['source_pair'].nunique()} donors, each used for at most "
+        f"{most} pairs; tests take a donor's reuse for no dependence."
+    )
+    yield (
+        "Family-wise p-values are from sign flips of whole clusters with max-|t| step-down over all sites of a "
+        "direction. They assume that a cluster's difference between partner and control is symmetric around 0 under "
+        "the null, as it is where the two are exchangeable. Rank sets are simultaneous, from step-down tests of all "
+        "differences of two sites."
+    )
+
+
 def definitions(table: pd.DataFrame, low_ceiling: float) -> list[tuple[str, str]]:
     """The terms of the page, and the metrics of the table."""
     metrics = {name: f"{metric.definition}." for name, metric in METRICS.items() if (table["metric"] == name).any()}
-    return [(name, text.format(low=low_ceiling)) for name, text in (STATISTICS_WORDS | metrics).items()]
+    values = {"low": low_ceiling, "alpha": ALPHA, "share": SHARE_OF_CEILING}
+    return [*((name, text.format(**values)) for name, text in STATISTICS_WORDS.items()), *metrics.items()]
 
 
 def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -155,13 +188,18 @@ def citations(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[tuple[st
     tested = [
         ("family-wise p-values", "Westfall and Young 1993, Resampling-Based Multiple Testing; Romano and Wolf 2005, "
          "Exact and approximate stepdown methods for multiple hypothesis testing"),
+        ("rank sets", "Mogstad, Romano, Shaikh and Wilhelm 2024, Inference for ranks with applications to mobility "
+         "across neighbourhoods and academic achievement across countries"),
         ("the exploratory list", "Benjamini and Hochberg 1995, Controlling the false discovery rate"),
     ]  # fmt: skip
     return [
         ("the model", CODI),
         ("patching, metrics", PATCHING),
         *([EXPERIMENT_CITATIONS[experiment]] if experiment in EXPERIMENT_CITATIONS else []),
-        ("intervals", "Efron 1987, Better bootstrap confidence intervals"),
+        (
+            "intervals",
+            "Clopper and Pearson 1934, The use of confidence or fiducial limits; Miller 1974, The jackknife: a review",
+        ),
         *(tested if sites_have_unrelated(table) else []),
         ("runs inside traces", NNSIGHT),
     ]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.rows import layerwise_rows, main_protocol
+from codi_tracing.analysis.statistics.results import Results
 
 METRIC_KEYS = {  # the table's metric: the original file's key
     "kl_from_corrupted": "kl_divergence",
@@ -52,26 +53,36 @@ def patching_results(table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]])
     ]
 
 
-def aggregate_statistics(table: pd.DataFrame) -> dict[str, Any]:
+def aggregate_statistics(results: Results) -> dict[str, Any]:
     """`aggregate_statistics.json`: mean and standard deviation of KL over pairs by layer, and the five largest means.
 
-    The file calls those five critical, as the original did; `statistics.sites.critical` tests which layers are.
+    The file calls those five critical, as the original did; of each, `critical_by_transfer` says whether the statistics
+    call it critical (null where no layer was tested).
     """
+    table = results.table
     rows = original_rows(table)
     by_layer = rows[rows["metric"] == "kl_from_corrupted"].groupby("layer")["patched"]
     means, deviations = by_layer.mean(), by_layer.std(ddof=0)  # the original divided by n
     top = means.dropna().sort_values(ascending=False, kind="stable").head(5)
+    try:
+        sites = results.sites("denoising")
+        tested = layerwise_rows(sites[sites["specific"]]).set_index("layer")["critical"].to_dict()
+    except ValueError:
+        tested = {}
     return {
         "layer_kl_means": {str(layer): _number(mean) for layer, mean in means.items()},
         "layer_kl_stds": {str(layer): _number(deviation) for layer, deviation in deviations.items()},
-        "critical_layers": [{"layer": int(str(layer)), "kl": float(kl)} for layer, kl in top.items()],
+        "critical_layers": [
+            {"layer": int(str(layer)), "kl": float(kl), "critical_by_transfer": tested.get(layer)}
+            for layer, kl in top.items()
+        ],
     }
 
 
-def write_original_files(run: Path, table: pd.DataFrame, prepared: Sequence[Mapping[str, Any]]) -> None:
+def write_original_files(run: Path, results: Results, prepared: Sequence[Mapping[str, Any]]) -> None:
     """Write both JSON files into a run folder; NaN becomes null."""
-    write_json(run / "patching_results.json", patching_results(table, prepared))
-    write_json(run / "aggregate_statistics.json", aggregate_statistics(table))
+    write_json(run / "patching_results.json", patching_results(results.table, prepared))
+    write_json(run / "aggregate_statistics.json", aggregate_statistics(results))
 
 
 def write_original_pictures(run: Path) -> None:

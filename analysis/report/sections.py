@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
+from codi_tracing.analysis.statistics.ceiling import interval_text
+from codi_tracing.analysis.statistics.measures import ANSWERS
 from codi_tracing.analysis.statistics.results import Results
 
 CHECK_RESULTS = {True: "passed", False: "failed", None: "noted"}
@@ -75,34 +79,41 @@ def routes(results: Results) -> list[tuple[str, ...]] | str:
     except ValueError as error:
         return f"Not shown: {error}."
     return [
-        (str(row.part), str(row.contrast), f"{row.effect:z.2f}", f"{row.low:z.2f} to {row.high:z.2f}")
+        (str(row.part), str(row.contrast), f"{row.effect:z.2f}", interval_text(row.low, row.high))
         for row in parts.itertuples()
     ]
 
 
 def largest_sites(results: Results) -> dict[str, Any] | None:
-    """The largest effects, each with its interval and its rank's; None where no site is ranked."""
+    """The sites of largest transfer, each with its interval and rank set; None where no site is ranked."""
     try:
-        sites, sentence = results.sites(), results.leader
+        sites, sentence = results.sites(results.first_direction), results.largest.sentence
     except ValueError:  # the figure of the same sites gives the reason
         return None
     rows = [
         (
             site_name(row, with_kind=True),
             f"{row['effect']:z.2f}",
-            f"{row['low']:z.2f} to {row['high']:z.2f}",
-            f"{row['rank_low']} to {row['rank_high']} of {len(sites)}",
-            f"{row['first']:.0%}",
-            *(f"{row[name]:.2g}" if row["specific"] else "none" for name in ("p_fwer", "q")),
+            interval_text(row["low"], row["high"]),
+            rank_text(row, len(sites)),
+            *(f"{row[name]:.0%}" for name in ANSWERS),
+            *(f"{row[name]:.2g}" if row[name] == row[name] else "none" for name in ("p_fwer", "q")),
             "critical" if row["critical"] else "exploratory" if row["exploratory"] else "",
         )
         for row in sites.head(LARGEST_SITES).to_dict("records")
     ]
-    tested = bool(sites["specific"].all())
-    noun = "specific effect" if tested else "effect"
-    heads = ("site", noun, "95% interval", "rank, 95%", "is first", "p, family-wise", "q (FDR)", "")
-    sentence += "" if tested else " No unrelated donor was swept, so no p-values."
-    return {"sentence": sentence, "heads": heads, "rows": rows}
+    noun = "specific transfer" if sites["specific"].all() else "transfer"
+    answers = ("partner's answer", "host's answer", "another")
+    heads = ("site", noun, "95% interval", "rank set, 95%", *answers, "p, family-wise", "q (FDR)", "")
+    return {"sentence": f"{results.critical_sentence} {sentence}", "heads": heads, "rows": rows}
+
+
+def rank_text(row: Mapping[Any, Any], sites: int) -> str:
+    """A site's simultaneous rank set, or nothing where it was not ranked."""
+    if pd.isna(row["rank_low"]):
+        return "not ranked"
+    ends = {row["rank_low"], row["rank_high"]}
+    return f"{' to '.join(map(str, sorted(ends)))} of {sites}"
 
 
 def flat_rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,13 +11,9 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
-from codi_tracing.analysis.rows import SERIES, plain
-from codi_tracing.analysis.statistics.effects import by_site, specific_or_plain
 from codi_tracing.analysis.statistics.results import Results
-from codi_tracing.analysis.table import SITE_KEYS
 
 PROJECT = "cot-exploration"  # the original experiment's
-LOGGED_METRIC = "logit_difference"
 
 
 def track(folder: Path | str | FinishedRun, mode: str, project: str = PROJECT, name: str | None = None) -> str:
@@ -72,28 +68,30 @@ def figures(run: Path) -> list[Path]:
 
 
 def site_effects(results: Results) -> pd.DataFrame:
-    """Every site's pooled effect on the logit difference, with interval and counts; empty if none was measured."""
-    rows = plain(results.main_table)
-    try:
-        return by_site(specific_or_plain(rows[rows["metric"] == LOGGED_METRIC])).drop(columns=["metric"])
-    except ValueError:
-        return pd.DataFrame(columns=[*SERIES, *SITE_KEYS, "effect", "low", "high", "n", "clusters"])
+    """Every site's transfer with interval, p and counts, as `sites.csv` has it; empty if none was measured."""
+    return results.all_sites()
 
 
 def summary(run: FinishedRun) -> dict[str, Any]:
-    """The verdict, both ceilings, whether the invariants hold, and the mean effect per direction and layer."""
-    table, verdict = run.results.table, run.results.verdict
-    ceilings = {"denoising": verdict.denoising, "noising": verdict.noising}
+    """The run's summary.json, flat, whether the invariants hold, and the mean transfer per direction and layer."""
+    conclusions = run.results.summary
     invariants = [check["passed"] for check in run.checks if check["grade"] == "invariant"]
+    numbers = {
+        f"{name}/{key}": value
+        for name, estimate in conclusions["verdict"]["numbers"].items()
+        for key, value in estimate.items()
+    }
     sites = run.results.once(site_effects)
-    layers = sites[sites["layer"].notna() & (sites["layer"] == sites["layer_last"])]
-    by_layer = layers.groupby(["direction", "layer"])["effect"].mean().reset_index()
+    by_layer = {}
+    if len(sites):
+        layers = sites[sites["layer"].notna() & (sites["layer"] == sites["layer_last"])]
+        means = layers.groupby(["direction", "layer"])["effect"].mean()
+        by_layer = {f"transfer/{direction}/layer_{layer}": value for (direction, layer), value in means.items()}
     return {
-        "verdict": verdict.label,
-        "verdict_sentence": verdict.sentence,
+        "verdict": conclusions["verdict"]["label"],
+        "verdict_sentence": conclusions["sentences"][0],
         "invariants_hold": all(invariants),
-        "pairs": int(table["pair_id"].nunique()),
-        "clusters": int(table["cluster_id"].nunique()),
-        **{f"ceiling/{name}": top.effect for name, top in ceilings.items() if top is not None},
-        **{f"effect/{row['direction']}/layer_{row['layer']}": row["effect"] for row in by_layer.to_dict("records")},
+        **{key: conclusions[key] for key in ("pairs", "answered_pairs", "clusters")},
+        **numbers,
+        **by_layer,
     }

@@ -23,7 +23,9 @@ from codi_tracing.analysis.report.explorer_charts import explorer_specs
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
 from codi_tracing.analysis.report.original_files import write_original_files, write_original_pictures
 from codi_tracing.analysis.report.sections import Shown, report_values
+from codi_tracing.analysis.report.summary_files import write_summary
 from codi_tracing.analysis.rows import layerwise_rows
+from codi_tracing.analysis.statistics.measures import TRANSFER
 from codi_tracing.analysis.statistics.results import Results
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -38,9 +40,10 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
     """
     run = read_run(run)
     table, folder = run.results.table, run.folder
+    write_summary(folder, run.results)
     if not layerwise_rows(table).empty:
         try:
-            write_original_files(folder, table, run.pairs)
+            write_original_files(folder, run.results, run.pairs)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
     specs: dict[str, Any] = {}
@@ -82,7 +85,7 @@ def try_figure(figure: Figure, results: Results) -> tuple[dict[str, Any] | None,
     return spec, text
 
 
-def write_comparison(first: Path, second: Path, folder: Path, metric: str = "logit_difference") -> Path:
+def write_comparison(first: Path, second: Path, folder: Path, metric: str = TRANSFER) -> Path:
     """The table and the chart of two runs compared, as comparison.parquet and comparison.png, .svg, .html, .json."""
     compared = compare_runs(first, second, metric)
     save_figures({"comparison": comparison_chart(compared, run_names(first, second)).to_dict()}, folder)

@@ -38,7 +38,7 @@ def effective_clusters(sizes: Array) -> Array:
 
 
 def cluster_share_intervals(sums: Array, sizes: Array) -> tuple[Array, Array]:
-    """95 % interval of each row's share Σ sums / Σ sizes over its effective number of clusters; inputs `[row, cluster]`.
+    """95 % interval of each row's Σ sums / Σ sizes, a share, over its effective number of clusters; `[row, cluster]`.
 
     NaN with fewer than `FEWEST_CLUSTERS` clusters.
     """
@@ -67,7 +67,7 @@ def is_defined(denominators: Array) -> NDArray[np.bool_]:
 
 
 def ratio_intervals(numerators: Array, denominators: Array) -> tuple[Array, Array]:
-    """95 % interval of each row's Σ numerators / Σ denominators, inputs `[row, cluster]`: the jackknife with Student's t.
+    """95 % interval of each row's Σ numerators / Σ denominators, `[row, cluster]`: the jackknife with Student's t.
 
     Where most clusters are all or nothing, or all are equal, the hull with the interval of a share: a ratio that
     does not vary in the sample is not known exactly. NaN with fewer than `FEWEST_CLUSTERS` clusters.
@@ -124,9 +124,7 @@ def t_statistics(signs: Array, sums: Array, least: Array | float) -> Array:
     return np.abs(means) / np.maximum(np.maximum(np.sqrt(variance), least), 1e-300)
 
 
-def sign_flip_p(
-    sums: Array, scale: Array | float = 0.0, draws: int = 10_000, seed: int = 0
-) -> tuple[Array, Array]:
+def sign_flip_p(sums: Array, scale: Array | float = 0.0, draws: int = 10_000, seed: int = 0) -> tuple[Array, Array]:
     """Two-sided p of each site, family-wise (max-|t| step-down, Romano and Wolf 2005) and alone; `sums[cluster, site]`.
 
     Whole clusters change sign together: exact where a cluster's sums are symmetric around 0, as where the two donors
@@ -174,9 +172,7 @@ def rank_sets(values: Array, scale: float = 1.0, draws: int = 2_000, seed: int =
     open_tests = np.ones(len(first), bool)
     while open_tests.any():  # step-down: what is rejected no longer counts for the critical value
         chunks = np.array_split(signs, -(-len(signs) * int(open_tests.sum()) // AT_ONCE))
-        maxima = np.concatenate(
-            [t_statistics(part, differences[:, open_tests], least).max(1) for part in chunks]
-        )
+        maxima = np.concatenate([t_statistics(part, differences[:, open_tests], least).max(1) for part in chunks])
         critical = np.quantile(maxima, CONFIDENCE, method="higher")
         rejected = open_tests & (observed > critical)
         if not rejected.any():

@@ -42,11 +42,11 @@ def rows_of_metric(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     return table[table["metric"].isin(metrics)]
 
 
-def measured(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame:
+def measured(table: pd.DataFrame, metric: str = TRANSFER, answered: bool = True) -> pd.DataFrame:
     """The rows of a metric. Those of transfer and disruption are of the answered pairs, named so in `metric`.
 
     Their effect (see `effect`) is the transfer or disruption: the metric is the probability of the partner's or of the
-    host's answer, whichever run is the host.
+    host's answer, whichever run is the host. Without `answered`, of all pairs.
     """
     if metric not in (TRANSFER, DISRUPTION):
         return rows_of_metric(table, metric)
@@ -54,8 +54,8 @@ def measured(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame:
     names = {name: f"probability_{getattr(direction, run)}" for name, direction in DIRECTIONS.items()}
     wanted = table["direction"].map(names)
     rows_of_metric(table, *wanted.unique())
-    rows = table[table["metric"] == wanted]
-    return rows[rows["pair_id"].isin(answered_pairs(table))].assign(metric=metric)
+    rows = table[table["metric"] == wanted].assign(metric=metric)
+    return rows[rows["pair_id"].isin(answered_pairs(table))] if answered else rows
 
 
 def given_answers(table: pd.DataFrame, answered: bool = True) -> pd.DataFrame:

@@ -62,9 +62,12 @@ class Results:
         return decomposition(self.table)
 
     @cached_property
-    def answered(self) -> int:
-        """The number of answered pairs."""
-        return len(answered_pairs(self.table))
+    def answered(self) -> int | None:
+        """The number of answered pairs; None where no answers were read."""
+        try:
+            return len(answered_pairs(self.table))
+        except ValueError:
+            return None
 
     def ceiling(self, direction: str) -> Estimate:
         """The specific transfer of the whole thought."""
@@ -89,9 +92,7 @@ class Results:
     def largest(self) -> Largest:
         """The largest site, if one may be named, in the first direction."""
         direction = self.first_direction
-        return largest_site(
-            self.table, self.sites(direction), self.ceiling(direction), self.low_ceiling, self.controls
-        )
+        return largest_site(self.table, self.sites(direction), self.ceiling(direction), self.low_ceiling, self.controls)
 
     @cached_property
     def critical_sentence(self) -> str:
@@ -119,6 +120,7 @@ class Results:
         which = f"{len(names)} of {len(sites)} sites are" if len(names) > 1 else f"1 of {len(sites)} sites is"
         return f"{which} critical: {_listed(names)} (family-wise p ≤ {ALPHA:g}; {sample}).{less}"
 
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """The conclusions as plain data, for `summary.json`: what terminal, page and README print from."""
         judged = self.verdict

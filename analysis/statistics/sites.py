@@ -145,7 +145,8 @@ def largest_site(
         )
     if not top.low >= low_ceiling:
         return Largest(
-            None, f"No site is called the largest: the ceiling is low ({top}; its lower bound is below {low_ceiling:g})."
+            None,
+            f"No site is called the largest: the ceiling is low ({top}; its lower bound is below {low_ceiling:g}).",
         )
     if pd.isna(leader["rank_high"]):
         return Largest(None, f"No site is called the largest: more than {MOST_RANKED} sites are not ranked.")

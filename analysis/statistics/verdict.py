@@ -31,8 +31,8 @@ MEANINGS = {
     "carried": "Carried: the answer follows the thought",
     "one direction only": "One direction only: the thought carries the answer {strong} and not {weak}",
     "partly carried": "Partly carried: part of the answers follow the thought",
-    "needed, not carried": "Needed, not carried: an unrelated thought destroys the answer, but the answer does not follow "
-    "the other run's thought",
+    "needed, not carried": "Needed, not carried: an unrelated thought destroys the answer, but the answer does not "
+    "follow the other run's thought",
     "unused": "Unused: the answer neither follows the thought nor needs its own",
     "no label": "No label: the numbers fit no single description",
     "undecided": "Undecided, because {reason}",
@@ -57,10 +57,9 @@ class Verdict(NamedTuple):
     accuracy: Estimate  # share of unpatched runs that give their key
     shares: dict[str, dict[str, Estimate]]  # direction → partner, host, another
 
-    @property
-    def low_ceiling(self) -> bool:
-        """Whether the ceiling's lower bound is low in either direction."""
-        return not (self.denoising.low >= CARRIED and self.noising.low >= CARRIED)
+    def is_high(self, low_ceiling: float) -> bool:
+        """Whether the ceiling's lower bound is at least `low_ceiling` in both directions."""
+        return bool(self.denoising.low >= low_ceiling and self.noising.low >= low_ceiling)
 
 
 def judge(
@@ -120,20 +119,20 @@ def undecided(
 
 def verdict(table: pd.DataFrame, closed: Closed | None = None) -> Verdict:
     """The verdict of a table: what its whole thoughts carry, what they break, and which answers they give."""
-    right = accuracy(table)
     controls = CONTROLS if closed is None else CLOSED_CONTROLS
-    reason, numbers = "", (NONE, NONE, NONE)
-    if not has_unrelated(thought_rows(table)):
-        reason = "no unrelated thought was written, so there is no control"
-    else:
-        try:
+    reason, numbers, right = "", (NONE, NONE, NONE), NONE
+    shares: dict[str, dict[str, Estimate]] = {}
+    try:
+        right, shares = accuracy(table), answer_shares(table)
+        if has_unrelated(thought_rows(table)):
             numbers = (
                 ceiling(table, "denoising", controls), ceiling(table, "noising", controls), unrelated_disruption(table),
             )  # fmt: skip
-        except ValueError as error:
-            reason = str(error)
+        else:
+            reason = "no unrelated thought was written, so there is no control"
+    except ValueError as error:
+        reason = str(error)
     label, why = ("undecided", reason) if reason else judge(*numbers, right, closed)
-    shares = answer_shares(table)
     return Verdict(label, _sentence(label, why, numbers, right, shares), *numbers, right, shares)
 
 
@@ -160,7 +159,8 @@ def _sentence(
             + (")" if denoising[3:] == noising[3:] else f"; noising {noising.sample})")
             + f"; an unrelated thought destroys {disruption} of the answer ({disruption.sample})."
         )
-    parts.append(f"Unpatched, {percent(right)} of the answers are right ({right.sample}, both questions of each).")
+    if right.n:
+        parts.append(f"Unpatched, {percent(right)} of the answers are right ({right.sample}, both questions of each).")
     return " ".join(parts)
 
 
@@ -168,8 +168,13 @@ def accuracy(table: pd.DataFrame) -> Estimate:
     """The share of unpatched runs that decode their keys, both questions of each pair."""
     sides = pd.concat(right_runs(table), axis=1).mean(axis=1).rename("right")
     clusters = main_protocol(table).drop_duplicates("pair_id").set_index("pair_id")["cluster_id"]
-    rows = sides.to_frame().join(clusters).reset_index().assign(all="all")
-    return estimate_of(pooled_shares(rows, rows["right"], ["all"]).iloc[0])
+    rows = sides.to_frame().join(clusters).reset_index()
+    return share_of(rows, rows["right"])
+
+
+def share_of(rows: pd.DataFrame, values: pd.Series) -> Estimate:
+    """The share of rows of which a value, 0 to 1, holds, over pairs."""
+    return estimate_of(pooled_shares(rows.assign(all="all"), values, ["all"]).iloc[0])
 
 
 def answer_shares(table: pd.DataFrame) -> dict[str, dict[str, Estimate]]:

@@ -70,14 +70,14 @@ def evaluate(
 ) -> None:
     """Measure greedy accuracy with the whole thought and with 0, 1, … of its latent steps.
 
-    The answer is the last number in the generated text; the interval is Wilson's.
+    The answer is the last number in the generated text; the interval is Clopper and Pearson's.
     """
     from codi_tracing.traces.gsm8k import read_problems
 
     problems = read_problems(data)[:limit]
     if out is not None and (out.suffix != ".jsonl" or out.resolve() == data.resolve()):
         raise ValueError(f"{out}: expected another file than the data's, with a name that ends in .jsonl")
-    from codi_tracing.analysis.statistics.inference import share_interval
+    from codi_tracing.analysis.statistics.inference import share_intervals
     from codi_tracing.traces.evaluate import score
     from codi_tracing.traces.model.loading import load_codi
 
@@ -93,7 +93,7 @@ def evaluate(
         if out is not None:  # after each count, so that an interruption loses no finished count
             write_lines(out, (item._asdict() for item in scored))
         right = sum(item.correct for item in new)
-        low, high = share_interval(right, len(new))
+        low, high = share_intervals(right / len(new), len(new))
         trained = "as trained" if count == model.n_latents else ""
         rows.insert(
             0, [str(count), f"{right / len(new):.1%}", f"[{low:.1%}, {high:.1%}]", f"{right}/{len(new)}", trained]

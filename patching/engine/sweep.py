@@ -18,7 +18,7 @@ from tqdm import tqdm
 from codi_tracing.analysis.table import empty_table
 from codi_tracing.configs.schema import Remote
 from codi_tracing.configs.vocabulary import DEFAULT_METRICS, DIRECTIONS, PROTOCOLS
-from codi_tracing.patching.answer_metrics import LENS_METRICS
+from codi_tracing.patching.answer_metrics import LENS_METRICS, metrics_of_protocol
 from codi_tracing.patching.engine.batch import ForwardSize, StartedBatch, SweepSettings, run_batch, start_cells
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec, BatchStore, MemoryStore, run_batches
 from codi_tracing.patching.engine.means import record_means
@@ -44,7 +44,7 @@ def sweep(
     sites: Sequence[Site] | None = None,
     sources: Sequence[Callable[[str], str] | Value] = (other, unrelated),
     directions: Sequence[str] = tuple(DIRECTIONS),
-    metrics: Sequence[Any] = DEFAULT_METRICS,
+    metrics: Sequence[Any] | None = None,
     freeze: Sequence[str] = (),
     draws: int = 1,
     knockouts: Sequence[Edge] = (),
@@ -71,7 +71,7 @@ def sweep_cells(
     ready: Sequence[TokenizedPair],
     cells: Sequence[Cell],
     *,
-    metrics: Sequence[Any] = DEFAULT_METRICS,
+    metrics: Sequence[Any] | None = None,
     step_metrics: Sequence[str] = (),
     donors: Sequence[Sequence[Donor]] | None = None,
     everyone: Sequence[TokenizedPair] | None = None,
@@ -86,7 +86,9 @@ def sweep_cells(
     remote: bool | str | None = None,
     store: BatchStore | None = None,
 ) -> pd.DataFrame:
-    """Run `cells` on tokenized pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.
+    """Run `cells` on tokenized pairs; metrics are names or functions, by default those that the protocol can read.
+
+    Pairs without unrelated donor lack those rows.
 
     `step_metrics` are read at every latent step after the last one that a cell writes, in rows with a `read_step`.
     Means are taken over `everyone`, which may be more pairs than are patched; unrelated donors are drawn from them
@@ -97,6 +99,7 @@ def sweep_cells(
     """
     if not ready or not cells:
         raise ValueError(f"nothing to sweep: {len(ready)} usable pairs and {len(cells)} cells")
+    metrics = metrics_of_protocol(DEFAULT_METRICS, protocol) if metrics is None else metrics
     check_sweep(model, cells, metrics, step_metrics, always, protocol)
     check_sendable(
         deployment_of(model, remote), [*always, *(knockout for cell in cells for knockout in cell.knockouts)]

@@ -25,10 +25,9 @@ def read_answers(
     numbers = np.array([[last_number(text) for text in cell] for cell in decoded])  # [run, pair]
     patched = numbers[unpatched:]
     runs = (patched, np.broadcast_to(numbers[0], patched.shape), np.broadcast_to(numbers[1], patched.shape))
+    keys = [p.keys._replace(own_clean=numbers[0, i], own_corrupted=numbers[1, i]) for i, p in enumerate(batch)]
     return {
-        name: np.array(
-            [[[ANSWER_METRICS[name](v, p.keys) for v in r[:, i]] for i, p in enumerate(batch)] for r in runs]
-        )
+        name: np.array([[[ANSWER_METRICS[name](v, of) for v in r[:, i]] for i, of in enumerate(keys)] for r in runs])
         for name in metrics
     }
 

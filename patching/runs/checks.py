@@ -13,8 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, ceiling
-from codi_tracing.analysis.statistics.verdict import verdict
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate
+from codi_tracing.analysis.statistics.measures import given_answers, three_answers
+from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.analysis.statistics.verdict import percent, share_of
 from codi_tracing.configs.vocabulary import DEFAULT_METRICS
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
@@ -103,7 +105,7 @@ def findings(
     donors: Sequence[Sequence[Donor]],
     low_ceiling: float = LOW_CEILING,
 ) -> list[Check]:
-    """Accuracy on both sides, the corners' verdict, interchange with unrelated thoughts, first against last layer."""
+    """Accuracy, the verdict on the whole thought, interchange with unrelated thoughts, first against last layer."""
     ends = [resid(0), resid(model.n_layers - 1)]
     cells = [
         *make_cells([THOUGHT], [other, unrelated]),
@@ -111,13 +113,22 @@ def findings(
         *make_cells([Site("resid")], [noise]),
     ]
     table = sweep_cells(model, ready, cells, donors=donors, metrics=DEFAULT_METRICS)
+    judged = Results(table, low_ceiling).verdict
+    right = judged.accuracy
     return [
-        accuracy(table),
-        corners_finding(table, low_ceiling),
+        Check("accuracy", "finding", right.effect >= 0.5, right.effect,
+              f"The unpatched model answers {percent(right)} of the questions correctly ({right.sample}, both "
+              "questions of each)."),
+        Check("verdict", "finding", judged.is_high(low_ceiling), number_of(judged.denoising), judged.sentence),
         *interchange(table, donors),
         noise_finding(table),
         first_against_last(table, model.n_layers),
-    ]
+    ]  # fmt: skip
+
+
+def number_of(estimate: Estimate) -> float | None:
+    """The estimate, or None where it is unknown."""
+    return None if estimate.effect != estimate.effect else estimate.effect
 
 
 def largest_logit(reading: Reading) -> Tensor:
@@ -125,63 +136,36 @@ def largest_logit(reading: Reading) -> Tensor:
     return reading.host.abs().amax(-1)
 
 
-def _mean(table: pd.DataFrame, metric: str, column: str, **where: object) -> float:
-    chosen = table[table["metric"] == metric]
-    for key, value in where.items():
-        chosen = chosen[chosen[key] == value]
-    return float(chosen[column].mean())
-
-
-def accuracy(table: pd.DataFrame) -> Check:
-    """Share of pairs whose clean run gives the clean key and whose corrupted run gives the corrupted key."""
-    about = {"kind": "thought", "direction": "denoising", "source": "clean"}
-    clean = _mean(table, "answer_is_clean", "clean", **about)
-    corrupted = _mean(table, "answer_is_corrupted", "corrupted", **about)
-    pairs = table["pair_id"].nunique()
-    return Check(
-        "accuracy", "finding", min(clean, corrupted) >= 0.5, min(clean, corrupted),
-        f"The unpatched model answers {clean:.0%} of the clean and {corrupted:.0%} of the corrupted questions "
-        f"correctly (n = {pairs} pairs).",
-    )  # fmt: skip
-
-
-def corners_finding(table: pd.DataFrame, low_ceiling: float) -> Check:
-    """The verdict of the four corners; a low ceiling withdraws the word "critical"."""
-    lowest = min(ceiling(table, direction).effect for direction in ("denoising", "noising"))
-    return Check("corners", "finding", lowest >= low_ceiling, lowest, verdict(table, low_ceiling).sentence)
-
-
 def interchange(table: pd.DataFrame, donors: Sequence[Sequence[Donor]]) -> list[Check]:
-    """With an unrelated thought: how often the host gives the donor's answer, and how often the clean one."""
-    chosen = table[
-        (table["source"] == "unrelated") & (table["kind"] == "thought") & (table["direction"] == "denoising")
-    ]
-    if chosen.empty:
-        return [Check("unrelated_thought", "finding", None, None,
-                      "No pair has an unrelated donor of equal token count: effects have no zero line.")]  # fmt: skip
-    answers = chosen[chosen["metric"] == "answer"]
-    keys = {donor.pair_id: donor.answer for drawn in donors for donor in drawn}
-    share = float((answers["patched"] == answers["source_pair"].map(keys)).mean())
-    clean = _mean(chosen, "answer_is_clean", "patched")
-    count = len(answers)
+    """With an unrelated question's thought: how often a host gives that question's answer, beside chance."""
+    rows = table[(table["source"] == "unrelated") & (table["kind"] == "thought") & (table["metric"] == "answer")]
+    if rows.empty:
+        return [Check("interchange_accuracy", "finding", None, None,
+                      "No pair has an unrelated donor of equal token count: there is no control.")]  # fmt: skip
+    own = rows["source_pair"].map({donor.pair_id: donor.answer for drawn in donors for donor in drawn})
+    share = share_of(rows, (rows["patched"] == own).astype(float))
+    # Chance: any other donor's answer, in place of its own.
+    frequency = own.value_counts(normalize=True)
+    chance = float(rows["patched"].map(frequency).fillna(0.0).mean())
     return [
-        Check("interchange_accuracy", "finding", None, share,
-              f"An unrelated question's whole thought makes the corrupted run give that question's answer "
-              f"in {share:.0%} (n = {count} donors)."),
-        Check("unrelated_thought", "finding", clean <= 0.1, clean,
-              f"An unrelated thought makes the corrupted run give this pair's clean answer in {clean:.0%} "
-              f"(n = {count})."),
+        Check("interchange_accuracy", "finding", None, share.effect,
+              f"An unrelated question's whole thought makes a run give that question's answer in {percent(share)} "
+              f"(both directions; {share.sample}); by chance, {chance:.0%}."),
     ]  # fmt: skip
 
 
 def noise_finding(table: pd.DataFrame) -> Check:
-    """With noise of equal norm: how often corrupted runs give the clean answer, and how often they keep their own."""
-    kept = _mean(table, "answer_is_corrupted", "patched", source="noise", direction="denoising")
-    clean = _mean(table, "answer_is_clean", "patched", source="noise", direction="denoising")
+    """With noise of equal norm at all layers and steps: the three answers of both hosts."""
+    given = given_answers(table, answered=False)
+    given = given[given["source"] == "noise"]
+    if given.empty:
+        return Check("noise", "finding", None, None, "No pair's two runs answer differently, so noise says nothing.")
+    shares = three_answers(given.assign(all="all"), ["all"]).iloc[0]
+    count = f"n = {shares['n']} pairs, both directions"
     return Check(
-        "noise", "finding", clean <= 0.1, clean,
-        f"Noise as long as the clean run's residual stream, at all layers and steps, makes the corrupted run give the "
-        f"clean answer in {clean:.0%} and leaves it its own in {kept:.0%}.",
+        "noise", "finding", bool(shares["partner"] <= 0.1), float(shares["partner"]),
+        f"With noise as long as the other run's residual stream, at all layers and steps, runs give the other run's "
+        f"answer in {shares['partner']:.0%} and keep their own in {shares['host']:.0%} ({count}).",
     )  # fmt: skip
 
 

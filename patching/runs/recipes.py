@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from codi_tracing.configs.schema import RunConfig
+from codi_tracing.patching.answer_metrics import metrics_of_protocol
 from codi_tracing.patching.engine.batch_store import BatchStore, MemoryStore
 from codi_tracing.patching.interventions.cells import Cell, knockout_cells, make_cells
 from codi_tracing.patching.interventions.edges import Edge, edge
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from codi_tracing.traces.model.codi_model import CodiModel
 
 UNSEEN = Edge(None, "question")
-ANSWERS = ("logit_difference", "prediction_change", "answer", "answer_is_clean", "answer_is_corrupted")
+TRANSFERRED = ("logit_difference", "probability_clean", "probability_corrupted")
+GIVEN = ("answer", "answer_is_clean", "answer_is_corrupted", "gives_clean", "gives_corrupted")
+ANSWERS = (*TRANSFERRED, "prediction_change", *GIVEN)
 AT_STEPS = ("projection", "distance_to_clean", "kl_to_clean")
 BOTH_READS = ("kl_from_corrupted", "logit_difference", "kl_from_corrupted_at_eot", "logit_difference_at_eot")
 
@@ -148,7 +151,8 @@ def sweep(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     cells = make_cells(sites, sources, config.directions, config.freeze, config.draws)
     cells += make_cells(sites, sources, config.directions, draws=config.draws) if config.also_unfrozen else []
     cells += knockout_cells([edge(text) for text in config.knockouts], config.directions)
-    return [executor.sweep([*cells, *corner_cells(config)], metrics=config.metrics, protocol=config.protocol)]
+    metrics = metrics_of_protocol(config.metrics, config.protocol)
+    return [executor.sweep([*cells, *corner_cells(config)], metrics=metrics, protocol=config.protocol)]
 
 
 def early_stop(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
@@ -188,7 +192,7 @@ def matched(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     donors = executor.matches()
     sites = expand(executor.model, ["stepwise", "prefixes"], config.kinds)
     cells = make_cells(sites, [other, unrelated], ["denoising"])
-    metrics = ("answer", "answer_is_clean", "answer_is_corrupted", "answer_is_hybrid")
+    metrics = (*GIVEN, "answer_is_hybrid")
     return [executor.sweep(corner_cells(config), metrics=ANSWERS), executor.sweep(cells, donors, metrics=metrics)]
 
 
@@ -198,14 +202,17 @@ def original(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
         *corner_cells(executor.config),
     ]
     metrics = list(dict.fromkeys((*BOTH_READS, *ANSWERS)))
-    return [executor.sweep(cells, metrics=metrics, protocol=name) for name in ("latent_loop", "single_pass")]
+    return [
+        executor.sweep(cells, metrics=metrics_of_protocol(metrics, name), protocol=name)
+        for name in ("latent_loop", "single_pass")
+    ]
 
 
 def attribution(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     config = executor.config
     estimates = executor.estimates()
     cells = make_cells(executor.largest(estimates), [other], config.directions)
-    exact = executor.sweep(cells, metrics=("logit_difference",))
+    exact = executor.sweep(cells, metrics=TRANSFERRED)
     return [estimates, exact, executor.sweep(corner_cells(config), metrics=ANSWERS)]
 
 
@@ -214,7 +221,7 @@ def shapley(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     cells = [
         cell for routes in ((), ("K_T",)) for cell in make_cells(subsets(executor.model), [other], directions, routes)
     ]
-    games = executor.sweep(cells, metrics=("logit_difference",))
+    games = executor.sweep(cells, metrics=(*TRANSFERRED, *GIVEN))
     return [games, executor.sweep(corner_cells(executor.config), metrics=ANSWERS)]
 
 
