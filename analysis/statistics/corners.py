@@ -49,9 +49,9 @@ def _corner_shares(table: pd.DataFrame, answered: bool) -> pd.DataFrame:
     runs = runs.reset_index()
     same = runs[(runs["clean"] == 1) & (runs["corrupted"] == 1)]["pair_id"].unique()
     chosen = runs["pair_id"].isin(answered_pairs(table)) if answered else ~runs["pair_id"].isin(same)
-    runs = runs[chosen].assign(other=1 - runs["clean"] - runs["corrupted"])
-    if runs.empty:
+    if not chosen.any():
         return pd.DataFrame()
+    runs = runs[chosen].assign(other=lambda kept: 1 - kept["clean"] - kept["corrupted"])
     by = ["protocol", "question", "thought"]
     shares = pd.DataFrame()
     for answer in CORNER_ANSWERS:

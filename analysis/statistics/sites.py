@@ -15,6 +15,7 @@ from codi_tracing.analysis.statistics.effects import CONTROLS, SUMS, by_site, cl
 from codi_tracing.analysis.statistics.inference import (
     ALPHA,
     FEWEST_CLUSTERS,
+    LEAST_ERROR,
     MOST_RANKED,
     benjamini_hochberg,
     difference_intervals,
@@ -87,8 +88,8 @@ def site_statistics(
     moved = effect(from_run(chosen)).assign(moved=lambda written: written["numerator"].abs())
     sites = sites.assign(
         p=p, q=q, p_fwer=p_fwer, specific=is_tested,
-        exploratory=(q <= ALPHA) & (sites["effect"] > 0),
-        below=(p_fwer <= ALPHA) & (sites["effect"] < 0),
+        exploratory=(q <= ALPHA) & (sites["effect"] > LEAST_ERROR),
+        below=(p_fwer <= ALPHA) & (sites["effect"] < -LEAST_ERROR),
         rank_low=pd.array(best, "Int64"), rank_high=pd.array(worst, "Int64"),
     ).merge(moved.groupby(keys, dropna=False)["moved"].max().reset_index(), on=keys, how="left")  # fmt: skip
     sites = sites.merge(plain[[*keys, "effect"]].rename(columns={"effect": "plain"}), on=keys, how="left")

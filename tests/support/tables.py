@@ -113,3 +113,44 @@ def layers(means: dict[int, float], spread: float, pairs: int = 66, shared: floa
             rows.append(cell(pair, "denoising", "clean", "resid", "logit_difference", moved, 1.0, 0.0, layer=layer))
         rows.append(cell(pair, "denoising", "clean", "thought", "logit_difference", 0.9, 1.0, 0.0))
     return check_table(pd.DataFrame(rows))
+
+
+RIGHT, WRONG = 0.98, 0.01  # the probabilities of both answers in an unpatched run
+
+
+def outcomes(writes: dict, clusters=None, right=True, answers=None) -> pd.DataFrame:
+    """A table of probabilities and answers from the outcome of each write.
+
+    `writes` maps (layer or None for the whole thought, source) to outcomes of pairs, `"p"` (the partner's answer),
+    `"h"` (the host's) or `"o"` (another), or to probabilities of the partner's and the host's answer `[pair, 2]`, or to
+    a dict of either by direction. `source` is `other`, `unrelated` or `noise`. `clusters` names each pair's cluster;
+    `right` says of which pairs both unpatched runs decode their keys.
+    """
+    first = next(iter(writes.values()))
+    count = len(next(iter(first.values())) if isinstance(first, dict) else first)
+    clusters = range(count) if clusters is None else clusters
+    right = [right] * count if isinstance(right, bool) else right
+    rows = []
+    for direction, partner in OTHER.items():
+        host = "corrupted" if partner == "clean" else "clean"
+        for (layer, source), outcome in writes.items():
+            of_pairs = outcome[direction] if isinstance(outcome, dict) else outcome
+            for pair, (one, cluster) in enumerate(zip(of_pairs, clusters, strict=True)):
+                moved = (
+                    {"p": (RIGHT, WRONG), "h": (WRONG, RIGHT), "o": (WRONG, WRONG)}[one]
+                    if isinstance(one, str)
+                    else one
+                )
+                probability = dict(zip((partner, host), moved, strict=True))
+                gives = next((run for run, p in probability.items() if p > 0.5), "another")
+                kind, name = "thought" if layer is None else "resid", partner if source == "other" else source
+                where = {"layer": layer, "cluster": cluster}
+                for run, own in (("clean", (RIGHT, WRONG)), ("corrupted", (WRONG, RIGHT))):
+                    values = {
+                        f"probability_{run}": (probability[run], *own),
+                        f"gives_{run}": (float(gives == run), *map(round, own)),
+                    }
+                    values[f"answer_is_{run}"] = tuple(value * right[pair] for value in values[f"gives_{run}"])
+                    for metric, runs in values.items():
+                        rows.append(cell(pair, direction, name, kind, metric, *map(float, runs), **where))
+    return check_table(pd.DataFrame(rows))

@@ -1,11 +1,11 @@
-"""The ceiling: the pooled effect of the whole thought, with clusters as its unit."""
+"""The ceiling: the specific transfer of the whole thought, with clusters as its unit."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.statistics.ceiling import ceiling
-from tests.support.tables import experiment
+from codi_tracing.analysis.statistics.ceiling import ceiling, unrelated_disruption
+from tests.support.tables import experiment, outcomes
 
 
 def test_pairs_of_one_cluster_count_once():
@@ -21,9 +21,16 @@ def test_one_cluster_has_no_interval():
     found = ceiling(experiment(pairs=3, size=3))
     assert found.clusters == 1
     assert np.isnan([found.low, found.high]).all()
+    assert "[" not in str(found)
 
 
 def test_a_ceiling_needs_the_whole_thought():
     table = experiment()
-    with pytest.raises(ValueError, match="no rows of site 'thought', source 'clean', direction 'denoising'"):
+    with pytest.raises(ValueError, match="no rows of site 'thought' in direction 'denoising'"):
         ceiling(table[table["kind"] != "thought"])
+
+
+def test_what_an_unrelated_thought_brings_by_itself_is_no_part_of_the_ceiling():
+    table = outcomes({(None, "other"): "p" * 10, (None, "unrelated"): "ppoooooooo"})
+    assert ceiling(table).effect == pytest.approx(0.8)
+    assert unrelated_disruption(table).effect == pytest.approx(1)

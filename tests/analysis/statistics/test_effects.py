@@ -1,10 +1,11 @@
-"""Effects and recovery of single runs; pooling over pairs and clusters; specific effects and the null contrast."""
+"""Effects of single runs; pooling over pairs and clusters; specific transfer."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.statistics.effects import by_site, effect, pooled, recovery, specific
+from codi_tracing.analysis.statistics.effects import by_site, effect, pooled, pooled_shares, specific
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.table import check_table
 from tests.support.tables import cell, experiment
 
@@ -21,24 +22,7 @@ def test_an_effect_is_zero_at_the_host_and_one_at_the_donor_in_both_directions()
     table = check_table(pd.DataFrame(rows))
     before = table.copy()
     np.testing.assert_allclose(effect(table)["effect"], [0, 1, 0, 1, 0.5, np.nan])
-    np.testing.assert_allclose(recovery(table)["recovery"], [0, 1, 1, 0, 0.5, np.nan])
     pd.testing.assert_frame_equal(table, before)
-
-
-def test_recovery_is_the_effect_when_denoising_and_its_complement_when_noising():
-    both = recovery(effect(experiment().query("metric == 'logit_difference'")))
-    denoising = both["direction"] == "denoising"
-    np.testing.assert_allclose(both.loc[denoising, "recovery"], both.loc[denoising, "effect"])
-    np.testing.assert_allclose(both.loc[~denoising, "recovery"], 1 - both.loc[~denoising, "effect"])
-
-
-def test_pooled_recovery_is_the_pooled_effect_when_denoising_and_its_complement_when_noising():
-    table = experiment().query("metric == 'logit_difference' and kind == 'resid'")
-    by = ["direction", "source", "layer"]
-    moved, recovered = (pooled(of(table), by).set_index(by) for of in (effect, recovery))
-    np.testing.assert_allclose(recovered.loc["denoising", "effect"], moved.loc["denoising", "effect"])
-    np.testing.assert_allclose(recovered.loc["noising", "effect"], 1 - moved.loc["noising", "effect"])
-    np.testing.assert_allclose(recovered.loc["noising", "low"], 1 - moved.loc["noising", "high"], atol=0.01)
 
 
 def test_groups_pooled_together_equal_groups_pooled_alone():
@@ -83,33 +67,48 @@ def test_rows_without_a_value_are_not_pooled_to_nothing():
         pooled(rows, ["direction"])
 
 
-def test_a_specific_effect_is_the_effect_minus_an_unrelated_donors():
-    table = experiment(layers=(0.8, 0.3), unrelated=0.3, noise=0)
-    rows = specific(table[table["metric"] == "logit_difference"])
+def test_specific_transfer_is_the_transfer_minus_an_unrelated_donors():
+    table = experiment(layers=(0.8, 0.3), control=0.3, noise=0)
+    rows = specific(measured(table))
     by_layer = pooled(rows[rows["kind"] == "resid"], ["direction", "layer"])
     np.testing.assert_allclose(by_layer["effect"], [0.5, 0, 0.5, 0], atol=1e-12)
 
 
 def test_draws_of_an_unrelated_donor_are_averaged():
-    table = experiment(noise=0).query("metric == 'logit_difference'")
+    table = measured(experiment(noise=0))
     drawn = table[table["source"] == "unrelated"]
-    again = drawn.assign(draw=1, patched=drawn["patched"] + 1)
+    again = drawn.assign(draw=1, patched=drawn["patched"] + 0.1)
     one, two = specific(table), specific(pd.concat([table, again]))
-    np.testing.assert_allclose(one["numerator"] - two["numerator"], 0.5)  # the mean of a draw and one a unit above it
+    np.testing.assert_allclose(one["numerator"] - two["numerator"], 0.05)  # the mean of a draw and one 0.1 above it
 
 
-def test_a_sweep_without_unrelated_donors_has_no_specific_effect():
-    table = experiment()
-    with pytest.raises(ValueError, match="no rows of source 'unrelated', so specific effects are undefined"):
+def test_an_unrelated_donors_effect_on_the_logit_difference_is_never_subtracted():
+    """A destroyed answer moves the logit difference half-way, which the partner's write does not do."""
+    with pytest.raises(ValueError, match="of an unrelated donor on logit_difference is not subtracted"):
+        specific(measured(experiment(), "logit_difference"))
+
+
+def test_a_sweep_without_unrelated_donors_has_no_specific_transfer():
+    table = measured(experiment())
+    with pytest.raises(ValueError, match="no rows of source 'unrelated', so specific transfer is undefined"):
         specific(table[table["source"] != "unrelated"])
 
 
 def test_by_site_keeps_sites_and_sources_apart():
-    sites = by_site(effect(experiment(layers=(0.8, 0.2), noise=0)), direction="denoising", metric="logit_difference")
+    table = measured(experiment(layers=(0.8, 0.2), noise=0))
+    sites = by_site(effect(table), direction="denoising")
     assert sites["source"].unique().tolist() == ["clean"]
     assert sites[["kind", "layer"]].values.tolist() == [["resid", 0], ["resid", 1], ["thought", pd.NA]]
     np.testing.assert_allclose(sites["effect"], [0.8, 0.2, 0.9])
-    own = by_site(effect(experiment()), source="self")
+    own = by_site(effect(table), source="self")
     np.testing.assert_allclose(own["effect"], 0, atol=1e-12)
-    with pytest.raises(ValueError, match=r"no rows of metric 'kl'.*it has metric answer_is_clean"):
-        by_site(effect(experiment()), metric="kl")
+    with pytest.raises(ValueError, match=r"no rows of direction any, source zero; it has direction denoising, noising"):
+        by_site(effect(table), source="zero")
+
+
+def test_a_share_of_all_pairs_has_an_interval():
+    rows = pd.DataFrame({"pair_id": range(6), "cluster_id": range(6), "all": "all"})
+    assert pooled_shares(rows, pd.Series([1.0] * 6), ["all"])[["low", "high"]].isna().all(axis=None)  # six clusters
+    rows = pd.DataFrame({"pair_id": range(9), "cluster_id": range(9), "all": "all"})
+    found = pooled_shares(rows, pd.Series([1.0] * 9), ["all"]).iloc[0]
+    assert found["low"] == pytest.approx(0.025 ** (1 / 9))
