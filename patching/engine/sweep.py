@@ -31,7 +31,7 @@ from codi_tracing.patching.interventions.sites import Site, layerwise
 from codi_tracing.patching.interventions.sources import Value, other, unrelated
 from codi_tracing.patching.metrics import LOGIT_METRICS, METRIC_NAMES, STEP_METRICS
 from codi_tracing.patching.pairs.donors import Donor, draw_unrelated
-from codi_tracing.patching.pairs.pair import Pair
+from codi_tracing.patching.pairs.pair import Pair, in_clusters
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
 from codi_tracing.traces.loop.tokens import opening_ids, positions_needed
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -58,11 +58,12 @@ def sweep(
     come from `pairs`, or from a larger `pool`, whose invalid pairs are left out. `options` are those of `sweep_cells`.
     Raises ValueError that names every pair which is no contrast under the model's tokenizer.
     """
-    ready, excluded = tokenize_pairs(model, pairs)
+    together = in_clusters([*pairs, *(pool or [])])  # a pair and a question of the pool may be one cluster
+    ready, excluded = tokenize_pairs(model, together[: len(pairs)])
     if excluded:
         raise ValueError("; ".join(reason for _, reason in excluded))
     cells = make_cells(layerwise(model) if sites is None else sites, sources, directions, freeze, draws, knockouts)
-    everyone = None if pool is None else tokenize_pairs(model, pool)[0]
+    everyone = None if pool is None else tokenize_pairs(model, together[len(pairs) :])[0]
     return sweep_cells(model, ready, cells, metrics=metrics, everyone=everyone, **options)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from codi_tracing.patching.pair_making.arithmetic import arithmetic_pool
 from codi_tracing.patching.pair_making.matching import Match, coverage, find_matches
-from codi_tracing.patching.pairs.donors import Donor, draw_donors
+from codi_tracing.patching.pairs.donors import Donor, assign_donors
 from codi_tracing.patching.pairs.pair import Pair, Side
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pair
 from codi_tracing.traces.evaluate import answers
@@ -132,7 +132,7 @@ def matched_donors(pool: MatchPool, pairs: Sequence[TokenizedPair], seed: int) -
     by_length: dict[int, list[tuple[str, Donor]]] = defaultdict(list)
     for index, ((cluster, side), count) in enumerate(zip(pool.questions, pool.tokens, strict=True)):
         by_length[count].append((cluster, Donor(f"question {index}", side.question, side.answer)))
-    return [draw_donors(by_length, p, p.keys, seed) for p in pairs]
+    return assign_donors(pairs, by_length, [p.keys for p in pairs], seed)
 
 
 def corner_name(j: int, same_intermediate: bool, same_answer: bool) -> str:

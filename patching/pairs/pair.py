@@ -11,19 +11,21 @@ or of the original experiment's records, two for each pair, one of each variant:
     {"pair_id": 0, "variant": "clean", "question": "Ann had 7 pens. …", "answer": 12, "reasoning_steps": 1}
 
 `cluster_id` (what the pair was made from), `edit` (how the questions differ), `reasoning_steps` and `chain` are
-optional. Every further field is kept in `Pair.extra` or `Side.extra`.
+optional. Pairs that share a question text are in one cluster, whatever the file says. Every further field is kept in
+`Pair.extra` or `Side.extra`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.analysis.io.text import short_json
+from codi_tracing.patching.pairs.clusters import joined_clusters
 from codi_tracing.patching.pairs.json_records import (
     FileRecord,
     PairsError,
@@ -102,6 +104,15 @@ def pairs_from_records(records: Any) -> list[Pair]:
     return _parse(number_records(records), [])
 
 
+def in_clusters(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with clusters joined where they share a question: see `joined_clusters`."""
+    clusters = joined_clusters([(pair.cluster_id, [side.question for side in pair.sides.values()]) for pair in pairs])
+    return [
+        pair if pair.cluster_id == cluster else replace(pair, cluster_id=cluster)
+        for pair, cluster in zip(pairs, clusters, strict=True)
+    ]
+
+
 def write_pairs(pairs: Iterable[Pair], path: Path) -> None:
     """Write one object for each pair, with every field; `load_pairs` reads it. A run's is `prepared_pairs.json`."""
     write_json(path, [as_json(pair) for pair in pairs])
@@ -154,7 +165,7 @@ def _parse(records: Sequence[FileRecord], faults: Sequence[str]) -> list[Pair]:
         problems += [f"pair {pair_id}: {fault}" for fault in _group_faults(members)]
     if problems:
         raise PairsError(problems)
-    return [_pair(members) for members in by_pair.values()]
+    return in_clusters([_pair(members) for members in by_pair.values()])
 
 
 def _pair_faults(record: Mapping[str, Any]) -> list[str]:

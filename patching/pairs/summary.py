@@ -8,6 +8,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from codi_tracing.patching.pairs.clusters import plain_text
 from codi_tracing.patching.pairs.pair import Pair, plain_number
 from codi_tracing.patching.pairs.verdicts import (
     NEED_RIGHT_ANSWERS,
@@ -37,6 +38,7 @@ def summarise_pairs(pairs: Sequence[Pair], verdicts: Sequence[PairVerdict] | Non
         "equal_answers": [p.pair_id for p in pairs if p.clean.answer == p.corrupted.answer],
         "problems": [f"pair {v.pair_id}: {'; '.join(v.reasons)}" for v in verdicts if v.verdict == NOT_USABLE],
         "clusters": len({pair.cluster_id for pair in pairs}),
+        "shared_questions": shared_questions(pairs),
         "edits": dict(Counter(pair.edit or UNNAMED for pair in pairs)),
         "reasoning_steps": {
             "unknown" if count is None else str(count): steps[count]
@@ -67,6 +69,12 @@ def _under_the_model(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
     }
 
 
+def shared_questions(pairs: Sequence[Pair]) -> list[int | str]:
+    """The pairs that share a question text with another pair, and are in one cluster with it."""
+    texts = Counter(text for pair in pairs for text in {plain_text(side.question) for side in pair.sides.values()})
+    return [p.pair_id for p in pairs if any(texts[plain_text(side.question)] > 1 for side in p.sides.values())]
+
+
 def changed_number(verdict: PairVerdict) -> dict[str, Any] | None:
     """The one numeral that differs and its index among the question's numerals, else `None`."""
     if len(verdict.changed) != 1 or verdict.changed[0].numeral is None:
@@ -89,6 +97,10 @@ def summary_rows(summary: dict[str, Any]) -> list[list[str]]:
     verdicts = {VERDICT_LABELS.get(name, name): count for name, count in summary["verdicts"].items()}
     rows = [
         ["pairs", f"{summary['pairs']} in {summary['clusters']} clusters, {summary['usable']} usable"],
+        [
+            "shared questions",
+            _ids_text(shared) + ", in one cluster with each other" if (shared := summary["shared_questions"]) else "",
+        ],
         ["verdicts", _counts_text(verdicts)],
         ["edits", _counts_text(summary["edits"]) if set(summary["edits"]) != {UNNAMED} else ""],
         ["equal answers", _ids_text(summary["equal_answers"])],

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from codi_tracing.patching.answer_metrics import Keys
-from codi_tracing.patching.pairs.pair import Pair, format_number
+from codi_tracing.patching.pairs.pair import Pair, format_number, in_clusters
 from codi_tracing.patching.pairs.validity import is_same_question, text_faults
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TokenizedPair(NamedTuple):
 
 def tokenize_pairs(model: TextEncoder, pairs: Sequence[Pair]) -> tuple[list[TokenizedPair], list[tuple[Pair, str]]]:
     """The pairs that are usable under the model's tokenizer, and the excluded ones, each with its reason."""
-    tokenized = [tokenize_pair(model, pair, rank) for rank, pair in enumerate(pairs)]
+    tokenized = [tokenize_pair(model, pair, rank) for rank, pair in enumerate(in_clusters(pairs))]
     excluded = [(p.pair, f"pair {p.pair.pair_id}: {p.faults[0]}") for p in tokenized if p.faults]
     return [p for p in tokenized if not p.faults], excluded
 
