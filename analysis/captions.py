@@ -9,12 +9,20 @@ import pandas as pd
 
 from codi_tracing.configs.vocabulary import DIRECTIONS, METRICS, SITE_KINDS
 
+FEWEST_CLUSTERS = 8  # below them there are estimates and no intervals, p-values or ranks
 BOTH_WAYS = f"Denoising: {DIRECTIONS['denoising'].phrase}; noising: the reverse"
 
 
 def metric_noun(metric: str) -> str:
     """A metric's name in words, a user's own too."""
     return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
+
+
+def about_measure(metric: str) -> str:
+    """What is pooled, on which pairs, in words."""
+    if metric == "transfer":
+        return "Transfer on answered pairs: 0 the host's answer, 1 the partner's"
+    return f"On {metric_noun(metric)}, a graded view, all pairs: 0 host, 1 partner"
 
 
 def site_nouns(sites: pd.DataFrame, joint: str = " and ") -> str:
@@ -27,7 +35,9 @@ def about_pooled(pooled: pd.DataFrame) -> str:
     protocols = ", ".join(sorted(pooled["protocol"].unique()))
     counts = sorted(pooled["n"].unique())
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"n = {n} pairs, {pooled['clusters'].max()} clusters; protocol {protocols}"
+    clusters = pooled["clusters"].max()
+    few = f" (no intervals: {FEWEST_CLUSTERS} are needed)" if clusters < FEWEST_CLUSTERS else ""
+    return f"n = {n} pairs, {clusters} clusters{few}; protocol {protocols}"
 
 
 def what_where(direction: str) -> str:

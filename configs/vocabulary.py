@@ -129,8 +129,8 @@ METRICS = {
     "entropy": MetricEntry("entropy", "answer position", "entropy of the next token in nats"),
     "top_overlap": MetricEntry("top overlap", "answer position", "share of the clean run's ten likeliest tokens that "
         "are among the patched run's ten"),
-    "probability_clean": MetricEntry("probability of the clean answer", "whole answer", "probability of the whole clean "
-        "answer with end of sequence, forced; transfer is the effect on the partner's", default=True),
+    "probability_clean": MetricEntry("probability of the clean answer", "whole answer", "probability of the whole "
+        "clean answer with end of sequence, forced; transfer is the effect on the partner's", default=True),
     "probability_corrupted": MetricEntry("probability of the corrupted answer", "whole answer", "probability of the "
         "whole corrupted answer with end of sequence, forced", default=True),
     "logprob_clean": MetricEntry("logprob clean", "whole answer", "log probability in nats of the whole clean answer "

@@ -12,6 +12,7 @@ from codi_tracing.analysis.figures.marks import band, below, dash_by, scale_of, 
 from codi_tracing.analysis.figures.style import BLUE, GREY, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import right_hosts, without
 from codi_tracing.analysis.statistics.effects import pooled
+from codi_tracing.analysis.statistics.inference import cluster_share_intervals
 
 REST = {  # the steps from k on: words of the legend, and colour
     "stopped": ("stopped after k steps: off-distribution", ORANGE),
@@ -58,7 +59,7 @@ def early_stop_data(table: pd.DataFrame) -> pd.DataFrame:
     # One row per pair whose denominator counts its right hosts, so that every run has the same weight.
     pairs = runs.groupby([*keys, "cluster_id", "pair_id"]).agg(numerator="sum", denominator="count").reset_index()
     trained = resampled["step_last"].max() + 1 if len(resampled) else float("nan")
-    return pooled(pairs, keys).assign(trained=trained)
+    return pooled(pairs, keys, intervals=cluster_share_intervals).assign(trained=trained)
 
 
 def early_stop_chart(data: pd.DataFrame) -> Any:

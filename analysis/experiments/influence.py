@@ -10,8 +10,8 @@ import pandas as pd
 from codi_tracing.analysis.captions import about_pooled, both_ways, metric_noun, one_site
 from codi_tracing.analysis.figures.marks import reach_of, step_matrix
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.rows import from_other_run, has_unrelated, one_of, without
-from codi_tracing.analysis.statistics.effects import pooled, specific_or_plain
+from codi_tracing.analysis.rows import from_other_run, from_run, one_of, without
+from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SEGMENTS
 
 EFFECT_ROUTES = ("total", "direct")
@@ -25,8 +25,8 @@ READ_METRICS = {
 def influence_data(table: pd.DataFrame, metric: str = "projection") -> pd.DataFrame:
     """Pooled effect of writing `step` on `metric` at `read_step`, by direction and `route`, `total` or `direct`.
 
-    Direct: the steps between the two are frozen at the host's values. If a route was swept with unrelated donors, their
-    effect is subtracted (column `specific`).
+    Direct: the steps between the two are frozen at the host's values. `donor` is the pair's other run or an unrelated
+    one, whose state also lies somewhere between the two runs: its effect is the control, and is not subtracted.
     """
     rows = without(table, "layer", "head", "step_set", "knockout", "n_latents")
     rows = rows[~rows["kind"].isin(SEGMENTS) & one_of(rows, "step") & (rows["metric"] == metric)]
@@ -43,9 +43,9 @@ def influence_data(table: pd.DataFrame, metric: str = "projection") -> pd.DataFr
         swept = pd.MultiIndex.from_frame(direct[["step", "read_step"]])
         missing = ~pd.MultiIndex.from_frame(neighbours[["step", "read_step"]]).isin(swept)
         direct = pd.concat([direct, neighbours[missing].assign(freeze="between")])
-    keys = ["protocol", "kind", "direction", "metric", "step", "read_step"]
+    keys = ["protocol", "kind", "direction", "metric", "donor", "step", "read_step"]
     parts = [
-        pooled(specific_or_plain(part), keys).assign(route=route, specific=has_unrelated(part))
+        pooled(effect(from_run(part)), keys).assign(route=route)
         for route, part in zip(EFFECT_ROUTES, (total, direct), strict=True)
         if len(part)
     ]
@@ -56,24 +56,23 @@ def influence_chart(data: pd.DataFrame) -> Any:
     """Written step × read step: total and direct side by side, directions below one another."""
     reach = reach_of(data["effect"])
     lines: list[list[Any]] = []
-    for direction in data["direction"].unique():
+    for (direction, donor), rows in data.groupby(["direction", "donor"], sort=False):
         panels = []
         for route in EFFECT_ROUTES:
-            panel = data[(data["direction"] == direction) & (data["route"] == route)]
+            panel = rows[rows["route"] == route]
             if len(panel):
                 cells = step_matrix(panel, "read_step", "step", reach, ("read step j", "written step i"))
-                panels.append(cells.properties(title=f"{direction}, {route}"))
+                panels.append(cells.properties(title=f"{direction}, {route}, {donor}"))
         lines.append(panels)
     metric, direct = str(data["metric"].iloc[0]), (data["route"] == "direct").any()
-    zeros = {True: "0: as an unrelated donor", False: "0: host, 1: donor"}
-    zero = ", ".join(zeros[flag] for flag in sorted(data["specific"].unique(), reverse=True))
     return dress(
         alt.vconcat(*(alt.hconcat(*panels) for panels in lines)),
         heading(
             "Influence of one latent step's state on a later step's",
             f"Written: {one_site(data)} of step i, all layers, {both_ways(data)}",
             f"Read: final hidden state of step j; effect on {READ_METRICS.get(metric, metric_noun(metric))}, pooled "
-            f"({zero})" + (". Direct: the steps between i and j frozen at the host's values" if direct else ""),
+            "(0: host, 1: partner)"
+            + (". Direct: the steps between i and j frozen at the host's values" if direct else ""),
             about_pooled(data) + "; 95% intervals over clusters in the tooltips",
             width=max(WIDTH * max(map(len, lines)), 420),
         ),

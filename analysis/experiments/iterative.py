@@ -9,7 +9,6 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import about_pooled, both_ways, one_site
 from codi_tracing.analysis.figures.marks import (
-    EFFECT_TITLE,
     band,
     colour_by_direction,
     dash_by,
@@ -22,9 +21,10 @@ from codi_tracing.analysis.figures.marks import (
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.configs.vocabulary import SEGMENTS
 
-READS = {"answer": "logit difference at the answer", "next": "final state of step k + 1 (projection)"}
+READS = {"answer": "the answer (transfer)", "next": "final state of step k + 1 (projection)"}
 LINES = {  # what is written, and whether R is frozen: words of a line, and its dash
     (OTHER_RUN, "free"): ("other run", [1, 0]),
     (OTHER_RUN, "R frozen"): ("other run, R frozen (next latent is the host's)", [5, 3]),
@@ -35,13 +35,15 @@ LINES = {  # what is written, and whether R is frozen: words of a line, and its 
 def iterative_data(table: pd.DataFrame) -> pd.DataFrame:
     """Pooled effect of writing the steps 0 to `end`, by direction, `written`, `route` and `reads`.
 
-    `reads` is `answer`, the logit difference, or `next`, the position between host and donor of the state of step
+    `reads` is `answer`, the transfer, or `next`, the position between host and donor of the state of step
     end + 1, which the run computes itself. With `R frozen` the next latent is the host's: only the cache carries.
     """
-    rows = without(table, "layer", "head", "step_set", "knockout", "n_latents")
+    answers = measured(table)
+    rows = pd.concat([answers, table[table["metric"] == "projection"]], ignore_index=True)
+    rows = without(rows, "layer", "head", "step_set", "knockout", "n_latents")
     rows = rows[~rows["kind"].isin(SEGMENTS) & (rows["step"] == 0).fillna(False) & rows["step_last"].notna()]
     rows = from_run(rows[rows["freeze"].isna() | (rows["freeze"] == "R")])
-    answer = (rows["metric"] == "logit_difference") & rows["read_step"].isna()
+    answer = (rows["metric"] == TRANSFER) & rows["read_step"].isna()
     following = (rows["metric"] == "projection") & (rows["read_step"] == rows["step_last"] + 1).fillna(False)
     rows = rows.assign(
         reads=following.map({True: "next", False: "answer"}),
@@ -68,7 +70,7 @@ def iterative_chart(data: pd.DataFrame) -> Any:
         heading(
             "Effect of writing the latent steps 0 to k",
             f"Written: {one_site(shown)}, all layers, {both_ways(shown)}",
-            "Pooled (0 host, 1 donor); bands: 95% over clusters",
+            "At the answer: transfer on answered pairs; bands: 95% over clusters",
             about_pooled(shown),
             width=max(WIDTH * len(panels), 420),
         ),
@@ -79,7 +81,7 @@ def _panel(shown: pd.DataFrame, reads: str) -> alt.LayerChart:
     """The lines of one reading; the axis and the legend are those of all."""
     x = whole_axis("end", int(shown["end"].max()), "last step written, k")
     base = alt.Chart(shown[shown["reads"] == reads]).encode(x=x, color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT_TITLE)
+    y = alt.Y("effect:Q", title="effect (0: host, 1: partner)")
     lines = direction_lines(base, y, dash_by("series", dict(LINES.values()), shown["series"]))
     points = direction_points(base, y, tips("direction", "series", "end"))
     chart = zero_line() + band(base, 0.12, detail="series:N") + lines + points

@@ -1,7 +1,8 @@
 """Matched pairs: with a donor's steps in its thought, does a run give the host's, the donor's or a hybrid answer?
 
-The hybrid answer applies the host's remaining operations to the donor's intermediate. A run that gives it computed with
-the written intermediate; a run that gives the donor's answer may have received the answer itself.
+The hybrid answer applies the host's remaining operations to the donor's intermediate: later steps may do so, or the
+answer phase, which still sees the host's question. The control tells the two apart: the same writes with the question
+hidden from the answer, where the answer phase has no operations to apply (off-distribution: `matched_control`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, one_site
+from codi_tracing.analysis.captions import FEWEST_CLUSTERS, about_pooled, one_site
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, dress, heading
 from codi_tracing.analysis.rows import plain, without
+from codi_tracing.analysis.statistics.ceiling import Estimate
 from codi_tracing.analysis.statistics.effects import pooled_shares
+from codi_tracing.analysis.statistics.verdict import percent, share_of
 from codi_tracing.configs.vocabulary import SEGMENTS
 
 MATCHED_EDIT = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
@@ -26,10 +29,16 @@ WHOSE_COLOURS = {"hybrid": GREEN, "donor": BLUE, "host": ORANGE, HOST_IS_DONOR: 
 MATCHED_BY = ["intermediate", "intermediate_is", "answer_is"]
 MATCHES = (("different", "different"), ("same", "different"), ("different", "same"), ("same", "same"))
 MATCHED_WIDTH = 178  # pixels, so that three stand side by side on a printed page
+QUESTION_HIDDEN = "answer-question"
+HALF = 0.5  # accuracy under the knockout from which the control can tell who computes
+HYBRID = (
+    "A hybrid answer: the remaining operations are applied to the donor's intermediate, by later steps or by the "
+    "answer phase."
+)
 CARRIED_SHARE = 0.1  # an answer is carried if the interval of its share is above this, and above the controls' share
 CARRIED = {
-    (True, True): "carries intermediates that the remaining steps compute on, and at its end the answer",
-    (True, False): "carries intermediates that the remaining steps compute on",
+    (True, True): "carries the intermediate, and at its end the answer",
+    (True, False): "carries the intermediate",
     (False, True): "carries only the answer",
     (False, False): "carries neither",
 }
@@ -43,7 +52,25 @@ def matched_data(table: pd.DataFrame) -> pd.DataFrame:
     host's or the donor's counts as theirs; an undefined hybrid answer is never given. Draws of unrelated donors
     (`source`) are averaged. Shares lie between 0 and 1, their intervals (95 %) are over clusters.
     """
-    runs = _with_base_rate(_runs(table))
+    return _shares(_runs(plain(table)))
+
+
+def matched_control(table: pd.DataFrame) -> tuple[pd.DataFrame, Estimate] | None:
+    """The same shares with the question hidden from the answer, and the accuracy of unpatched hosts under it.
+
+    None where it was not run.
+    """
+    hidden = table[table["knockout"] == QUESTION_HIDDEN]
+    alone = hidden[(hidden["source"] == "self") & (hidden["metric"] == "answer_is_corrupted")]
+    alone = alone[alone["direction"] == "denoising"]
+    if alone.empty:
+        return None
+    return _shares(_runs(plain(hidden.assign(knockout=None)))), share_of(alone, alone["patched"])
+
+
+def _shares(runs: pd.DataFrame) -> pd.DataFrame:
+    """The shares of `matched_data` of these runs."""
+    runs = _with_base_rate(runs)
     keys = ["protocol", "kind", "source", *MATCHED_BY, "written", "step"]
     given = runs.merge(pd.DataFrame({"answer": list(WHOSE_COLOURS)}), how="cross")
     shares = pooled_shares(given, (given["given"] == given["answer"]).astype(float), [*keys, "answer"])
@@ -79,7 +106,7 @@ def matched_chart(shares: pd.DataFrame) -> Any:
     )
 
 
-def matched_sentence(shares: pd.DataFrame) -> str:
+def matched_sentence(shares: pd.DataFrame, control: tuple[pd.DataFrame, Estimate] | None = None) -> str:
     """Of pairs that differ in both, by intermediate: peak hybrid share, the donor's share at the end, and a verdict.
 
     An answer is carried if its share's interval lies above 0.1, above its share in the unpatched host and, if unrelated
@@ -99,18 +126,40 @@ def matched_sentence(shares: pd.DataFrame) -> str:
         peak, end = hybrids.iloc[int(hybrids["share"].argmax())], donors.iloc[-1]
         other = corner[(corner["protocol"] == protocol) & (corner["intermediate"] == j)]
         carried = _carried(peak, other), _carried(end, other)
-        verdict = CARRIED[carried] if peak["clusters"] > 1 else "cannot be judged from one cluster"
+        few = peak["clusters"] < FEWEST_CLUSTERS
+        verdict = f"cannot be judged from {peak['clusters']} clusters" if few else CARRIED[carried]
         sentences.append(
-            f"Intermediate {j}: hybrid answers peak at {_share(peak)} with {_prefix(int(peak['step']))} written, and "
-            f"the donor's answer has {_share(end)} with {_prefix(int(end['step']))} (n = {peak['n']} pairs): "
-            f"the thought {verdict}."
+            f"Intermediate {j}: hybrid answers peak at {_share(peak)} with {_prefix(int(peak['step']))} written "
+            f"(n = {peak['n']} pairs), and the donor's answer has {_share(end)} with {_prefix(int(end['step']))} "
+            f"(n = {end['n']}): the thought {verdict}."
         )
-    return " ".join(sentences)
+        if carried[0] and not few:
+            sentences.append(_who_computes(int(peak["intermediate"]), int(peak["step"]), control))
+    return " ".join([HYBRID, *sentences])
+
+
+def _who_computes(j: int, step: int, control: tuple[pd.DataFrame, Estimate] | None) -> str:
+    """Whether later steps or the answer phase apply the host's operations, as far as the control can tell."""
+    if control is None:
+        return "Which of the two was not tested (the question was not hidden from the answer)."
+    shares, accuracy = control
+    rows = shares[(shares[MATCHED_BY] == [j, *MATCHES[0]]).all(axis=1) & (shares["answer"] == "hybrid")]
+    rows = rows[(rows["written"] == "prefix") & (rows["source"] == "clean") & (rows["step"] == step)]
+    alone = f"unpatched hosts then answer {percent(accuracy)} correctly (n = {accuracy.n})"
+    if rows.empty or not accuracy.low >= HALF:
+        return f"The control cannot tell which: with the question hidden from the answer, {alone}."
+    row = rows.iloc[0]
+    hidden = f"with the question hidden from the answer they are {_share(row)} (n = {row['n']}), and {alone}"
+    if row["low"] > CARRIED_SHARE:
+        return f"Later steps compute on it: {hidden}."
+    if row["high"] <= CARRIED_SHARE:
+        return f"The answer phase applies the operations: {hidden}."
+    return f"The control does not decide: {hidden}."
 
 
 def _runs(table: pd.DataFrame) -> pd.DataFrame:
     """One row per patched run of matched pairs: its site, the answer `given`, and the host's own (`before`)."""
-    rows = without(plain(table), "layer", "head")
+    rows = without(table, "layer", "head")
     rows = rows[~rows["kind"].isin(SEGMENTS) & (rows["direction"] == "denoising")]
     rows = rows[rows["metric"].isin(list(WHOSE_METRICS)) & rows["source"].isin(["clean", "unrelated"])]
     rows = rows[rows["step"].notna()]
@@ -199,7 +248,8 @@ def _carried(row: pd.Series, corner: pd.DataFrame) -> bool:
 
 
 def _share(row: pd.Series) -> str:
-    return f"{row['share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.0%}, {row['high']:.0%}]"
+    return f"{row['share']:.0%}{interval}"
 
 
 def _prefix(k: int) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, what_where
+from codi_tracing.analysis.captions import about_measure, about_pooled, what_where
 from codi_tracing.analysis.figures.marks import below, reach_of, scale_of, step_matrix, tips
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import from_other_run, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 
 GAMES = {  # the meaning of each game, and its colour
     "total": ("Total: later steps read them too", BLUE),
@@ -29,8 +30,8 @@ PAIR_KEYS = ["protocol", "direction", "metric", "game", "cluster_id", "pair_id"]
 GAME_KEYS = PAIR_KEYS[:4]
 
 
-def shapley_data(table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising") -> pd.DataFrame:
-    """Each step's exact Shapley value in units of effect, by `game`, pooled; the steps' values sum to the ceiling.
+def shapley_data(table: pd.DataFrame, metric: str = TRANSFER, direction: str = "denoising") -> pd.DataFrame:
+    """Each step's exact Shapley value in units of transfer, by `game`, pooled; their sum is the whole thought's.
 
     A step's value is its contribution to the steps written before it, averaged over all orders (Shapley 1953, A value
     for n-person games).
@@ -39,10 +40,8 @@ def shapley_data(table: pd.DataFrame, metric: str = "logit_difference", directio
     return _pooled_indices(values, {(step,): ("step",) for step in range(steps)}, steps)
 
 
-def shapley_interaction_data(
-    table: pd.DataFrame, metric: str = "logit_difference", direction: str = "denoising"
-) -> pd.DataFrame:
-    """Exact Shapley interaction index of each pair of steps, `earlier` and `later`, in units of effect, by `game`.
+def shapley_interaction_data(table: pd.DataFrame, metric: str = TRANSFER, direction: str = "denoising") -> pd.DataFrame:
+    """Exact Shapley interaction index of each pair of steps, `earlier` and `later`, in units of transfer, by `game`.
 
     Above 0 the two do more together than apart, below 0 one can replace the other (Grabisch and Roubens 1999, An
     axiomatic approach to the concept of interaction among players in cooperative games).
@@ -83,7 +82,8 @@ def _pooled_indices(values: pd.DataFrame, indices: dict[tuple[int, ...], tuple[s
 
 def _set_values(table: pd.DataFrame, metric: str, direction: str) -> tuple[pd.DataFrame, int]:
     """One row per game and pair: a column of numerators for each set of steps, and the pair's denominator."""
-    rows = effect(table[(table["metric"] == metric) & (table["direction"] == direction) & from_other_run(table)])
+    rows = measured(table, metric)
+    rows = effect(rows[(rows["direction"] == direction) & from_other_run(rows)])
     rows = without(rows, "layer", "step", "head", "knockout", "n_latents", "read_step")
     played = (rows["kind"] == "kv") & rows["step_set"].notna() & (rows["freeze"].isna() | (rows["freeze"] == "K_T"))
     sets = rows[played].assign(game=rows["freeze"].isna().map({True: "total", False: "answer only"}))
@@ -135,7 +135,7 @@ def shapley_chart(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
         tooltip=tips("game", "step"),
     )
     colour = alt.Color("game:N", title=None, legend=below(2), scale=scale_of({game: GAMES[game][1] for game in games}))
-    bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (effect; 1: donor)"), color=colour)
+    bars = base.mark_bar().encode(y=alt.Y("effect:Q", title="Shapley value (1: partner's answer)"), color=colour)
     whiskers = base.mark_rule(strokeWidth=1.5, color="#222").encode(y="low:Q", y2="high:Q")
     shares = (bars + whiskers).properties(width=250, height=210, title="each step's share")
     matrices = []
@@ -149,12 +149,12 @@ def shapley_chart(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
     return dress(
         alt.hconcat(shares, alt.hconcat(*matrices)).resolve_scale(color="independent"),
         heading(
-            "Each latent step's share of the whole thought's effect, and which steps need others",
+            "What each latent step contributes to the whole thought's transfer, and which steps need others",
             f"Written: cache entries of every set of steps, all layers, {what_where(values['direction'].iloc[0])}",
             ". ".join(GAMES[game][0] for game in games)
             + ". Interaction: above 0 they do more together, below 0 one can replace the other",
-            f"Effect on {metric_noun(values['metric'].iloc[0])}, pooled; sum over steps (ceiling): {sums}; whiskers: "
-            "95% over clusters",
+            f"{about_measure(values['metric'].iloc[0])}; sum over steps (whole thought): {sums}; whiskers: 95% over "
+            "clusters",
             about_pooled(values),
             width=WIDTH + 250 * len(games),
         ),

@@ -12,18 +12,19 @@ from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.statistics.corners import CORNERS
 
-CORNER_MEAN = ["logit_difference", "low", "high"]
 CORNER_COLOURS = {"clean": BLUE, "corrupted": ORANGE, "other": "#BBBBBB"}
 
 
 def corners_chart(corners: pd.DataFrame) -> Any:
-    """The answers in each corner, from `statistics.corners`; a column `model` puts several models side by side."""
-    if corners[["answer_clean", "answer_corrupted"]].isna().all(axis=None):
-        raise ValueError("the corners have no answers; sweep the metrics answer_is_clean and answer_is_corrupted too")
+    """The answers in each corner, from `statistics.corners`; a column `model` puts several models side by side.
+
+    Of the answered pairs where there are any, else of all.
+    """
+    corners = corners[corners["pairs"] == corners["pairs"].iloc[0]]
     models = corners if "model" in corners else corners.assign(model="")
     names = {corner: f"{question} question, {thought} thought" for corner, (question, thought) in CORNERS.items()}
     long = models.assign(corner=models["corner"].map(names)).melt(
-        ["model", "corner", "n", *CORNER_MEAN],
+        ["model", "corner", "n"],
         [f"answer_{answer}" for answer in CORNER_COLOURS],
         var_name="answer",
         value_name="share",
@@ -45,7 +46,6 @@ def corners_chart(corners: pd.DataFrame) -> Any:
             "answer",
             *numbers("share", form=".1%"),
             "n",
-            *numbers(*CORNER_MEAN, form=".2f"),
         ],
     )
     ink = alt.condition(alt.datum.answer == "other", alt.value("#222"), alt.value("white"))
@@ -56,4 +56,4 @@ def corners_chart(corners: pd.DataFrame) -> Any:
         header = alt.Header(title=None, labelFontWeight="bold", labelFontSize=12)
         chart = chart.facet(column=alt.Column("model:N", header=header, sort=list(models["model"].unique())))
     title = "Four corners: the answer of a question with another question's thought"
-    return dress(chart, heading(title, about_pooled(corners), width=WIDTH + 20))
+    return dress(chart, heading(title, f"{corners['pairs'].iloc[0]}: {about_pooled(corners)}", width=WIDTH + 20))

@@ -8,36 +8,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns
+from codi_tracing.analysis.captions import about_measure, about_pooled, site_name, site_nouns
 from codi_tracing.analysis.figures.marks import crosses, diagonal, numbers
 from codi_tracing.analysis.figures.style import BLUE, WIDTH, dress, heading
-from codi_tracing.analysis.rows import has_unrelated
-from codi_tracing.analysis.statistics.directions import rows_of_sites
-from codi_tracing.analysis.statistics.effects import SUMS, by_site, specific_or_plain
-from codi_tracing.analysis.table import SITE_KEYS
-
-
-def directions_data(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
-    """One row per site written in both directions: each direction's pooled effect with its interval.
-
-    Effects are specific if an unrelated donor was swept (`specific`). ValueError if no site was written in both.
-    """
-    rows = rows_of_sites(table, metric)
-    sites = by_site(specific_or_plain(rows).dropna(subset=SUMS), metric=metric)
-    sides = [
-        sites[sites["direction"] == direction]
-        .rename(columns={name: f"{name}_{direction}" for name in ("effect", "low", "high")})
-        .drop(columns=["direction", "source", "mean", "median"])
-        for direction in ("denoising", "noising")
-    ]
-    both = sides[0].merge(sides[1].drop(columns=["n", "clusters"]), on=["protocol", "metric", *SITE_KEYS])
-    if both.empty:
-        raise ValueError("no site was written in both directions; sweep denoising and noising")
-    return both.assign(specific=has_unrelated(rows))
 
 
 def directions_chart(data: pd.DataFrame) -> Any:
-    """A point for each site; equal effects lie on the dashed diagonal."""
+    """A point for each site of `statistics.both_directions`; equal effects lie on the dashed diagonal."""
     sides = ("denoising", "noising")
     values = data[[f"{name}_{side}" for name in ("low", "high", "effect") for side in sides]].to_numpy(float)
     if not np.isfinite(values).any():
@@ -45,7 +22,7 @@ def directions_chart(data: pd.DataFrame) -> Any:
     ends = [min(float(np.nanmin(values)), 0.0), max(float(np.nanmax(values)), 0.0)]
     scale = alt.Scale(domain=ends, nice=True)
     tested = bool(data["specific"].all())
-    noun = "specific effect" if tested else "effect"
+    noun = ("specific " if tested else "") + ("transfer" if data["metric"].iloc[0] == "transfer" else "effect")
     x = alt.X("effect_denoising:Q", title=f"{noun}, denoising", scale=scale)
     y = alt.Y("effect_noising:Q", title=f"{noun}, noising", scale=scale)
     by_layer = alt.Color("layer:O", title="layer", scale=alt.Scale(scheme="viridis"))
@@ -64,8 +41,7 @@ def directions_chart(data: pd.DataFrame) -> Any:
         heading(
             "Denoising against noising, a point for each site",
             f"Written: {site_nouns(data)}; dashed: equal effects; bars: 95% over clusters",
-            f"On {metric_noun(data['metric'].iloc[0])}, pooled ("
-            + ("0: as an unrelated donor)" if tested else "0 host, 1 donor)"),
+            about_measure(data["metric"].iloc[0]),
             about_pooled(data),
         ),
     )

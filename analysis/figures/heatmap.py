@@ -8,50 +8,63 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, site_nouns, what_where
-from codi_tracing.analysis.figures.marks import effect_colour, reach_of, tips
+from codi_tracing.analysis.captions import FEWEST_CLUSTERS, about_measure, about_pooled, site_nouns, what_where
+from codi_tracing.analysis.figures.marks import effect_colour, numbers, reach_of, tips
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.rows import from_other_run, main_protocol, plain, sites_have_unrelated, without
-from codi_tracing.analysis.statistics.effects import by_site, effect
-from codi_tracing.analysis.statistics.sites import ALPHA, site_statistics
+from codi_tracing.analysis.rows import (
+    from_other_run,
+    has_unrelated,
+    main_protocol,
+    plain,
+    sites_have_unrelated,
+    without,
+)
+from codi_tracing.analysis.statistics.effects import by_site, effect, specific
+from codi_tracing.analysis.statistics.inference import ALPHA
+from codi_tracing.analysis.statistics.measures import ANSWERS, TRANSFER, measured
+from codi_tracing.analysis.statistics.sites import site_statistics
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
-ROUNDING = 2e-5  # rounding of a logit difference in single precision: 1e-5 of each of its two logits
+ROUNDING = 2e-5  # rounding of a metric in single precision: 1e-5 of each of two logits, and less of a probability
 MARK = "×"
 MOST_HEIGHT, LEAST_ROW = 1000, 12  # pixels: of a panel, and of a row with room for numbers
 
 
-def heatmap(table: pd.DataFrame, metric: str = "logit_difference") -> Any:
-    """Effect by layer × step of a table of cells: `heatmap_chart(heatmap_data(table, metric))`."""
+def heatmap(table: pd.DataFrame, metric: str = TRANSFER) -> Any:
+    """Transfer by layer × step of a table of cells: `heatmap_chart(heatmap_data(table, metric))`."""
     return heatmap_chart(heatmap_data(table, metric))
 
 
 def heatmap_data(
     table: pd.DataFrame,
-    metric: str = "logit_difference",
+    metric: str = TRANSFER,
     tested: Callable[[str], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
-    """Every site in every direction, tested, and the whole thought's plain effect, the ceiling.
+    """Every site in every direction (`site_statistics`), and the whole thought's effect, the ceiling.
 
-    Effects are specific, with `p_fwer` over one direction's sites, if an unrelated donor was swept; else plain, p NaN.
-    `inert`: no run of any pair changed there by more than rounding, which is the largest change by a run's own thought
-    if that is larger. `tested` returns a direction's `site_statistics`, if they are already known.
+    Transfer is specific and tested if an unrelated donor was swept. On another metric effects are plain, and the
+    unrelated donor's stand beside them. `inert`: no run of any pair changed there by more than rounding, which is the
+    largest change by a run's own thought if that is larger. `tested` returns a direction's `site_statistics`, if they
+    are already known.
     """
-    rows = without(main_protocol(table), "knockout", "n_latents", "read_step", "step_set")
-    rows = rows[rows["metric"] == metric]
-    if rows.empty:
-        raise ValueError(f"the table has no rows of metric {metric!r}; sweep it too")
+    table = without(main_protocol(table), "knockout", "n_latents", "read_step", "step_set")
+    rows = measured(table, metric)
     own = effect(rows[rows["source"] == "self"])["numerator"].abs().max()
-    test = tested or (lambda direction: site_statistics(rows, metric, direction))
+    test = tested or (lambda direction: site_statistics(table, metric, direction))
     parts = [test(direction) for direction in rows["direction"].unique()]
-    whole = plain(rows[(rows["kind"] == "thought") & from_other_run(rows)])
-    parts += [by_site(effect(whole), metric=metric)] if len(whole) else []
+    is_specific = all(part["specific"].all() for part in parts)
+    if metric != TRANSFER and sites_have_unrelated(rows):
+        parts.append(by_site(effect(rows[~rows["kind"].isin(SEGMENTS)]), source="unrelated"))
+    whole = plain(rows[rows["kind"] == "thought"])
+    if from_other_run(whole).any():
+        has_control = is_specific and has_unrelated(whole)
+        parts.append(by_site(specific(whole) if has_control else effect(whole)))
     sites = pd.concat(parts, ignore_index=True)
     rounding = max(ROUNDING, 0.0 if pd.isna(own) else own)
-    return sites.assign(inert=sites["moved"] <= rounding, specific=sites_have_unrelated(rows))
+    return sites.assign(inert=sites["moved"] <= rounding, specific=is_specific)
 
 
-def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
+def heatmap_chart(sites: pd.DataFrame) -> Any:
     """Effect by layer × step, from `heatmap_data` or `by_site`: colours centred on 0, a row of panels for each kind.
 
     With the tests of `heatmap_data`, sites that do not differ from an unrelated donor are faint. A cross marks sites
@@ -63,8 +76,7 @@ def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
         raise ValueError(
             "no site with a layer or a step to draw; a heatmap needs one of latent, resid, attn, mlp, head, kv"
         )
-    if specific is None:
-        specific = bool(cells.get("specific", pd.Series(False)).fillna(False).all())
+    specific = bool(cells.get("specific", pd.Series(False)).fillna(False).all())
     heads, tested = cells["head"].notna(), "p_fwer" in cells and bool(cells["p_fwer"].notna().any())
     inert = cells["inert"].eq(True) if "inert" in cells else pd.Series(False, cells.index)
     cells = cells.assign(
@@ -72,7 +84,9 @@ def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
         steps=_span(cells, "step"),
         written=cells["source"].where(~from_other_run(cells), "other run"),
         frozen=("frozen: " + cells["freeze"]).fillna("nothing frozen" if cells["freeze"].notna().any() else ""),
-        label=cells["effect"].map("{:z.2f}".format).str.replace("-", "−").mask(inert, MARK),
+        label=cells["effect"]
+        .map(lambda value: "" if pd.isna(value) else f"{value:z.2f}".replace("-", "−"))
+        .mask(inert, MARK),
         shown=cells["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
     )
     reach = reach_of(cells["effect"])
@@ -85,17 +99,21 @@ def heatmap_chart(sites: pd.DataFrame, specific: bool | None = None) -> Any:
     directions = " / ".join(what_where(direction) for direction in cells["direction"].unique())
     top = "; ".join(f"{row.direction} {row.effect:z.2f}" for row in sites[sites["kind"] == "thought"].itertuples())
     frozen = ", ".join(cells["freeze"].dropna().unique())
+    metric = str(sites["metric"].iloc[0])
+    noun = ("specific " if specific else "") + ("transfer" if metric == TRANSFER else "effect")
     faint = "Faint: not told apart from an unrelated donor (p > 0.05, family-wise over each direction)"
-    untested = "No unrelated donor was swept, so nothing is tested" if "p_fwer" in cells else ""
+    untested = ""
+    if "p_fwer" in cells and metric == TRANSFER:
+        few = cells["clusters"].max() < FEWEST_CLUSTERS
+        untested = "Nothing is tested: " + ("too few clusters" if few else "no unrelated donor was swept")
     return dress(
         chart,
         heading(
-            f"{'Specific effect' if specific else 'Effect'} by layer and step: {site_nouns(cells, ', ')}",
+            f"{noun.capitalize()} by layer and step: {site_nouns(cells, ', ')}",
             f"Written: {directions}" + (f"; frozen at the host's values: {frozen}" if frozen else ""),
-            f"On {metric_noun(sites['metric'].iloc[0])}, pooled ("
-            + ("0: as an unrelated donor" if specific else "0 host, 1 donor")
-            + ")"
-            + (f"; ceiling (plain): {top}" if top else ""),
+            about_measure(metric)
+            + (", less an unrelated donor's" if specific else "")
+            + (f"; ceiling: {top}" if top else ""),
             *filter(None, [faint if tested else untested]),
             *([f"{MARK}: no run changed, as the last layer's output at the last step cannot"] if inert.any() else []),
             about_pooled(cells),
@@ -118,6 +136,7 @@ def _panel(panel: pd.DataFrame, key: tuple, reach: float) -> Any:
     )
     tooltip = [*tips("layers", "steps"), "clusters:Q"]
     tooltip += [alt.Tooltip("p_fwer:Q", format=".2g", title="p, family-wise")] if "p_fwer" in panel else []
+    tooltip += numbers(*(answer for answer in ANSWERS if answer in panel), form=".0%")
     cells = base.mark_rect().encode(
         color=effect_colour(reach), tooltip=tooltip, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.3))
     )

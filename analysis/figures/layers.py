@@ -7,14 +7,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
+from codi_tracing.analysis.captions import BOTH_WAYS, about_measure, about_pooled
 from codi_tracing.analysis.figures.marks import (
-    EFFECT_TITLE,
     band,
     colour_by_direction,
     dash_by,
     direction_lines,
     direction_points,
+    effect_title,
     layer_axis,
     row_of,
     tips,
@@ -23,6 +23,7 @@ from codi_tracing.analysis.figures.marks import (
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise_rows, main_protocol, plain
 from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 
 OTHER_LAYER, UNRELATED_LAYER, CEILING, NOISE_LAYER, UNTRAINED_LAYER = (
     "one layer", "one layer, unrelated donor", "whole thought (ceiling)", "one layer, noise of equal norm",
@@ -33,13 +34,14 @@ LAYER_DASHES = {
 }  # fmt: skip
 
 
-def layers_data(table: pd.DataFrame, metric: str = "logit_difference", split: str | None = None) -> pd.DataFrame:
+def layers_data(table: pd.DataFrame, metric: str = TRANSFER, split: str | None = None) -> pd.DataFrame:
     """Pooled effect by layer and direction: of the other run, an unrelated donor, noise, and the whole thought.
 
-    `split` names a further column to keep apart, such as `edit`.
+    Effects are plain, beside the unrelated donor's, the control. `split` names a further column to keep apart, such as
+    `edit`.
     """
     apart = [split] if split else []
-    rows = plain(effect(known_split(table[table["metric"] == metric], split)))
+    rows = plain(effect(measured(known_split(table, split), metric)))
     blank = rows[rows["protocol"].str.endswith("_reinitialised")]
     rows = main_protocol(rows)
     layers = layerwise_rows(rows)
@@ -53,6 +55,7 @@ def layers_data(table: pd.DataFrame, metric: str = "logit_difference", split: st
     parts = [curve.assign(written=written), spread.assign(written=CEILING)]
     if not blank.empty:  # the effects of the architecture alone
         untrained = pooled(layerwise_rows(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
+        untrained = untrained.dropna(subset=["effect"])  # it gives no pair's answers, so that transfer is undefined
         parts.append(untrained.assign(written=UNTRAINED_LAYER, protocol=rows["protocol"].iloc[0]))
     return pd.concat(parts, ignore_index=True)
 
@@ -69,9 +72,9 @@ def layers_chart(data: pd.DataFrame) -> Any:
     return dress(
         chart.resolve_scale(y="shared") if len(panels) > 1 else chart,
         heading(
-            "Effect of one layer's residual stream, at all latent steps",
+            "What one layer's residual stream carries, at all latent steps",
             BOTH_WAYS,
-            f"On {metric_noun(data['metric'].iloc[0])}, pooled; bands: 95% over clusters",
+            f"{about_measure(data['metric'].iloc[0])}; bands: 95% over clusters",
             about_pooled(data) + ("; counted in each panel" if len(panels) > 1 else ""),
             width=WIDTH * len(panels),
         ),
@@ -80,7 +83,7 @@ def layers_chart(data: pd.DataFrame) -> Any:
 
 def _panel(data: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(data).encode(x=layer_axis(data["layer"]), color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT_TITLE)
+    y = alt.Y("effect:Q", title=effect_title(data["metric"].iloc[0]))
     own = band(base.transform_filter(alt.datum.written == OTHER_LAYER), 0.18)
     faint = band(base.transform_filter(alt.datum.written == UNRELATED_LAYER), 0.08)
     dash = dash_by("written", LAYER_DASHES, data["written"])

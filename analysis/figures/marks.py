@@ -11,7 +11,12 @@ import pandas as pd
 from codi_tracing.analysis.figures.style import DIRECTION_COLOURS, GREY
 
 DASH_LENGTH = 26  # pixels of a legend's line
-EFFECT_TITLE = "effect (0 host, 1 donor)"
+TRANSFER_TITLE = "transfer (0: host's answer, 1: partner's)"
+
+
+def effect_title(metric: str) -> str:
+    """The axis of an effect."""
+    return TRANSFER_TITLE if metric == "transfer" else "effect (0 host, 1 partner)"
 
 
 def whole_axis(field: str, last: int, title: str, *, most: int = 100, padding: int = 8) -> alt.X:
@@ -107,12 +112,10 @@ def column_of(charts: Sequence[Any]) -> Any:
     return alt.vconcat(*charts) if len(charts) > 1 else charts[0]
 
 
-def effect_colour(reach: float) -> alt.Color:
+def effect_colour(reach: float, title: str = "effect") -> alt.Color:
     """Diverging colours centred on 0."""
     scale = alt.Scale(scheme="blueorange", domain=[-reach, reach], domainMid=0)
-    return alt.Color(
-        "effect:Q", title="effect", scale=scale, legend=alt.Legend(values=[-reach, 0, reach], format=".2f")
-    )
+    return alt.Color("effect:Q", title=title, scale=scale, legend=alt.Legend(values=[-reach, 0, reach], format=".2f"))
 
 
 def reach_of(effects: pd.Series) -> float:

@@ -8,12 +8,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import about_pooled, metric_noun, site_name, site_nouns, what_where
-from codi_tracing.analysis.figures.marks import EFFECT_TITLE, layer_axis, numbers, scale_of, tips
+from codi_tracing.analysis.captions import about_pooled, site_name, site_nouns, what_where
+from codi_tracing.analysis.figures.marks import TRANSFER_TITLE, layer_axis, numbers, scale_of, tips
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
 from codi_tracing.analysis.rows import SERIES, layerwise_rows
-from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
-from codi_tracing.analysis.statistics.effects import pooled_shares
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate
+from codi_tracing.analysis.statistics.effects import pooled_means
 
 WHERE = "The clean run's residual stream of one layer, at all latent steps, written into the corrupted run"
 CRITICAL_COLOURS = {"critical": BLUE, "not critical": "#BBBBBB"}
@@ -23,7 +23,7 @@ MOST_ROWS = 4_500  # Altair refuses more than 5,000
 def kl_by_layer_data(table: pd.DataFrame) -> pd.DataFrame:
     """Mean KL(patched ‖ corrupted) by layer in nats, with its 95 % interval over clusters."""
     rows = _kl_rows(table)
-    return pooled_shares(rows, rows["patched"], [*SERIES, "layer"])
+    return pooled_means(rows, rows["patched"], [*SERIES, "layer"])
 
 
 def kl_by_layer_chart(data: pd.DataFrame) -> Any:
@@ -83,8 +83,10 @@ def pairs_by_layer_chart(data: pd.DataFrame) -> Any:
     )
 
 
-def critical_layers_chart(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: float = LOW_CEILING) -> Any:
-    """The largest specific effects, from `critical`, with intervals; `low_ceiling` as they were ranked with."""
+def critical_layers_chart(
+    ranked: pd.DataFrame, ceiling: Estimate, top: int = 10, *, low_ceiling: float = LOW_CEILING
+) -> Any:
+    """The sites of largest specific transfer, from `critical`, under the ceiling `ceiling`."""
     tested = bool(ranked["specific"].all())
     shown = ranked.head(top)
     names = [site_name(row, shown["kind"].nunique() > 1) for row in shown.to_dict("records")]
@@ -92,18 +94,20 @@ def critical_layers_chart(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: f
     colours = scale_of({word: colour for word, colour in CRITICAL_COLOURS.items() if word in set(shown["verdict"])})
     base = alt.Chart(shown).encode(y=alt.Y("place:N", sort=names, title=None))
     bars = base.mark_bar(height={"band": 0.7}).encode(
-        x=alt.X("effect:Q", title="specific effect (0: no more than an unrelated donor)" if tested else EFFECT_TITLE),
+        x=alt.X(
+            "effect:Q", title="specific transfer (0: no more than an unrelated donor)" if tested else TRANSFER_TITLE
+        ),
         color=alt.Color("verdict:N", title=None, scale=colours, legend=alt.Legend(orient="bottom")),
-        tooltip=tips("place", "rank", "rank_low", "rank_high", "p_fwer"),
+        tooltip=tips("place", "rank_low", "rank_high", "p_fwer"),
     )
     whiskers = base.mark_rule(color="#222", strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY).encode(x="x:Q")
-    limit, any_critical = ranked["ceiling"].iloc[0], bool(ranked["critical"].any())
+    any_critical = bool(ranked["critical"].any())
     all_steps = ranked["step"].isna().all()
-    words = f"Critical {'layers' if all_steps else 'sites'}, by specific effect"
-    words = words if any_critical else "Specific effects, the largest first"
-    words = words if tested else "Effects, the largest first (no unrelated donor was swept, so no p-values)"
-    why = f"ceiling {limit:z.2f}" + (", which is low: no layer may be called critical" if limit < low_ceiling else "")
+    words = f"Critical {'layers' if all_steps else 'sites'}, by specific transfer"
+    words = words if any_critical else "Specific transfer, the largest first"
+    words = words if tested else "Transfer, the largest first (no unrelated donor was swept, so no p-values)"
+    low = "; the ceiling is low: none may be called critical" if not ceiling.low >= low_ceiling else ""
     rule = "Critical: p at most 0.05, family-wise, and the interval above 5% of the ceiling"
     return dress(
         (bars + zero + whiskers).properties(width=WIDTH - 60, height=24 * len(shown)),
@@ -111,7 +115,7 @@ def critical_layers_chart(ranked: pd.DataFrame, top: int = 10, *, low_ceiling: f
             words,
             f"Written: {site_nouns(ranked)}{' at all latent steps' if all_steps else ''}, "
             f"{what_where(ranked['direction'].iloc[0])}",
-            f"On {metric_noun(ranked['metric'].iloc[0])}, pooled; whiskers: 95% over clusters; {why}",
+            f"On answered pairs; whiskers: 95% over clusters; ceiling {ceiling}{low}",
             *([rule] if any_critical else []),
             about_pooled(ranked),
         ),

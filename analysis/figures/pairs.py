@@ -11,14 +11,15 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun, site_name, what_where
+from codi_tracing.analysis.captions import BOTH_WAYS, about_measure, about_pooled, metric_noun, site_name, what_where
 from codi_tracing.analysis.figures.marks import (
-    EFFECT_TITLE,
+    TRANSFER_TITLE,
     below,
     colour_by_direction,
     dash_by,
     direction_lines,
     direction_points,
+    effect_title,
     layer_axis,
     numbers,
     scale_of,
@@ -26,7 +27,9 @@ from codi_tracing.analysis.figures.marks import (
 from codi_tracing.analysis.figures.steps import DONOR_DASHES
 from codi_tracing.analysis.figures.style import BLUE, GREY, WIDTH, dress, heading
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, layerwise_rows, main_protocol
-from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.ceiling import estimate_of
+from codi_tracing.analysis.statistics.effects import effect, own_effects, pooled
+from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.analysis.statistics.sites import site_statistics
 from codi_tracing.analysis.table import SITE_KEYS
 
@@ -36,11 +39,11 @@ MOST_POINTS = 250  # of a donor; if there are more pairs, similar ones are avera
 
 
 def pair_data(table: pd.DataFrame, pair_id: str | None = None) -> pd.DataFrame:
-    """One row per pair × panel (`kl`, `effect`) × direction × donor × layer, of all pairs or of one."""
-    rows = from_run(effect(layerwise_rows(main_protocol(table))))
+    """One row per pair × panel (`kl`, `transfer`) × direction × donor × layer, of all pairs or of one."""
+    rows = from_run(layerwise_rows(main_protocol(table)))
     kl = rows[(rows["metric"] == "kl_from_corrupted") & (rows["direction"] == "denoising")]
-    moved = rows[(rows["metric"] == "logit_difference") & rows["effect"].notna()]
-    panels = [kl.assign(panel="kl", value=kl["patched"]), moved.assign(panel="effect", value=moved["effect"])]
+    moved = own_effects(effect(from_run(measured(layerwise_rows(main_protocol(table)), answered=False))))
+    panels = [kl.assign(panel="kl", value=kl["patched"]), moved.assign(panel="transfer", value=moved["effect"])]
     values = pd.concat(panels)[["pair_id", "protocol", *PAIR_COLUMNS]]
     if pair_id is None:
         return values
@@ -51,7 +54,7 @@ def pair_data(table: pd.DataFrame, pair_id: str | None = None) -> pd.DataFrame:
 
 
 def pair_chart(data: pd.DataFrame, question: str = "") -> alt.HConcatChart:
-    """One pair's KL(patched ‖ corrupted) and effect on the logit difference by layer, of both donors."""
+    """One pair's KL(patched ‖ corrupted) and transfer by layer, of both donors."""
     return _draw(data, _heading(data, question))
 
 
@@ -77,7 +80,7 @@ def _draw(values: pd.DataFrame, title: alt.TitleParams) -> alt.HConcatChart:
     ends = alt.Chart(alt.InlineData([{"y": 0}, {"y": 1}])).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y="y:Q")
     both = alt.hconcat(
         panel("kl", "KL(patched || corrupted), nats"),
-        ends + panel("effect", EFFECT_TITLE),
+        ends + panel("transfer", TRANSFER_TITLE),
         datasets={"pair": _records(values)},
     )
     return dress(both, title)
@@ -88,7 +91,7 @@ def _heading(own: pd.DataFrame, question: str) -> alt.TitleParams:
         f"Pair {own['pair_id'].iloc[0]}: one layer's residual stream, at all latent steps",
         textwrap.shorten(question, 150, placeholder=" …"),
         BOTH_WAYS,
-        f"Effect on logit difference; n = 1 pair; protocol {own['protocol'].iloc[0]}",
+        f"n = 1 pair, without an interval; protocol {own['protocol'].iloc[0]}",
         width=480,
     )
 
@@ -100,18 +103,20 @@ def _records(values: pd.DataFrame) -> list[dict[str, Any]]:
 def pairs_data(
     table: pd.DataFrame,
     site: Mapping[str, Any] | None = None,
-    metric: str = "logit_difference",
+    metric: str = TRANSFER,
     direction: str = "denoising",
 ) -> pd.DataFrame:
     """One row per pair and donor at one site: numerator, denominator (the gap between the pair's runs) and effect.
 
-    `site` is a row of `critical` or `by_site`, or a mapping with some of SITE_KEYS, the others empty; by default the
-    site with the largest effect. Draws of an unrelated donor are averaged.
+    A pair whose gap is too small has no effect of its own (NaN). `site` is a row of `critical` or `by_site`, or a
+    mapping with some of SITE_KEYS, the others empty; by default the site with the largest effect. Draws of an unrelated
+    donor are averaged.
     """
-    rows = main_protocol(table)
-    rows = rows[(rows["metric"] == metric) & (rows["direction"] == direction)]
+    table = main_protocol(table)
+    rows = measured(table, metric)
+    rows = rows[rows["direction"] == direction]
     if site is None:
-        ranked = site_statistics(rows, metric, direction)
+        ranked = site_statistics(table, metric, direction)
         site = {str(key): value for key, value in ranked.sort_values("effect").iloc[-1].items()}
     full = dict.fromkeys(SITE_KEYS) | {key: value for key, value in site.items() if key in SITE_KEYS}
     for key, value in full.items():
@@ -122,7 +127,7 @@ def pairs_data(
         raise ValueError(f"the table has no effect of the pair's other run at {site_name(full, True)}")
     keys = ["protocol", "direction", "metric", *SITE_KEYS, "donor", "cluster_id", "pair_id"]
     pairs = rows.groupby(keys, dropna=False)[["numerator", "denominator"]].mean().reset_index()
-    pairs = pairs.assign(effect=pairs["numerator"] / pairs["denominator"].where(pairs["denominator"] != 0))
+    pairs = own_effects(pairs.assign(effect=pairs["numerator"] / pairs["denominator"].where(pairs["denominator"] != 0)))
     if pairs["effect"].isna().all():
         raise ValueError(f"no pair's two runs differ on {metric_noun(metric)}, so none has an effect")
     return pairs
@@ -145,8 +150,8 @@ def pairs_chart(pairs: pd.DataFrame) -> Any:
     drawn = set(points["donor"])
     colours = {donor: colour for donor, colour in ((OTHER_RUN, BLUE), (UNRELATED, GREY)) if donor in drawn}
     colour = alt.Color("donor:N", title="written from", scale=scale_of(colours), legend=below(2, "left"))
-    y = alt.Y("shown:Q", title=EFFECT_TITLE, scale=alt.Scale(domain=list(DRAWN)))
-    x = alt.X("rank:Q", title="pairs, by effect", axis=alt.Axis(labels=False, ticks=False, grid=False))
+    y = alt.Y("shown:Q", title=effect_title(pairs["metric"].iloc[0]), scale=alt.Scale(domain=list(DRAWN)))
+    x = alt.X("rank:Q", title="pairs, sorted", axis=alt.Axis(labels=False, ticks=False, grid=False))
     tooltip = ["donor", *numbers("effect"), *numbers("gap", form=".2f")]
     size = alt.Size("gap:Q", title="gap", scale=alt.Scale(range=[8, 70]), legend=None)
     base = alt.Chart(points).encode(x=x, color=colour)
@@ -155,15 +160,18 @@ def pairs_chart(pairs: pd.DataFrame) -> Any:
     bands = line.mark_rect(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     rules = line.mark_rule(strokeWidth=2).encode(y="effect:Q")
     site = pairs.iloc[0].to_dict()
-    lines = "; ".join(f"{row.donor} {row.effect:z.2f} [{row.low:z.2f}, {row.high:z.2f}]" for row in whole.itertuples())
+    lines = "; ".join(f"{row['donor']} {estimate_of(row)}" for row in whole.to_dict("records"))
+    undefined = int(pairs.loc[pairs["donor"] == OTHER_RUN, "effect"].isna().sum())
+    left_out = f"; {undefined} pairs whose two runs hardly differ have none" if undefined else ""
+    noun = "transfer" if site["metric"] == TRANSFER else "effect"
     averaged = f"; a point is the mean of {each} pairs" if each > 1 else ""
     return dress(
         (bands + rules + dots).properties(width=WIDTH - 50, height=200),
         heading(
-            f"Each pair's effect: {site_name(site, True)}",
+            f"Each pair's {noun}: {site_name(site, True)}",
             f"Written: {what_where(site['direction'])}",
-            f"On {metric_noun(site['metric'])}; lines: pooled, with 95% over clusters: {lines}",
-            f"Size: gap between the pair's runs{averaged}; beyond the axis: at its end",
+            f"{about_measure(site['metric'])}; lines: pooled, with 95% over clusters: {lines}",
+            f"Size: gap between the pair's runs{averaged}; beyond the axis: at its end{left_out}",
             about_pooled(whole),
         ),
     )

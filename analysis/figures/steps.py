@@ -13,21 +13,22 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import BOTH_WAYS, about_pooled, metric_noun
+from codi_tracing.analysis.captions import BOTH_WAYS, about_measure, about_pooled
 from codi_tracing.analysis.figures.marks import (
-    EFFECT_TITLE,
     band,
     colour_by_direction,
     column_of,
     dash_by,
     direction_lines,
     direction_points,
+    effect_title,
     numbers,
     zero_line,
 )
 from codi_tracing.analysis.figures.style import GREY, WIDTH, dress, heading
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_other_run, from_run, one_of, without
 from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
 WINDOWS = {"one step": "step k alone", "prefix": "steps 0 to k", "suffix": "steps k to the last"}
@@ -36,13 +37,13 @@ DONOR_DASHES = {OTHER_RUN: [1, 0], UNRELATED: [4, 2], UNTRAINED: [8, 2, 1, 2]}
 STEP_KEYS = ["protocol", "direction", "metric", "kind", "frozen", "donor", "window", "step"]
 
 
-def steps_data(table: pd.DataFrame, metric: str = "logit_difference") -> pd.DataFrame:
+def steps_data(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame:
     """Pooled effects of whole steps, all layers at once, by direction, kind, `frozen` routes, `donor`, `window`, step.
 
     `window` is `one step`, `prefix` (steps 0 to `step`) or `suffix` (`step` to the last); a single step that is also a
     prefix or a suffix is a row of each. `ceiling` is the whole thought's effect, NaN if it was not swept.
     """
-    rows = effect(table[table["metric"] == metric])
+    rows = effect(measured(table, metric))
     rows = without(rows, "head", "knockout", "n_latents", "read_step", "step_set")
     whole = pooled(rows[(rows["kind"] == "thought") & from_other_run(rows)], ["protocol", "direction"])
     rows = rows[~rows["kind"].isin(SEGMENTS) & rows["layer"].isna() & rows["step"].notna()]
@@ -60,7 +61,9 @@ def steps_data(table: pd.DataFrame, metric: str = "logit_difference") -> pd.Data
             at = "step_last" if window == "prefix" else "step"
             parts.append(rows[chosen].assign(window=window, step=rows.loc[chosen, at]))
     tops = whole[["protocol", "direction", "effect"]].rename(columns={"effect": "ceiling"})
-    return pooled(pd.concat(parts), STEP_KEYS).merge(tops, on=["protocol", "direction"], how="left")
+    data = pooled(pd.concat(parts), STEP_KEYS).merge(tops, on=["protocol", "direction"], how="left")
+    # A model that gives no pair's answers has no transfer.
+    return data[~((data["donor"] == UNTRAINED) & data["effect"].isna())].reset_index(drop=True)
 
 
 def steps_chart(data: pd.DataFrame) -> Any:
@@ -86,9 +89,9 @@ def steps_chart(data: pd.DataFrame) -> Any:
     return dress(
         column_of(rows),
         heading(
-            "Effect of whole latent steps, all layers at once",
+            "What whole latent steps carry, all layers at once",
             BOTH_WAYS,
-            f"On {metric_noun(data['metric'].iloc[0])}, pooled; bands: 95% over clusters; grey: whole thought",
+            f"{about_measure(data['metric'].iloc[0])}; bands: 95% over clusters; grey: whole thought",
             f"Early steps have more of the run after them: {caution}",
             about_pooled(data[data["trained"]]),
             width=(WIDTH - 60) * len(windows),
@@ -100,7 +103,7 @@ def _panel(part: pd.DataFrame, title: str, scale: alt.Scale) -> Any:
     """One window's curves."""
     x = alt.X("step:O", title="latent step k", axis=alt.Axis(labelAngle=0))
     base = alt.Chart(part).encode(x=x, color=colour_by_direction())
-    y = alt.Y("effect:Q", title=EFFECT_TITLE, axis=alt.Axis(tickCount=5), scale=scale)
+    y = alt.Y("effect:Q", title=effect_title(part["metric"].iloc[0]), axis=alt.Axis(tickCount=5), scale=scale)
     tooltip = ["direction", "donor", "step", *numbers("effect", "low", "high"), "n:Q", "clusters:Q"]
     lines = direction_lines(base, y, dash_by("donor", DONOR_DASHES, part["donor"]), tooltip)
     own = band(base.transform_filter(alt.datum.donor == OTHER_RUN), 0.18)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.statistics.effects import pooled
+from codi_tracing.analysis.statistics.effects import Intervals, pooled
+from codi_tracing.analysis.statistics.inference import cluster_share_intervals, ratio_intervals
 
 TOP = 5  # a number among so many likeliest tokens counts as decoded, as in the CODI paper
 NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
@@ -61,7 +62,7 @@ def decodable(values: pd.DataFrame, top: int = TOP, layer: int | None = None) ->
     shares = {"all of them": each.min(), "each of them": each.mean()}
     parts = [part.reset_index(name="numerator").assign(measure=name) for name, part in shares.items()]
     cases = pd.concat(parts, ignore_index=True).rename(columns={"question_id": "pair_id"}).assign(denominator=1.0)
-    return share_of(cases, ["measure", "owner", "steps"]).assign(top=top)
+    return mean_of(cases, ["measure", "owner", "steps"]).assign(top=top)
 
 
 def decodable_overall(values: pd.DataFrame, top: int = TOP, layer: int | None = None) -> pd.DataFrame:
@@ -85,7 +86,7 @@ def number_shares(values: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     cases = known.assign(
         number=number, numerator=(known["rank"] <= top).astype(float), denominator=1.0, pair_id=known["question_id"]
     )
-    shares = share_of(cases, ["number", *STATE]).assign(top=top)
+    shares = mean_of(cases, ["number", *STATE]).assign(top=top)
     medians = cases.astype({"rank": float}).groupby(["number", *STATE])["rank"].median().rename("median_rank")
     return shares.merge(medians.reset_index(), on=["number", *STATE])
 
@@ -95,7 +96,7 @@ def mean_entropy(says: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
     check_columns(says, ["question_id", *STATE, "rank", "entropy"])
     first = says[says["rank"] == 1].merge(clusters[["question_id", "cluster_id"]], on="question_id")
     cases = first.assign(numerator=first["entropy"], denominator=1.0, pair_id=first["question_id"])
-    return share_of(cases, STATE).rename(columns={"share": "entropy"})
+    return mean_of(cases, STATE, ratio_intervals).rename(columns={"share": "entropy"})
 
 
 def mean_attention(attention: pd.DataFrame, by_layer: bool = False) -> pd.DataFrame:
@@ -113,12 +114,12 @@ def mean_attention(attention: pd.DataFrame, by_layer: bool = False) -> pd.DataFr
         even=attention["tokens"] / seen,
     )
     means = cases.groupby(keys, as_index=False)["even"].mean()
-    return share_of(cases, keys).rename(columns={"share": "weight"}).merge(means, on=keys)
+    return mean_of(cases, keys).rename(columns={"share": "weight"}).merge(means, on=keys)
 
 
-def share_of(cases: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Means over questions, with intervals from resampling their clusters."""
-    means = pooled(cases, list(keys))
+def mean_of(cases: pd.DataFrame, keys: Sequence[str], intervals: Intervals = cluster_share_intervals) -> pd.DataFrame:
+    """Means over questions, by default of shares, with intervals over their clusters."""
+    means = pooled(cases, list(keys), intervals=intervals)
     return means[[*keys, "effect", "low", "high", "n", "clusters"]].rename(columns={"effect": "share"})
 
 

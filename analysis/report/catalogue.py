@@ -13,11 +13,16 @@ from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early
 from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
 from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
 from codi_tracing.analysis.experiments.knockout import knockout_chart, knockout_data
-from codi_tracing.analysis.experiments.matched import matched_chart, matched_data, matched_sentence
+from codi_tracing.analysis.experiments.matched import (
+    matched_chart,
+    matched_control,
+    matched_data,
+    matched_sentence,
+)
 from codi_tracing.analysis.experiments.original import original_chart, original_data, original_sentence
 from codi_tracing.analysis.experiments.shapley import shapley_chart, shapley_data, shapley_interaction_data
 from codi_tracing.analysis.figures.corners import corners_chart
-from codi_tracing.analysis.figures.directions import directions_chart, directions_data
+from codi_tracing.analysis.figures.directions import directions_chart
 from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
 from codi_tracing.analysis.figures.layers import layers_chart, layers_data
 from codi_tracing.analysis.figures.original import (
@@ -32,7 +37,7 @@ from codi_tracing.analysis.figures.original import (
 from codi_tracing.analysis.figures.pairs import pairs_chart, pairs_data
 from codi_tracing.analysis.figures.steps import steps_chart, steps_data
 from codi_tracing.analysis.rows import layerwise_rows
-from codi_tracing.analysis.statistics.directions import direction_agreement
+from codi_tracing.analysis.statistics.directions import both_directions, direction_agreement
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.configs.vocabulary import EXPERIMENTS, SEGMENTS, SWEEPS
 
@@ -107,24 +112,20 @@ def has_knockouts(name: str, table: pd.DataFrame) -> bool:
     return name == "sweep" and bool(table["knockout"].notna().any())
 
 
-def first_direction(results: Results) -> str:
-    """Denoising, where it was swept."""
-    return min(results.main_table["direction"])
-
-
-def largest_site(results: Results) -> pd.DataFrame:
-    """The pairs of the site with the largest effect."""
-    direction = first_direction(results)
+def pairs_of_top_site(results: Results) -> pd.DataFrame:
+    """The pairs of the site with the largest transfer."""
+    direction = results.first_direction
     largest = results.site_statistics(direction).sort_values("effect").iloc[-1]
     site = {str(key): value for key, value in largest.items()}
     return pairs_data(results.main_table, site, direction=direction)
 
 
 def shapley_of_results(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table, direction = results.main_table, first_direction(results)
+    table, direction = results.main_table, results.first_direction
     return shapley_data(table, direction=direction), shapley_interaction_data(table, direction=direction)
 
 
+GRADED = "Graded view: the logit difference, beside its control"
 LAYERS, ORIGINAL = SWEEPS["layerwise"].section, "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
     "corners": Figure("Verdict", lambda name, table: True, lambda run: run.corners, corners_chart),
@@ -132,7 +133,10 @@ FIGURES: dict[str, Figure] = {
     "influence": of_experiment("influence", lambda run: influence_data(run.main_table), influence_chart),
     "iterative": of_experiment("iterative", lambda run: iterative_data(run.main_table), iterative_chart),
     "matched": of_experiment(
-        "matched", lambda run: matched_data(run.main_table), matched_chart, lambda _, data: matched_sentence(data)
+        "matched",
+        lambda run: matched_data(run.main_table),
+        matched_chart,
+        lambda run, data: matched_sentence(data, matched_control(run.main_table)),
     ),
     "original": of_experiment(
         "original", lambda run: original_data(run.table), original_chart, lambda _, data: original_sentence(data)
@@ -148,8 +152,8 @@ FIGURES: dict[str, Figure] = {
     "critical_layers": Figure(
         LAYERS,
         has_original_cells,
-        lambda run: (run.sites(), run.low_ceiling),
-        lambda data: critical_layers_chart(data[0], low_ceiling=data[1]),
+        lambda run: (run.sites(), run.ceiling("denoising"), run.low_ceiling),
+        lambda data: critical_layers_chart(data[0], data[1], low_ceiling=data[2]),
     ),
     "layer_curve_by_kind": Figure(
         "By kind of edit", has_edits, lambda run: layers_data(run.table, split="edit"), layers_chart
@@ -161,13 +165,13 @@ FIGURES: dict[str, Figure] = {
         heatmap_chart,
     ),
     "step_curve": Figure(SWEEPS["stepwise"].section, has_whole_steps, lambda run: steps_data(run.table), steps_chart),
-    "pair_strip": Figure(EXPERIMENTS["sweep"].section, has_sites, largest_site, pairs_chart),
+    "pair_strip": Figure(EXPERIMENTS["sweep"].section, has_sites, pairs_of_top_site, pairs_chart),
     "directions": Figure(
         "Denoising against noising",
         has_both_directions,
-        lambda run: directions_data(run.main_table),
+        lambda run: both_directions(run.main_table),
         directions_chart,
-        lambda run, _: f"Over all pairs, {direction_agreement(run.main_table)}.",
+        lambda _, data: f"By specific transfer, {direction_agreement(data)}." if data["specific"].all() else "",
     ),
     "ablation": Figure(
         SWEEPS["ablation"].section,
@@ -177,6 +181,20 @@ FIGURES: dict[str, Figure] = {
     ),
     "knockout": Figure(
         SWEEPS["knockout"].section, has_knockouts, lambda run: knockout_data(run.main_table), knockout_chart
+    ),
+    "layer_curve_graded": Figure(
+        GRADED, has_layers, lambda run: layers_data(run.table, "logit_difference"), layers_chart
+    ),
+    "step_curve_graded": Figure(
+        GRADED, has_whole_steps, lambda run: steps_data(run.table, "logit_difference"), steps_chart
+    ),
+    "heatmap_graded": Figure(
+        GRADED,
+        has_steps,
+        lambda run: heatmap_data(
+            run.main_table, "logit_difference", lambda direction: run.site_statistics(direction, "logit_difference")
+        ),
+        heatmap_chart,
     ),
     "kl_by_layer": Figure(
         ORIGINAL, has_original_cells, lambda run: kl_by_layer_data(run.main_table), kl_by_layer_chart

@@ -15,25 +15,25 @@ from codi_tracing.analysis.statistics.sites import SHARE_OF_CEILING
 from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, METRICS, SITE_KINDS, SOURCES
 
 STATISTICS_WORDS = {
-    "answered pairs": "pairs whose two unpatched runs decode their own keys. Every number is of these, unless it says "
-    "otherwise.",
-    "three answers": "a patched run gives the partner's answer (that of the pair's other run), keeps the host's (that of "
-    "the run written into), or gives another.",
+    "answered pairs": "pairs whose two unpatched runs decode their own keys. Every number is of these, unless it "
+    "says otherwise.",
+    "three answers": "a patched run gives the partner's answer (that of the pair's other run), keeps the host's (that "
+    "of the run written into), or gives another.",
     "transfer": "(P(patched) − P(host)) / (P(partner) − P(host)), P the probability of the partner's whole answer with "
-    "end of sequence: 0 leaves the host as it was, 1 makes it answer as its partner does. Pooled: sum of numerators over "
-    "sum of denominators; undefined where the latter cannot be told from 0.",
+    "end of sequence: 0 leaves the host as it was, 1 makes it answer as its partner does. Pooled: sum of numerators "
+    "over sum of denominators; undefined where the latter cannot be told from 0.",
     "disruption": "the same for the loss of the host's own answer: 0 keeps it, 1 loses all of it.",
     "specific transfer": "transfer from the pair's other run less transfer from an unrelated question's run, the "
     "control, paired.",
-    "ceiling": "specific transfer of the whole thought: the answer phase reads the other run's cache of all latent steps "
-    "and layers.",
+    "ceiling": "specific transfer of the whole thought: the answer phase reads the other run's cache of all latent "
+    "steps and layers.",
     "graded view": "the effect on the logit difference, for changes too small to move a probability. Any write that "
-    "destroys the answer moves it about half-way, so it is drawn beside the unrelated donor's and never corrected by it.",
+    "destroys the answer moves it about half-way, so it is drawn beside the unrelated donor's, never corrected by it.",
     "critical": "specific transfer above 0 by sign flips of whole clusters with max-|t| step-down over all sites "
-    "(family-wise {alpha:.0%}), its lower bound above {share:.0%} of the ceiling, and a ceiling whose lower bound is at "
-    "least {low:g}.",
-    "exploratory": "false discovery rate q at most {alpha:.0%} (Benjamini and Hochberg) and specific transfer above 0: a "
-    "list to follow up, not a finding.",
+    "(family-wise {alpha:.0%}), its lower bound above {share:.0%} of the ceiling, and a ceiling whose lower bound is "
+    "at least {low:g}.",
+    "exploratory": "false discovery rate q at most {alpha:.0%} (Benjamini and Hochberg) and specific transfer above 0: "
+    "a list to follow up, not a finding.",
     "rank set": "the ranks that a site may have, for all sites at once with 95% confidence, 1 the largest.",
 }
 OWN = re.compile(r"'[^']*'|-?\d[\d,.]*\d|-?\d")  # a reason's parts that are its pair's own: quoted answers, numbers
@@ -165,7 +165,7 @@ def _about_statistics(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[
         "The control is the same write from an unrelated question's run (equal token count, another cluster, another "
         "answer than host and partner), scored against the same two answers and paired. "
         f"{donors['pair_id'].nunique()} pairs share {donors['source_pair'].nunique()} donors, each used for at most "
-        f"{most} pairs; tests take a donor's reuse for no dependence."
+        f"{most} pairs; the tests do not model that a donor is used again."
     )
     yield (
         "Family-wise p-values are from sign flips of whole clusters with max-|t| step-down over all sites of a "

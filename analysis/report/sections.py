@@ -79,8 +79,8 @@ def routes(results: Results) -> list[tuple[str, ...]] | str:
     except ValueError as error:
         return f"Not shown: {error}."
     return [
-        (str(row.part), str(row.contrast), f"{row.effect:z.2f}", interval_text(row.low, row.high))
-        for row in parts.itertuples()
+        (row["part"], row["contrast"], f"{row['effect']:z.2f}", interval_text(row["low"], row["high"]))
+        for row in parts.to_dict("records")
     ]
 
 

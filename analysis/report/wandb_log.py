@@ -85,8 +85,10 @@ def summary(run: FinishedRun) -> dict[str, Any]:
     by_layer = {}
     if len(sites):
         layers = sites[sites["layer"].notna() & (sites["layer"] == sites["layer_last"])]
-        means = layers.groupby(["direction", "layer"])["effect"].mean()
-        by_layer = {f"transfer/{direction}/layer_{layer}": value for (direction, layer), value in means.items()}
+        means = layers.groupby(["direction", "layer"])["effect"].mean().reset_index()
+        by_layer = {
+            f"transfer/{row['direction']}/layer_{row['layer']}": row["effect"] for row in means.to_dict("records")
+        }
     return {
         "verdict": conclusions["verdict"]["label"],
         "verdict_sentence": conclusions["sentences"][0],

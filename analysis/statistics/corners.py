@@ -59,8 +59,8 @@ def _corner_shares(table: pd.DataFrame, answered: bool) -> pd.DataFrame:
         names = {"effect": f"answer_{answer}", "low": f"low_{answer}", "high": f"high_{answer}"}
         part = part.drop(columns=["mean", "median"]).rename(columns=names)
         shares = part if shares.empty else shares.merge(part.drop(columns=["n", "clusters"]), on=by)
-    names = {runs: name for name, runs in CORNERS.items()}
-    corner = [names[runs] for runs in zip(shares["question"], shares["thought"], strict=True)]
+    corner_of = {pair: name for name, pair in CORNERS.items()}
+    corner = [corner_of[both] for both in zip(shares["question"], shares["thought"], strict=True)]
     shares = shares.assign(corner=corner, pairs=ROWS[answered])
     return shares.sort_values("corner", key=lambda corner: corner.map(list(CORNERS).index), ignore_index=True)
 

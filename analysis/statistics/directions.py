@@ -56,5 +56,5 @@ def direction_agreement(sites: pd.DataFrame) -> DirectionAgreement:
     """How similarly denoising and noising order the sites of `both_directions`; NaN with fewer than three sites."""
     effects = [sites[f"effect_{direction}"].round(DECIMALS) for direction in ("denoising", "noising")]
     varies = len(sites) > 2 and all(side.notna().all() and side.nunique() > 1 for side in effects)
-    rho = float(stats.spearmanr(*effects).statistic) if varies else np.nan
+    rho = float(stats.spearmanr(effects[0], effects[1]).statistic) if varies else np.nan
     return DirectionAgreement(rho, len(sites), int(sites["clusters"].max()))

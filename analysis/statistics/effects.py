@@ -81,7 +81,7 @@ def pooled(effects: pd.DataFrame, by: Sequence[str], *, intervals: Intervals = r
     if known.empty and len(effects):
         raise ValueError(f"none of {len(effects)} rows has a value in all three runs, so there is nothing to pool")
     per_pair = known.groupby([*by, "cluster_id", "pair_id"], dropna=False)[SUMS].mean().reset_index()
-    own = per_pair["numerator"] / per_pair["denominator"].where(per_pair["denominator"].abs() >= _least_gap(known))
+    own = (per_pair["numerator"] / per_pair["denominator"]).where(per_pair["denominator"].abs() >= _least_gap(known))
     groups = per_pair.assign(own=own).groupby(list(by), dropna=False)
     rows = groups[SUMS].sum()
     per_cluster = per_pair.assign(group=groups.ngroup()).groupby(["group", "cluster_id"])[SUMS].sum()
@@ -103,6 +103,11 @@ def _least_gap(rows: pd.DataFrame) -> float:
     """The smallest |denominator| of a pair that has an effect of its own: 0.1 of two probabilities, else above 0."""
     probabilities = "metric" in rows and rows["metric"].isin(["transfer", "disruption"]).all()
     return 0.1 if probabilities else 1e-300
+
+
+def own_effects(effects: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `effect` NaN where a single pair has none of its own, its two runs being too alike."""
+    return effects.assign(effect=effects["effect"].where(effects["denominator"].abs() >= _least_gap(effects)))
 
 
 def pooled_shares(rows: pd.DataFrame, values: pd.Series, by: Sequence[str]) -> pd.DataFrame:

@@ -5,14 +5,17 @@ Every input is a sum per cluster, the unit of independence. Below `FEWEST_CLUSTE
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
+from codi_tracing.analysis.captions import FEWEST_CLUSTERS
+
+Array = NDArray[np.floating[Any]]
 CONFIDENCE = 0.95
 ALPHA = 0.05  # family-wise
-FEWEST_CLUSTERS = 8  # with fewer the smallest p of a sign flip nears 0.05, and no interval keeps its coverage
 NEAR = 0.05  # a cluster's value this near to 0 or 1 counts as nothing or all
 MOSTLY = 0.5  # share of such clusters from which a ratio is treated as a share too
 LEAST_ERROR = 1e-3  # of the mean denominator: the smallest standard error of a test, for sites that do not vary

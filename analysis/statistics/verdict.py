@@ -147,21 +147,23 @@ def _sentence(
     denoising, noising, disruption = numbers
     strong, weak = ("denoising", "noising") if denoising.low >= CARRIED else ("noising", "denoising")
     parts = [MEANINGS[label].format(strong=strong, weak=weak, reason=reason) + "."]
-    followed = [
-        f"in {percent(answers['partner'])} of pairs ({direction}; {answers['partner'].sample})"
-        for direction, answers in shares.items()
-    ]
+    followed = [(f"{percent(answers['partner'])} {way}", answers["partner"]) for way, answers in shares.items()]
     if followed:
-        parts.append(f"With the other run's thought, the answer follows the thought {' and '.join(followed)}.")
+        parts.append(f"The answer follows the other run's thought in {with_samples(followed, ' and ')}.")
     if denoising.n or noising.n:
-        parts.append(
-            f"Specific transfer: {denoising} denoising, {noising} noising ({denoising.sample}"
-            + (")" if denoising[3:] == noising[3:] else f"; noising {noising.sample})")
-            + f"; an unrelated thought destroys {disruption} of the answer ({disruption.sample})."
-        )
+        named = [(f"{denoising} denoising", denoising), (f"{noising} noising", noising)]
+        named.append((f"an unrelated thought destroys {disruption} of the answer", disruption))
+        parts.append(f"Specific transfer: {with_samples(named, ', ')}.")
     if right.n:
         parts.append(f"Unpatched, {percent(right)} of the answers are right ({right.sample}, both questions of each).")
     return " ".join(parts)
+
+
+def with_samples(named: Sequence[tuple[str, Estimate]], joint: str) -> str:
+    """Texts and their estimates' samples, each once where it is the same for all."""
+    if len({estimate.sample for _, estimate in named}) == 1:
+        return f"{joint.join(text for text, _ in named)} ({named[0][1].sample})"
+    return joint.join(f"{text} ({estimate.sample})" for text, estimate in named)
 
 
 def accuracy(table: pd.DataFrame) -> Estimate:

@@ -192,6 +192,9 @@ def matched(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     donors = executor.matches()
     sites = expand(executor.model, ["stepwise", "prefixes"], config.kinds)
     cells = make_cells(sites, [other, unrelated], ["denoising"])
+    # With the question hidden from the answer, only later steps can compute on what is written.
+    cells += make_cells(sites, [other], ["denoising"], knockouts=(UNSEEN,))
+    cells += knockout_cells([UNSEEN], ["denoising"])
     metrics = (*GIVEN, "answer_is_hybrid")
     return [executor.sweep(corner_cells(config), metrics=ANSWERS), executor.sweep(cells, donors, metrics=metrics)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from codi_tracing.analysis.statistics.inference import share_interval
+from codi_tracing.analysis.statistics.inference import share_intervals
 from codi_tracing.cli.main import app
 from codi_tracing.traces.evaluate import answers, score
 from codi_tracing.traces.gsm8k import GsmProblem
@@ -81,15 +81,15 @@ def test_the_command_reports_accuracy_by_steps_with_its_interval_and_keeps_every
     head, none, all_steps = said.stdout.splitlines()
     assert head.split() == ["steps", "accuracy", "95", "%", "interval", "correct"]
     assert none.split()[0] == "0"
-    assert all_steps.split() == ["6", "100.0%", "[72.2%,", "100.0%]", "10/10", "as", "trained"]
+    assert all_steps.split() == ["6", "100.0%", "[69.2%,", "100.0%]", "10/10", "as", "trained"]
     records = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
     assert len(records) == 20
     assert sum(record["correct"] for record in records if record["steps"] == 6) == 10
 
 
-def test_the_interval_is_wilsons():
-    low, high = share_interval(10, 10)
-    assert (low, high) == (pytest.approx(1 / (1 + 1.959964**2 / 10), abs=1e-6), 1.0)
+def test_the_interval_is_clopper_and_pearsons():
+    low, high = share_intervals(1.0, 10)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
 
 
 @pytest.mark.parametrize(

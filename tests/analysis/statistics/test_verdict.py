@@ -59,14 +59,16 @@ def test_where_every_exchanged_run_loses_its_answer_the_thought_is_needed_and_no
     assert found.verdict.label == "needed, not carried"
     assert not found.sites()["critical"].any()
     assert found.largest.site is None
-    assert "in 0 % [0, 6] of pairs" in found.verdict.sentence
+    assert (
+        "thought in 0 % [0, 6] denoising and 0 % [0, 6] noising (n = 60 pairs in 60 clusters)" in found.verdict.sentence
+    )
 
 
 @pytest.mark.parametrize("carrying", [29, 32, 33, 37])
 def test_a_population_of_which_half_carries_is_partly_carried_on_either_side_of_the_half(carrying):
     found = verdict(thoughts(share(carrying, 66), "o" * 66))
     assert found.label == "partly carried"
-    assert f"follows the thought in {100 * carrying / 66:.0f} % [" in found.sentence
+    assert f"follows the other run's thought in {100 * carrying / 66:.0f} % [" in found.sentence
 
 
 def test_one_direction_is_named_with_both_numbers():
@@ -86,7 +88,7 @@ def test_below_eight_clusters_there_are_shares_and_no_label(pairs):
     found = Results(thoughts(share(pairs, pairs), "o" * pairs)).summary
     assert found["verdict"]["label"] == "undecided"
     assert f"in {pairs} clusters, and 8 are needed (with {pairs}, no p can be below" in found["sentences"][0]
-    assert "follows the thought in 100 % of pairs" in found["sentences"][0]
+    assert "thought in 100 % denoising and 100 % noising (n =" in found["sentences"][0]
     assert "[" not in found["sentences"][0]  # no interval anywhere
     assert verdict(thoughts(share(8, 8), "o" * 8)).label == "carried"
 
@@ -119,9 +121,9 @@ def test_every_number_has_its_own_n_where_few_pairs_have_a_control():
     table = thoughts(share(13, 13), "o" * 13)
     lone = table["source"].eq("unrelated") & ~table["pair_id"].isin(["0", "1"])
     found = sentence(table[~lone])
-    assert "follows the thought in 100 % [75, 100] of pairs (denoising; n = 13 pairs in 13 clusters)" in found
+    assert "thought in 100 % [75, 100] denoising and 100 % [75, 100] noising (n = 13 pairs in 13 clusters)" in found
     assert "2 answered pairs with a control are in 2 clusters" in found
-    assert "1.00 noising (n = 2 pairs in 2 clusters); an unrelated thought destroys 1.00 of the answer (n = 2" in found
+    assert "1.00 noising, an unrelated thought destroys 1.00 of the answer (n = 2 pairs in 2 clusters)" in found
 
 
 def test_without_an_unrelated_thought_nothing_is_concluded():

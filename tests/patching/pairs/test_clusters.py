@@ -27,7 +27,8 @@ def test_a_chain_of_shared_questions_and_clusters_is_one_component():
 
 def test_joining_is_idempotent_and_a_file_is_joined_when_it_is_read():
     records = [
-        {"pair_id": i, "cluster_id": f"c{i}", "clean": {"question": one, "answer": 1}, "corrupted": {"question": two, "answer": 2}}
+        {"pair_id": i, "cluster_id": f"c{i}", "clean": {"question": one, "answer": 1},
+         "corrupted": {"question": two, "answer": 2}}
         for i, (one, two) in enumerate([("a", "b"), ("c", "d"), ("b", "a")])
     ]  # fmt: skip
     pairs = pairs_from_records(records)
