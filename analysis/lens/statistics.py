@@ -46,7 +46,7 @@ def decodable(values: pd.DataFrame, top: int = TOP, layer: int | None = None) ->
 
     `measure` is `all of them` (a question counts if all its intermediates are decodable) or `each of them` (the share
     of its intermediates, mean over questions); `owner` `another` is the chance level, another question's intermediates.
-    `layer` is the last by default. Shares with 95 % intervals over resampled clusters. Questions whose solution has one
+    `layer` is the last by default. Shares with 95 % intervals over clusters. Questions whose solution has one
     step have no intermediates and are left out.
     """
     check_columns(values, ["question_id", "cluster_id", "steps", "owner", "role", "ordinal", "value", "layer", "rank"])
@@ -63,6 +63,13 @@ def decodable(values: pd.DataFrame, top: int = TOP, layer: int | None = None) ->
     parts = [part.reset_index(name="numerator").assign(measure=name) for name, part in shares.items()]
     cases = pd.concat(parts, ignore_index=True).rename(columns={"question_id": "pair_id"}).assign(denominator=1.0)
     return mean_of(cases, ["measure", "owner", "steps"]).assign(top=top)
+
+
+def number_first(says: pd.DataFrame) -> pd.Series:
+    """By step (-1 is BoT): the share of questions whose likeliest token at that latent is a number."""
+    check_columns(says, ["question_id", "step", "rank", "token"])
+    first = says[says["rank"] == 1]
+    return first["token"].str.fullmatch(NUMBER).astype(float).groupby(first["step"]).mean()
 
 
 def decodable_overall(values: pd.DataFrame, top: int = TOP, layer: int | None = None) -> pd.DataFrame:

@@ -258,8 +258,9 @@ draw(controls, "Effect of one vector of an unrelated run", HOW, "effect", "blueo
 # %% [markdown]
 # The numbers are far from 0, although the model gives neither answer of the pair. The logit difference compares *two*
 # logits. If a write destroys the answer, both fall, and their difference is arbitrary, on average about half-way. **So
-# an effect near 0.5 is no evidence: the zero line of an effect is the unrelated donor, over many pairs.** The library
-# always runs this control.
+# an effect near 0.5 on the logit difference is no evidence.** The library's headline is therefore *transfer*, the
+# effect on the probability of the other run's whole answer, which a write that only destroys leaves at 0; and it always
+# runs this control.
 #
 # ## What the library does with it
 #

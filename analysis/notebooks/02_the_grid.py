@@ -16,7 +16,7 @@
 #
 # In [1. One pair](01_one_pair.ipynb) we patched one vector of one pair by hand. Now we patch all layers × steps of 66
 # pairs, in both directions, with an unrelated donor as control, in two models of equal accuracy. The first question is
-# not which cell is the brightest, but: **does the answer pass through the thought at all?**
+# not which cell is the brightest, but: **does the answer follow the thought at all?**
 
 # %%
 import os
@@ -60,7 +60,7 @@ shown[columns].round(2)
 
 # %% [markdown]
 # A row is one patched run × one metric: the metric in the patched run and in the pair's two unpatched runs. The table
-# holds measurements only; effects, intervals and tests are computed from it, without a model.
+# holds measurements only; transfer, intervals and tests are computed from it, without a model.
 #
 # First the instrument: a run patched with its own values must not change, in any model.
 
@@ -85,8 +85,9 @@ ct.corners_chart(pd.concat([ct.corners(table).assign(model=name) for name, table
 # *unrelated* thought destroys the answer of both models. So `bypass` needs its thought too, but it reads the difference
 # between the two questions from the question.
 #
-# `verdict` states this in words. Its numbers are *effects*, (patched − host) / (donor − host), pooled over pairs: 0
-# leaves the host unchanged, 1 makes it the donor. In square brackets: 95 % intervals over resampled clusters (pairs
+# `verdict` states this in words. Its numbers are *transfer*: how much of the probability of the partner's whole answer
+# the write brings, (patched − host) / (partner − host), pooled over the pairs that both runs answer correctly; specific
+# transfer is less what an unrelated question's thought brings. In square brackets: 95 % intervals over clusters (pairs
 # that share a story).
 
 # %%
@@ -100,30 +101,29 @@ shares = pd.concat(rows).pivot(index=["part", "contrast"], columns="model", valu
 shares.round(2) + 0.0  # no −0
 
 # %% [markdown]
-# The same as parts of the gap between the two runs: *indirect* goes through the thought, *direct* past it. (`xc` is the
-# corrupted question with the clean thought.)
+# The same as parts of the gap between the two runs' probabilities of the clean answer: *indirect* goes through the
+# thought, *direct* past it. (`xc` is the corrupted question with the clean thought.)
 #
-# ## The ceiling, and why the zero line is an unrelated donor
+# ## The ceiling, and why the headline is not the logit difference
 #
-# The effect of the whole thought is a **ceiling**: no part of the thought can be expected to have a larger one. Compare
-# it with the "effect" of an unrelated thought:
+# The transfer of the whole thought is a **ceiling**: no part of the thought can be expected to carry more. Compare it
+# with that of an unrelated thought, on both scales:
 
 # %%
-exchanged = [
-    table[(table["kind"] == "thought") & (table["source"] != "self") & (table["metric"] == "logit_difference")]
-    for table in tables.values()
-]
-whole = pd.concat([ct.effect(rows).assign(model=name) for name, rows in zip(tables, exchanged, strict=True)])
-whole = ct.pooled(whole, ["model", "direction", "source"])
-whole.set_index(["model", "direction", "source"])[["effect", "low", "high", "n"]].round(2)
+parts = []
+for metric in ("transfer", "logit_difference"):
+    for name, table in tables.items():
+        rows = ct.measured(table, metric).query("kind == 'thought' and source != 'self'")
+        parts.append(ct.pooled(ct.effect(rows), ["direction", "source"]).assign(model=name, metric=metric))
+whole = pd.concat(parts).pivot(index=["model", "direction", "source"], columns="metric", values="effect")
+whole.round(2) + 0.0
 
 # %% [markdown]
-# **About half-way, without any information about the pair.** If a write destroys the answer, both logits fall, and
-# their difference ends up between the two runs. In `bypass`, the unrelated thought even "recovers" more than the true
-# donor. Without this control, a recovery of 0.5 may be nothing but destruction.
-#
-# Hence **specific effects**: the effect of the pair's other run *minus* that of the unrelated run. They are tested by
-# flipping signs of whole clusters, family-wise over all sites.
+# On the logit difference an unrelated thought moves the run **about half-way, without any information about the pair**:
+# if a write destroys the answer, both logits fall, and their difference ends up between the two runs. Its transfer is
+# (nearly) 0, since it does not bring the partner's answer. So sites are measured by transfer, less the unrelated
+# donor's, and tested by flipping signs of whole clusters, family-wise over all sites. The logit difference stays as a
+# graded view for small effects, always beside its control and never corrected by it.
 #
 # ## The grid
 
@@ -134,17 +134,17 @@ ct.heatmap(tables["thought"])
 # Read it with care:
 #
 # * The cross at layer 3, step 5 is structural: the last step's output is never fed back.
-# * Effects grow with the step because the changed number enters the chain at different steps, and before that both runs
+# * Transfer grows with the step because the changed number enters the chain at different steps, and before that both runs
 #   hold the same values. This says nothing about "the step at which the model computes". (In other models the opposite
 #   slope is equally trivial: an early step has more of the run after it.)
-# * Sites overlap: a vector written at layer 0 passes into all layers above it. The effects do not add up to the whole.
-# * Pooled numbers hide pairs. Here is every pair at the site of the largest effect:
+# * Sites overlap: a vector written at layer 0 passes into all layers above it. The numbers do not add up to the whole.
+# * Pooled numbers hide pairs. Here is every pair at the site of the largest transfer:
 
 # %%
 ct.pairs_chart(ct.pairs_data(tables["thought"]))
 
 # %% [markdown]
-# The true donor has a full effect or none, depending on the story: with two operations the answer is complete before
+# The other run's write brings its answer or nothing, depending on the story: with two operations the answer is complete before
 # this site, and the model does not read what is written there.
 
 # %%
@@ -159,23 +159,23 @@ operations = {str(pair.pair_id): len(pair.clean.chain) for pair in pairs}
 )
 
 # %% [markdown]
-# So the average of 0.69 describes no single pair.
+# So the average of about 0.7 describes no single pair: it is the share of pairs whose answer is carried here.
 #
-# Which sites are *critical*? Those whose specific effect differs from zero, family-wise, and is not negligible, in a
-# model whose ceiling is not low.
+# Which sites are *critical*? Those whose specific transfer is above zero, family-wise, and not negligible, in a model
+# whose ceiling is not low.
 
 # %%
-ranked = ct.critical(tables["thought"])
-print(f"ceiling {ct.ceiling(tables['thought'])}; {ranked['critical'].sum()} of {len(ranked)} sites critical")
-ranked[["rank", "layer", "step", "effect", "low", "high", "p_fwer", "critical", "rank_low", "rank_high"]].head(8).round(
-    4
-)
+results = {name: ct.Results(table) for name, table in tables.items()}
+print(results["thought"].critical_sentence)
+columns = ["layer", "step", "effect", "low", "high", "partner", "host", "another", "p_fwer", "rank_low", "rank_high"]
+results["thought"].sites()[columns].head(8).round(3)
 
 # %%
-print(ct.winner(ct.rank_differences(tables["thought"])))
+print(results["thought"].largest.sentence)
 
 # %% [markdown]
-# There is a largest estimate, but no winner: ranks are uncertain too (`rank_low`, `rank_high`).
+# There is a largest estimate, but no largest site: ranks are uncertain too (`rank_low` to `rank_high`, for all sites at
+# once).
 #
 # ## The same grid in `bypass`
 
@@ -183,12 +183,11 @@ print(ct.winner(ct.rank_differences(tables["thought"])))
 ct.heatmap(tables["bypass"])
 
 # %%
-ranked = ct.critical(tables["bypass"])
-print(f"ceiling {ct.ceiling(tables['bypass'])}; {ranked['critical'].sum()} of {len(ranked)} sites critical")
+print(results["bypass"].critical_sentence)
+print(results["bypass"].largest.sentence)
 
 # %% [markdown]
-# No effect is above 0: the unrelated donor moves the run more than the true one, because it destroys the answer. The
-# ceiling is low, so no site is called critical, whatever its p.
+# Nothing is transferred anywhere. The ceiling is low, so no site is called critical, and none the largest.
 #
 # ## Decoding the thoughts
 #
@@ -217,11 +216,12 @@ ct.decodable_bars(shares["bypass"])
 # |---|---|---|
 # | equal accuracy | both models solve the task | that they use their thoughts in the same way |
 # | accuracy falls without latent steps | the thought is needed | that it carries the answer |
-# | a high ceiling in both directions | the answer passes through the thought | that the thought *computes* it (see `configs/matched.toml`) |
+# | a high ceiling in both directions | the answer follows the thought | that the thought *computes* it (see `configs/matched.toml`) |
 # | a latent that decodes to a result | the result is decodable there | that the answer depends on it |
-# | an effect near 0.5 | nothing without the unrelated donor | "half of it is stored here" |
-# | a large specific effect at a site | writing there is enough | that it happens only there |
-# | no effect at a site | writing there alone is not enough | that the site is unused |
+# | an effect of 0.5 on the logit difference | nothing without the unrelated donor | "half of it is stored here" |
+# | a transfer of 0.5 | the answer is carried in half of the pairs | that each pair has half of it there |
+# | a large specific transfer at a site | writing there is enough | that it happens only there |
+# | no transfer at a site | writing there alone is not enough | that the site is unused |
 # | these two models | the instrument distinguishes them | anything about CODI: `thought` was trained to have a high ceiling |
 #
 # The same from the command line, with a report: `codi run configs/sitewise.toml`, and two runs compared pair by pair:

@@ -48,7 +48,7 @@ from huggingface_hub import try_to_load_from_cache
 import codi_tracing as ct
 import codi_tracing.analysis
 from codi_tracing.analysis.figures.style import BLUE, dress, heading
-from codi_tracing.analysis.statistics.inference import share_interval
+from codi_tracing.analysis.statistics.inference import share_intervals
 from codi_tracing.patching.pair_making.gsm8k import pairs_from_gsm8k
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import pairs_from_records
@@ -160,7 +160,7 @@ def accuracy_by_steps(model, problems, steps, **options):
     rows = []
     for count in steps:
         right = sum(scored.correct for scored in score(model, problems, count, **options))
-        rows.append((count, right / len(problems), *share_interval(right, len(problems))))
+        rows.append((count, right / len(problems), *map(float, share_intervals(right / len(problems), len(problems)))))
     return pd.DataFrame(rows, columns=["steps", "accuracy", "low", "high"])
 
 
@@ -261,7 +261,6 @@ else:
 # %%
 def by_step(model, pairs, **options):
     """A table of whole steps: free, with R and K_T frozen, and before training."""
-    options["metrics"] = ["logit_difference", "answer_is_clean", "answer_is_corrupted"]
     blank = ct.sweep(reinitialise(model), pairs, sites=ct.stepwise(model), **options)
     return pd.concat(
         [
@@ -286,8 +285,15 @@ print(ct.verdict(table).sentence)
 ct.steps_chart(ct.steps_data(table))
 
 # %% [markdown]
+# The model before training answers nothing, so it has no transfer. Its slope shows in the graded view, the logit
+# difference, where an unrelated donor moves the run too:
+
+# %%
+ct.steps_chart(ct.steps_data(table, "logit_difference"))
+
+# %% [markdown]
 # With frozen routes (lower panels), each step acts only through its own cache entries as the answer reads them, and
-# equally much of the run comes after each. The remaining effects show where the answer is read: at step 5, and in some
+# equally much of the run comes after each. What remains shows where the answer is read: at step 5, and in some
 # pairs at step 3. Those are the stories with two operations, whose chain ends there:
 
 # %%

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130  # exit codes
 SHIPPED_PAIRS = Path("arithmetic")  # by name, as `load_pairs` takes it
 COMMANDS = (
-    "run", "plan", "merge", "report", "compare", "lens", "score", "check", "ask", "eval", "convert", "train", "card",
+    "run", "plan", "merge", "report", "compare", "lens", "score", "check", "ask", "eval", "convert", "train",
     "pairs", "remote",
 )  # fmt: skip
 

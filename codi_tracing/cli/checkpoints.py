@@ -1,4 +1,4 @@
-"""codi check, ask, eval, convert, train, card: one checkpoint."""
+"""codi check, ask, eval, convert, train: one checkpoint."""
 
 from __future__ import annotations
 
@@ -150,18 +150,6 @@ def convert(
         raise
     print_parts(report)
     typer.echo(f"written to {from_here(out)}; look at it with: codi check {from_here(out)} --pairs FILE")
-
-
-@app.command()
-def card(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with the checkpoints thought and bypass.")],
-    problems: Annotated[int, typer.Option(min=1, help="New problems to measure accuracy on.")] = 1000,
-    pairs: Annotated[int, typer.Option(min=1, help="New pairs to draw.")] = 1000,
-) -> None:
-    """Measure the arithmetic checkpoints and write their model card; the shipped card was written by it."""
-    from codi_tracing.patching.model_card import write_model_card
-
-    typer.echo(f"written to {write_model_card(folder, problems=problems, pairs=pairs)}")
 
 
 @app.command()

@@ -113,7 +113,7 @@ def score_dump(
     seed: Annotated[int, typer.Option(help="Seed of the questions whose numbers give the chance level.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
 ) -> None:
-    """Score a published dump of decoded latents: the share of solutions whose intermediates appear, and chance level.
+    """Score a published dump of decoded latents: the shares of decoded intermediates, and their chance level.
 
     Tokens are matched as in `codi lens`: a token counts where it equals the number, ignoring blanks.
     """
@@ -121,7 +121,7 @@ def score_dump(
 
     says, values = dump_tables(*read_dump(dump), seed=seed)
     from codi_tracing.analysis.lens.charts import OWNERS
-    from codi_tracing.analysis.lens.statistics import decodable, match_tokens
+    from codi_tracing.analysis.lens.statistics import decodable, match_tokens, number_first
 
     if top > (kept := int(says.groupby(["question_id", "step"])["rank"].max().min())):
         raise ValueError(
@@ -132,14 +132,18 @@ def score_dump(
     rows = [
         [
             str(steps), OWNERS[owner], f"{row['share', 'all of them']:.1%}",
-            "one cluster" if isnan(row["low", "all of them"])
+            "too few" if isnan(row["low", "all of them"])
             else f"[{row['low', 'all of them']:.1%}, {row['high', 'all of them']:.1%}]",
             f"{row['share', 'each of them']:.1%}", f"{row['n', 'all of them']:.0f}",
         ]
         for (steps, owner), row in zip(wide.index, wide.to_dict("records"), strict=True)
     ]  # fmt: skip
-    heads = ["steps", "", "all said", "95 % interval", "each said", "n"]
+    heads = ["steps", "", "all decoded", "95 % interval", "each decoded", "n"]
     typer.echo(aligned([heads, *rows]))
+    numbers = number_first(says)
+    names = ["BoT" if step < 0 else f"step {step}" for step in numbers.index]
+    typer.echo("\nLatents whose likeliest token is a number, by step:")
+    typer.echo(aligned([names, [f"{share:.1%}" for share in numbers]]))
     if out is not None:
         from codi_tracing.analysis.io.images import save_figures
         from codi_tracing.analysis.lens.charts import decodable_bars

@@ -54,7 +54,6 @@ READERS_AND_WRITERS = {
     },
     "patching": {
         "patching.provenance",
-        "patching.model_card",
         "patching.lens.dump",
         "patching.lens.tables",
         "patching.pairs.json_records",

@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
 from codi_tracing.patching.interventions.sites import THOUGHT
 from codi_tracing.patching.interventions.sources import other, unrelated
-from codi_tracing.patching.model_card import greedy_accuracy, interchange_accuracy
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import load_pairs
 from codi_tracing.patching.pairs.tokenized import tokenize_pairs
+from codi_tracing.patching.runs.checks import interchange
+from codi_tracing.traces.embedded.card import greedy_accuracy
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.word_problems import draw_problems
 from tests.support.places import ROOT
@@ -34,12 +35,7 @@ def swept(shipped):
     ready, excluded = tokenize_pairs(model, PAIRS)
     assert not excluded
     donors = draw_unrelated(ready, seed=0)
-    metrics = ["logit_difference", "answer", "answer_is_clean", "answer_is_corrupted"]
-    return (
-        name,
-        sweep_cells(model, ready, make_cells([THOUGHT], [other, unrelated]), donors=donors, metrics=metrics),
-        donors,
-    )
+    return name, sweep_cells(model, ready, make_cells([THOUGHT], [other, unrelated]), donors=donors), donors
 
 
 def test_accuracy_is_what_the_card_says(shipped):
@@ -62,25 +58,26 @@ def test_every_shipped_pair_is_answered_correctly_on_both_sides(swept):
         assert (table.loc[table["metric"] == metric, run] == 1).all()
 
 
-def test_the_ceiling_is_what_the_card_says(swept):
+def test_verdict_and_ceiling_are_what_the_card_says(swept):
     name, table, _ = swept
-    rows = table[(table["metric"] == "logit_difference") & (table["source"] != "unrelated")]
-    for direction, expected in CARD[name]["ceiling"].items():
-        found = pooled(effect(rows[rows["direction"] == direction]), by=["kind"])["effect"].iloc[0]
-        assert found == pytest.approx(expected, abs=0.15)
+    found = Results(table).summary["verdict"]
+    assert found["label"] == CARD[name]["verdict"]["label"]
+    for number in ("denoising", "noising", "disruption"):
+        expected = CARD[name]["verdict"]["numbers"][number]["effect"]
+        assert found["numbers"][number]["effect"] == pytest.approx(expected, abs=0.1)
 
 
 def test_interchange_accuracy_is_what_the_card_says(swept):
     name, table, donors = swept
-    found = interchange_accuracy(table, donors)
-    assert found == pytest.approx(CARD[name]["interchange_accuracy"], abs=0.15)
+    assert interchange(table, donors)[0].value == pytest.approx(CARD[name]["interchange_accuracy"], abs=0.15)
 
 
-def test_both_models_are_accurate_and_only_one_answers_through_its_thought():
+def test_both_models_are_accurate_and_only_ones_answer_follows_its_thought():
     thought, bypass = CARD["thought"], CARD["bypass"]
     assert min(thought["accuracy_by_steps"]["6"], bypass["accuracy_by_steps"]["6"]) >= 0.95
-    assert min(thought["ceiling"].values()) >= 0.9
-    assert max(bypass["ceiling"].values()) <= 0.3
+    assert (thought["verdict"]["label"], bypass["verdict"]["label"]) == ("carried", "needed, not carried")
+    for direction in ("denoising", "noising"):
+        assert thought["verdict"]["numbers"][direction]["low"] >= 0.9
+        assert bypass["verdict"]["numbers"][direction]["high"] <= 0.2
     assert thought["interchange_accuracy"] >= 0.85
-    assert thought["unrelated_thought_gives_clean_answer"] <= 0.1
-    assert max(max(effects) for effects in thought["single_step"].values()) <= 0.8
+    assert max(max(steps) for steps in thought["transfer"]["step"].values()) <= 0.8

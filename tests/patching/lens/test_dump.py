@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.lens.statistics import decodable, match_tokens
+from codi_tracing.analysis.lens.statistics import decodable, match_tokens, number_first
 from codi_tracing.patching.lens.dump import DumpError, dump_tables, read_dump
 from tests.support.dumps import DUMP
 
@@ -78,3 +78,10 @@ def test_digits_of_other_scripts_are_no_numbers():
     says = pd.DataFrame({"question_id": "a", "step": 0, "layer": 0, "rank": [1, 2], "token": ["７", "7"]})
     found = match_tokens(says, pd.DataFrame({"question_id": ["a"], "value": [7.0]}))
     assert found["rank"].tolist() == [2]
+
+
+def test_the_share_of_latents_whose_likeliest_token_is_a_number_is_counted_by_step(dump):
+    says, _ = dump_tables(*read_dump(dump))
+    assert number_first(says).to_dict() == {-1: 1.0, 0: 0.0, 1: 1.0}
+    words = says.assign(token=says["token"].mask((says["question_id"] == "4") & (says["rank"] == 1), " twelve"))
+    assert number_first(words).to_dict() == {-1: 0.5, 0: 0.0, 1: 0.5}
