@@ -38,8 +38,9 @@ def iterative_data(table: pd.DataFrame) -> pd.DataFrame:
     `reads` is `answer`, the transfer, or `next`, the position between host and donor of the state of step
     end + 1, which the run computes itself. With `R frozen` the next latent is the host's: only the cache carries.
     """
-    answers = measured(table)
-    rows = pd.concat([answers, table[table["metric"] == "projection"]], ignore_index=True)
+    has_answers = table["metric"].str.startswith("probability").any()
+    answers = [measured(table)] if has_answers else []
+    rows = pd.concat([*answers, table[table["metric"] == "projection"]], ignore_index=True)
     rows = without(rows, "layer", "head", "step_set", "knockout", "n_latents")
     rows = rows[~rows["kind"].isin(SEGMENTS) & (rows["step"] == 0).fillna(False) & rows["step_last"].notna()]
     rows = from_run(rows[rows["freeze"].isna() | (rows["freeze"] == "R")])

@@ -66,7 +66,9 @@ def aggregate_statistics(results: Results) -> dict[str, Any]:
     top = means.dropna().sort_values(ascending=False, kind="stable").head(5)
     try:
         sites = results.sites("denoising")
-        tested = layerwise_rows(sites[sites["specific"]]).set_index("layer")["critical"].to_dict()
+        tested = {
+            row["layer"]: bool(row["critical"]) for row in layerwise_rows(sites[sites["specific"]]).to_dict("records")
+        }
     except ValueError:
         tested = {}
     return {

@@ -154,3 +154,21 @@ def outcomes(writes: dict, clusters=None, right=True, answers=None) -> pd.DataFr
                     for metric, runs in values.items():
                         rows.append(cell(pair, direction, name, kind, metric, *map(float, runs), **where))
     return check_table(pd.DataFrame(rows))
+
+
+def as_transfer(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with transfer equal to its effects on the logit difference, every pair answered.
+
+    The logit difference stands for the probability of the clean answer, its negative for that of the corrupted one:
+    an effect is a ratio, so that the unit does not matter. Runs answer by its sign.
+    """
+    read = table[table["metric"] == "logit_difference"]
+    runs = ["patched", "clean", "corrupted"]
+    parts = [table[~table["metric"].str.match("probability|gives|answer_is")]]
+    for run, sign in (("clean", 1.0), ("corrupted", -1.0)):
+        values = sign * read[runs]
+        parts.append(read.assign(metric=f"probability_{run}", **values))
+        right = {"clean": float(run == "clean"), "corrupted": float(run == "corrupted")}
+        for name in ("gives", "answer_is"):
+            parts.append(read.assign(metric=f"{name}_{run}", **right, patched=(values["patched"] > 0).astype(float)))
+    return check_table(pd.concat(parts, ignore_index=True))

@@ -21,7 +21,7 @@ from codi_tracing.analysis.io.png_worker import PPI, SCALE
 from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, ceiling
 from codi_tracing.analysis.statistics.corners import CORNERS, corners
-from codi_tracing.analysis.statistics.sites import ALPHA
+from codi_tracing.analysis.statistics.inference import ALPHA
 
 HERE = Path(__file__).parent
 CARD = HERE / "card.json"
@@ -51,8 +51,8 @@ def main(*runs: str) -> None:
     title = heading(
         "Same accuracy, different causal story",
         "Top: the answer of a question (q.) that reads another question's thought. Middle: clean values of one layer "
-        "and step written into the corrupted run; effect on the logit difference beyond an unrelated donor's, pooled, "
-        "1 is all the way; faint: not different from an unrelated donor (p > 0.05, family-wise). Bottom: a donor's "
+        "and step written into the corrupted run; specific transfer: the part of the clean answer's probability that "
+        "they bring, less an unrelated donor's; faint: not told apart from it (p > 0.05, family-wise). Bottom: a donor's "
         f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
         "intermediate; dashed: hybrid answers by an unrelated donor; bars: 95% over clusters). Protocol latent_loop.",
         width=770,
@@ -81,23 +81,23 @@ def corner_panel(shares: pd.DataFrame, title: str, named: bool) -> Any:
 
 
 def site_panel(table: pd.DataFrame, first: bool) -> Any:
-    """Specific effects by layer and step, on one colour scale for all models."""
+    """Specific transfer by layer and step, on one colour scale for all models."""
     sites = heatmap_data(table)
     sites = sites[(sites["direction"] == "denoising") & (sites["kind"] == "resid") & sites["step"].notna()]
     sites = sites.assign(differs=sites["p_fwer"] <= ALPHA)
     top = ceiling(table)
-    note = "" if top.effect >= LOW_CEILING else ": low"
+    note = "" if top.low >= LOW_CEILING else ": low"
     base = alt.Chart(sites).encode(
         x=alt.X("step:O", title="latent step", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("layer:O", title="layer", sort="descending"),
     )
-    scale = alt.Scale(scheme="blueorange", domain=[-0.6, 0.6], domainMid=0, clamp=True)
-    legend = None if first else alt.Legend(orient="right", gradientLength=70, values=[-0.6, 0, 0.6], format=".1f")
-    ink = alt.condition((abs(alt.datum.effect) > 0.36) & alt.datum.differs, alt.value("white"), alt.value("#222"))
-    colour = alt.Color("effect:Q", title="effect", scale=scale, legend=legend)
+    scale = alt.Scale(scheme="blueorange", domain=[-1, 1], domainMid=0, clamp=True)
+    legend = None if first else alt.Legend(orient="right", gradientLength=70, values=[-1, 0, 1], format=".1f")
+    ink = alt.condition((abs(alt.datum.effect) > 0.6) & alt.datum.differs, alt.value("white"), alt.value("#222"))
+    colour = alt.Color("effect:Q", title="transfer", scale=scale, legend=legend)
     cells = base.mark_rect().encode(color=colour, opacity=alt.condition("datum.differs", alt.value(1), alt.value(0.3)))
     words = base.mark_text(fontSize=10).encode(text=alt.Text("effect:Q", format=".2f"), color=ink)
-    title = panel_title("Specific effect, residual stream", f"ceiling {top}{note}; {sample_size(sites)}")
+    title = panel_title("Specific transfer, residual stream", f"ceiling {top}{note}; {sample_size(sites)}")
     return (cells + words).properties(width=WIDE, height=alt.Step(20), title=title)
 
 

@@ -59,7 +59,7 @@ def test_the_figure_has_a_panel_for_steps_and_one_for_layers_and_says_its_n():
     ]
     spec = ablation_chart(ablation_data(table(rows))).to_dict()
     assert len(spec["hconcat"]) == 2
-    assert "n = 4 pairs, 4 clusters; protocol latent_loop" in spec["title"]["subtitle"]
+    assert "n = 4 pairs, 4 clusters (no intervals: 8 are needed); protocol latent_loop" in spec["title"]["subtitle"]
 
 
 def test_several_draws_of_an_unrelated_run_count_as_one_pair():

@@ -117,7 +117,7 @@ def test_the_figure_draws_verified_sites_alone_and_names_their_number():
     assert "Spearman's rho 0.70 over n = 5 sites" in heading
     assert "1 of 2 random sites had a larger effect than the top sites' median" in heading
     assert "residual stream, layer 5, step 2" in heading
-    assert "5 of 7 estimated sites verified; n = 2 pairs, 2 clusters; protocol latent_loop" in heading
+    assert "5 of 7 estimated sites verified; n = 2 pairs, 2 clusters (no intervals: 8 are needed)" in heading
     drawn = [point["place"] for points in spec["datasets"].values() for point in points if "place" in point]
     assert sorted(set(drawn)) == [f"residual stream, layer {layer}, step 2" for layer in (0, 1, 2, 4, 5)]
 

@@ -86,5 +86,5 @@ def test_the_figure_names_off_distribution_runs_and_marks_the_steps_of_training(
     rows += [row(pair, n_latents=1, knockout="answer-question") for pair in range(4)]
     spec = str(early_stop_chart(early_stop_data(table(rows))).to_dict())
     for words in ("stopped after k steps: off-distribution", "resampled: in distribution", "as trained (k = 3)",
-                  "question hidden: off-distribution", "n = 4 pairs, 4 clusters; protocol latent_loop"):  # fmt: skip
+                  "question hidden: off-distribution", "4 clusters (no intervals: 8 are needed)"):  # fmt: skip
         assert words in spec

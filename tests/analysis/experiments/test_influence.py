@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -27,16 +28,17 @@ def cells(found) -> dict:
 def test_an_effect_is_the_way_made_over_the_way_between_the_runs_pooled_over_pairs():
     found = influence_data(table([row(0, 0, 2, 1.0, gap=2.0), row(1, 0, 2, 6.0, gap=8.0)]))
     assert cells(found) == pytest.approx({("total", 0, 2): 7 / 10})
-    assert (found["n"].item(), found["specific"].item()) == (2, False)
+    assert found["n"].item() == 2
 
 
-def test_an_unrelated_donors_effect_is_subtracted_if_it_was_swept():
+def test_an_unrelated_donors_effect_stands_beside_the_other_runs_and_is_not_subtracted():
     rows = [row(pair, 0, 2, 1.0) for pair in range(3)]
     rows += [row(pair, 0, 2, 0.2 + 0.2 * draw, source="unrelated", draw=draw) for pair in range(3) for draw in (0, 1)]
     rows += [row(pair, 0, 2, 0.5, freeze="between") for pair in range(3)]
     found = influence_data(table(rows))
-    assert cells(found) == pytest.approx({("total", 0, 2): (1.0 - 0.3) / 2, ("direct", 0, 2): 0.25})
-    assert dict(zip(found["route"], found["specific"], strict=True)) == {"total": True, "direct": False}
+    own, control = (found[found["donor"] == donor] for donor in (OTHER_RUN, UNRELATED))
+    assert cells(own) == pytest.approx({("total", 0, 2): 0.5, ("direct", 0, 2): 0.25})
+    assert cells(control) == pytest.approx({("total", 0, 2): 0.15})
 
 
 def test_between_neighbours_the_direct_effect_is_the_total_one():
@@ -76,6 +78,6 @@ def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_is_
     before = made.copy(deep=True)
     spec = influence_chart(influence_data(made)).to_dict()
     titles = [[panel["title"] for panel in line["hconcat"]] for line in spec["vconcat"]]
-    assert titles == [[f"{direction}, total", f"{direction}, direct"] for direction in donors]
-    assert any("n = 3 pairs, 3 clusters; protocol latent_loop" in line for line in spec["title"]["subtitle"])
+    assert titles == [[f"{direction}, {route}, other run" for route in ("total", "direct")] for direction in donors]
+    assert any("n = 3 pairs, 3 clusters (no intervals: 8 are needed)" in line for line in spec["title"]["subtitle"])
     pd.testing.assert_frame_equal(made, before)

@@ -5,6 +5,7 @@ import pytest
 
 from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
 from codi_tracing.analysis.table import COLUMNS, check_table
+from tests.support.tables import as_transfer
 
 
 def row(pair, end, patched, gap=4.0, source="clean", direction="denoising", **where) -> dict:
@@ -22,7 +23,7 @@ def following(pair, end, patched, gap=2.0, **where) -> dict:
 
 
 def table(rows) -> pd.DataFrame:
-    return check_table(pd.DataFrame(rows))
+    return as_transfer(check_table(pd.DataFrame(rows)))
 
 
 def series(found, *keys) -> dict:
@@ -72,8 +73,8 @@ def test_the_figure_sets_the_answer_beside_the_next_step_and_the_table_is_not_ch
     before = cells.copy(deep=True)
     spec = iterative_chart(iterative_data(cells)).to_dict()
     assert [panel["title"] for panel in spec["hconcat"]] == [
-        "logit difference at the answer", "final state of step k + 1 (projection)"]  # fmt: skip
-    assert "n = 3 pairs, 3 clusters; protocol latent_loop" in spec["title"]["subtitle"]
+        "the answer (transfer)", "final state of step k + 1 (projection)"]  # fmt: skip
+    assert "n = 3 pairs, 3 clusters (no intervals: 8 are needed); protocol latent_loop" in spec["title"]["subtitle"]
     pd.testing.assert_frame_equal(cells, before)
 
 

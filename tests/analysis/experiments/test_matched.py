@@ -3,7 +3,13 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.matched import matched_chart, matched_data, matched_sentence
+from codi_tracing.analysis.experiments.matched import (
+    QUESTION_HIDDEN,
+    matched_chart,
+    matched_control,
+    matched_data,
+    matched_sentence,
+)
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 METRIC_OF = {"host": "answer_is_corrupted", "donor": "answer_is_clean", "hybrid": "answer_is_hybrid"}
@@ -46,12 +52,12 @@ def hybrid_then_donor(pairs=20, steps=6, early="hybrid", late="donor", edit=BOTH
 
 def test_shares_are_those_of_runs_and_sum_to_one():
     given = ["host", "host", "donor", "hybrid", ()]
-    shares = matched_data(table(*(run(pair, answer, 0, 3) for pair, answer in enumerate(given))))
+    shares = matched_data(table(*(run(pair, answer, 0, 3) for pair, answer in enumerate(given * 2))))
     found = {answer: share(shares, answer, step=3)["share"] for answer in ("host", "donor", "hybrid", "other")}
     assert found == pytest.approx({"host": 0.4, "donor": 0.2, "hybrid": 0.2, "other": 0.2})
     row = share(shares, "host", step=3)
     assert row["low"] < 0.4 < row["high"]
-    assert (row["n"], row["clusters"]) == (5, 5)
+    assert (row["n"], row["clusters"]) == (10, 10)
 
 
 def test_step_zero_is_both_a_step_and_a_prefix_and_a_later_step_alone_is_no_prefix():
@@ -125,15 +131,17 @@ def test_a_table_without_matched_pairs_says_what_to_run():
 @pytest.mark.parametrize(
     ("early", "late", "words"),
     [
-        ("hybrid", "donor", "carries intermediates that the remaining steps compute on, and at its end the answer"),
-        ("hybrid", "other", "carries intermediates that the remaining steps compute on"),
+        ("hybrid", "donor", "carries the intermediate, and at its end the answer"),
+        ("hybrid", "other", "carries the intermediate"),
         ("host", "donor", "carries only the answer"),
         ("host", "host", "carries neither"),
     ],
 )
 def test_the_verdict_follows_hybrids_and_the_donors_answer(early, late, words):
     sentence = matched_sentence(matched_data(table(*hybrid_then_donor(early=early, late=late))))
-    assert sentence.endswith(f"the thought {words}.")
+    assert f": the thought {words}." in sentence
+    assert "later steps or by the answer phase" in sentence
+    assert ("was not tested" in sentence) == (early == "hybrid")
 
 
 def test_the_sentence_names_the_peak_where_it_is_and_the_end():
@@ -141,7 +149,7 @@ def test_the_sentence_names_the_peak_where_it_is_and_the_end():
     sentence = matched_sentence(matched_data(table(*runs)))
     assert "hybrid answers peak at 75% [" in sentence
     assert "with steps 0–1 written" in sentence
-    assert "the donor's answer has 100% [100%, 100%] with steps 0–5 (n = 20 pairs)" in sentence
+    assert "the donor's answer has 100% [83%, 100%] with steps 0–5 (n = 20)" in sentence
 
 
 def test_hybrids_as_frequent_with_an_unrelated_donor_are_not_carried():
@@ -156,8 +164,42 @@ def test_pairs_with_a_common_intermediate_or_answer_allow_no_verdict():
         matched_sentence(shares)
 
 
-def test_one_cluster_allows_no_verdict():
-    assert "cannot be judged from one cluster" in matched_sentence(matched_data(table(run(0, "donor"))))
+def test_seven_clusters_allow_no_verdict():
+    sentence = matched_sentence(matched_data(table(*(run(pair, "donor") for pair in range(7)))))
+    assert "cannot be judged from 7 clusters" in sentence
+    assert "[" not in sentence
+
+
+def hidden(early, right=20, pairs=20):
+    """The control: the same prefixes with the question hidden from the answer; `right` hosts keep their answer."""
+    written = hybrid_then_donor(pairs, early=early, knockout=QUESTION_HIDDEN)
+    alone = [
+        run(pair, "host" if pair < right else "other", source="self", knockout=QUESTION_HIDDEN) for pair in range(pairs)
+    ]
+    whole = [[row | {"kind": "thought", "step": None, "step_last": None} for row in rows] for rows in alone]
+    return [*written, *whole]
+
+
+@pytest.mark.parametrize(
+    ("early", "right", "words"),
+    [
+        ("hybrid", 20, "Later steps compute on it: with the question hidden from the answer they are 100% [83%, 100%]"),
+        ("host", 20, "The control does not decide: with the question hidden from the answer they are 0% [0%, 17%]"),
+        ("hybrid", 2, "The control cannot tell which: with the question hidden from the answer, unpatched hosts then"),
+    ],
+)
+def test_the_control_tells_later_steps_from_the_answer_phase(early, right, words):
+    whole = table(*hybrid_then_donor(), *hidden(early, right))
+    sentence = matched_sentence(matched_data(whole), matched_control(whole))
+    assert words in sentence
+    assert "(n = 20)" in sentence
+    pd.testing.assert_frame_equal(matched_data(whole), matched_data(table(*hybrid_then_donor())))
+
+
+def test_with_many_pairs_hybrids_that_vanish_are_the_answer_phases():
+    whole = table(*hybrid_then_donor(60), *hidden("host", 60, 60))
+    assert "The answer phase applies the operations: " in matched_sentence(matched_data(whole), matched_control(whole))
+    assert matched_control(table(*hybrid_then_donor())) is None
 
 
 def test_the_chart_has_a_column_for_each_intermediate_and_says_its_n():

@@ -43,11 +43,11 @@ def value(found, protocol, read_at, layer, measure="KL(patched || corrupted)", w
 
 
 def test_a_kl_is_the_mean_over_pairs_and_is_not_divided_by_the_gap():
-    rows = [line | {"clean": 40.0} for line in both()]
+    rows = [line | {"clean": 40.0} for line in both(pairs=9)]
     found = value(original_data(table(rows)), "latent loop", "the answer's number", 0)
-    assert found["value"] == pytest.approx((0.25 + 0.5 + 0.75) / 3)
-    assert found["low"] < 0.5 < found["high"]
-    assert (found["n"], found["clusters"]) == (3, 3)
+    assert found["value"] == pytest.approx(0.5 * (0.5 + 8 / 4))
+    assert found["low"] < found["value"] < found["high"]
+    assert (found["n"], found["clusters"]) == (9, 9)
 
 
 def test_the_logit_difference_is_an_effect_pooled_over_pairs():
@@ -99,7 +99,7 @@ def test_zero_is_drawn_a_decade_below_the_smallest_kl_and_named_as_structural():
     drawn = [p["drawn_value"] for points in spec["datasets"].values() for p in points if p.get("value") == 0]
     assert set(drawn) == {-7.0}  # the smallest is 1e-6
     assert texts(spec) == ["structural zero: nothing reads it"] * 2
-    assert "n = 3 pairs, 3 clusters; protocol latent loop, single pass over pads" in " ".join(spec["title"]["subtitle"])
+    assert "n = 3 pairs, 3 clusters (no intervals: 8 are needed)" in " ".join(spec["title"]["subtitle"])
 
 
 def test_a_structural_zero_that_is_not_zero_is_shown_with_its_number():

@@ -13,7 +13,9 @@ from codi_tracing.analysis.experiments.shapley import (
     shapley_interaction_data,
 )
 from codi_tracing.analysis.statistics import effects
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.table import COLUMNS, check_table
+from tests.support.tables import as_transfer
 
 
 def subsets(steps: int) -> list[tuple[int, ...]]:
@@ -39,7 +41,7 @@ def table(value_of, steps, pairs=3, freezes=(None, "K_T")) -> pd.DataFrame:
                 name = "+".join(map(str, chosen))
                 rows.append(row(pair, value_of(pair, set(chosen)), step_set=name, freeze=freeze))
         rows.append(row(pair, value_of(pair, set(range(steps))), kind="thought"))
-    return check_table(pd.DataFrame(rows))
+    return as_transfer(check_table(pd.DataFrame(rows)))
 
 
 def values(value_of, steps, **options) -> list[float]:
@@ -121,8 +123,10 @@ def test_an_interaction_is_the_joint_contribution_averaged_over_the_orders_of_th
 
 
 def test_the_values_of_each_game_sum_to_the_effect_of_the_whole_thought():
-    cells = table(random_game(6, pairs=5), 6, pairs=5).assign(clean=lambda rows: rows["pair_id"].astype(int) + 1.5)
-    ceiling = effects.by_site(effects.effect(cells[cells["kind"] == "thought"]))["effect"].item()
+    cells = table(random_game(6, pairs=5), 6, pairs=5)
+    gaps = cells["pair_id"].astype(int) + 1.5
+    cells = cells.assign(clean=cells["clean"].mask(cells["metric"] == "probability_clean", gaps))
+    ceiling = effects.by_site(effects.effect(measured(cells).query("kind == 'thought'")))["effect"].item()
     sums = shapley_data(cells).groupby("game")["effect"].sum()
     assert set(sums.index) == {"total", "answer only"}
     assert sums.to_numpy() == pytest.approx(ceiling, abs=1e-9)
@@ -135,7 +139,8 @@ def test_pairs_are_pooled_by_their_gaps_and_noising_counts_from_the_clean_run():
             row(1, 20.0, 30.0, direction="noising", source="corrupted", step_set="0"),
             row(1, 30.0, 30.0, direction="noising", source="corrupted", step_set="1"),
             row(1, 20.0, 30.0, direction="noising", source="corrupted", kind="thought")]  # fmt: skip
-    found = shapley_data(check_table(pd.DataFrame(rows)), direction="noising").set_index("step")
+    table = as_transfer(check_table(pd.DataFrame(rows)))
+    found = shapley_data(table, direction="noising").set_index("step")
     # Pair 0: −1 or −3 alone, −6 together, so −2 and −4. Pair 1: −10 and 0. Out of −40.
     assert list(found["effect"]) == pytest.approx([12 / 40, 4 / 40])
     assert list(found["n"]) == [2, 2]
@@ -176,4 +181,4 @@ def test_the_figure_has_bars_a_matrix_for_each_game_and_its_counts():
     bars, matrices = spec["hconcat"]
     assert [panel["title"] for panel in [bars, *matrices["hconcat"]]] == [
         "each step's share", "interaction, total", "interaction, answer only"]  # fmt: skip
-    assert "n = 3 pairs, 3 clusters; protocol latent_loop" in spec["title"]["subtitle"]
+    assert "n = 3 pairs, 3 clusters (no intervals: 8 are needed); protocol latent_loop" in spec["title"]["subtitle"]

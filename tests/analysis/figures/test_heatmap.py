@@ -6,11 +6,12 @@ import pytest
 
 from codi_tracing.analysis.figures.heatmap import MARK, heatmap, heatmap_chart, heatmap_data
 from codi_tracing.analysis.report.methods import methods
-from codi_tracing.analysis.statistics.effects import by_site, effect, specific
+from codi_tracing.analysis.statistics.effects import by_site, effect
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.statistics.sites import critical
 from codi_tracing.analysis.table import check_table
 from tests.support.charts import drawn, words
-from tests.support.tables import cell, experiment
+from tests.support.tables import as_transfer, cell, experiment
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,10 @@ def make_cells(last: float = 0.0, pairs: int = 30, unrelated: bool = True) -> pd
                     rows.append(row | {"step": step, "step_last": step})
             whole = host + 0.9 * (other - host)
             rows.append(cell(pair, direction, donor, "thought", "logit_difference", whole, clean, corrupted))
+            if unrelated:
+                rows.append(cell(pair, direction, "unrelated", "thought", "logit_difference", host, clean, corrupted))
             rows.append(cell(pair, direction, "self", "thought", "logit_difference", host, clean, corrupted))
-    return check_table(pd.DataFrame(rows))
+    return as_transfer(check_table(pd.DataFrame(rows)))
 
 
 def cells(spec: dict) -> pd.DataFrame:
@@ -80,12 +83,25 @@ def test_the_tests_of_the_heatmap_are_those_of_the_critical_sites():
 def test_without_an_unrelated_donor_no_site_is_faint_and_the_heading_says_why():
     spec = drawn(heatmap_chart(heatmap_data(make_cells(unrelated=False))))
     assert set(cells(spec)["shown"]) == {"yes"}
-    assert "No unrelated donor was swept, so nothing is tested" in words(spec)
-    assert words(spec).startswith("Effect by layer and step: residual stream")
+    assert "Nothing is tested: no unrelated donor was swept" in words(spec)
+    assert words(spec).startswith("Transfer by layer and step: residual stream")
 
 
-def test_the_whole_thought_in_the_heading_is_the_ceiling_and_no_specific_effect():
-    assert "ceiling (plain): denoising 0.90; noising 0.90" in words(drawn(heatmap_chart(heatmap_data(make_cells()))))
+def test_the_whole_thought_in_the_heading_is_the_ceiling_on_the_same_scale():
+    assert "ceiling: denoising 0.90; noising 0.90" in words(drawn(heatmap_chart(heatmap_data(make_cells()))))
+
+
+def test_on_the_logit_difference_the_control_stands_in_panels_of_its_own_and_nothing_is_tested():
+    sites = heatmap_data(make_cells(), "logit_difference")
+    own = sites[(sites["source"] == "clean") & (sites["kind"] == "resid")].set_index(["layer", "step"])["effect"]
+    assert own[0, 0] == pytest.approx(0.8, abs=0.02)  # plain, whatever the control does
+    spec = drawn(heatmap_chart(sites))
+    assert [panel["title"] for panel in spec["concat"]][:2] == [
+        "residual stream, denoising, other run", "residual stream, noising, other run"
+    ]  # fmt: skip
+    assert "residual stream, denoising, unrelated" in [panel["title"] for panel in spec["concat"]]
+    assert "Faint" not in words(spec)
+    assert words(spec).startswith("Effect by layer and step")
 
 
 def test_the_tooltip_has_interval_counts_and_p():
@@ -107,14 +123,14 @@ def test_frozen_routes_and_kinds_of_site_have_rows_of_their_own_and_directions_c
 
 
 def test_untested_effects_are_not_faint():
-    spec = drawn(heatmap_chart(by_site(effect(experiment(layers=(0.8, 0.3))), direction="denoising")))
+    spec = drawn(heatmap_chart(by_site(effect(measured(experiment(layers=(0.8, 0.3)))), direction="denoising")))
     assert "Faint" not in words(spec)
     with pytest.raises(ValueError, match="no rows of metric 'mood'"):
         heatmap_data(make_cells(), metric="mood")
 
 
 def test_a_panel_of_very_many_rows_stays_on_a_page_and_leaves_its_numbers_out():
-    sites = by_site(effect(make_cells()), direction="denoising")
+    sites = by_site(effect(measured(make_cells())), direction="denoising")
     one = sites[(sites["kind"] == "resid")].head(1)
     many = pd.concat([one.assign(kind="head", layer=i // 32, layer_last=i // 32, head=i % 32) for i in range(512)])
     few, tall = (drawn(heatmap_chart(places.astype({"head": "Int64"}))) for places in (many.head(8), many))
@@ -129,29 +145,29 @@ def test_effects_are_plain_where_the_whole_thought_alone_has_an_unrelated_donor(
     without = table[(table["kind"] == "thought") | (table["source"] != "unrelated")]
     assert (without["source"] == "unrelated").any()
     said = words(drawn(heatmap_chart(heatmap_data(without))))
-    assert said.startswith("Effect by layer and step: residual stream")
-    assert "(0 host, 1 donor)" in said
+    assert said.startswith("Transfer by layer and step: residual stream")
+    assert "0 the host's answer, 1 the partner's" in said
     text = " ".join(methods({}, without))
-    assert "no specific effects and no p-values" in text
+    assert "their transfer has no control, and no p-values" in text
 
 
-def test_a_heatmap_of_specific_effects_says_so(table):
-    plain = heatmap_chart(by_site(effect(table), direction="denoising"))
-    assert words(drawn(plain)).startswith("Effect by layer and step")
-    beyond = heatmap_chart(by_site(specific(table), direction="denoising"), specific=True)
-    assert words(drawn(beyond)).startswith("Specific effect by layer and step: residual stream")
-    assert "(0: as an unrelated donor)" in words(drawn(beyond))
+def test_a_heatmap_of_specific_transfer_says_so(table):
+    plain = heatmap_chart(by_site(effect(measured(table)), direction="denoising"))
+    assert words(drawn(plain)).startswith("Transfer by layer and step")
+    beyond = heatmap_chart(heatmap_data(table))
+    assert words(drawn(beyond)).startswith("Specific transfer by layer and step: residual stream")
+    assert "less an unrelated donor's" in words(drawn(beyond))
 
 
 def test_diverging_colours_are_centred_on_zero(table):
-    spec = drawn(heatmap_chart(by_site(effect(table), metric="logit_difference", direction="noising")))
+    spec = drawn(heatmap_chart(by_site(effect(measured(table)), direction="noising")))
     low, high = spec["layer"][0]["encoding"]["color"]["scale"]["domain"]
     assert low == -high
     assert spec["layer"][0]["encoding"]["color"]["scale"]["domainMid"] == 0
 
 
 def test_a_heatmap_names_windows_and_all_steps(table):
-    sites = by_site(effect(table), direction="denoising")
+    sites = by_site(effect(measured(table)), direction="denoising")
     window = sites[sites["layer"] == 0].assign(layer_last=2, step=1, step_last=1)
     spec = drawn(heatmap_chart(pd.concat([sites, window])))
     places = {(value["layers"], value["steps"]) for value in next(iter(spec["datasets"].values()))}
@@ -165,4 +181,4 @@ def test_one_call_draws_the_heatmap_of_a_table():
 
 def test_a_heatmap_needs_a_layer_or_a_step(table):
     with pytest.raises(ValueError, match="no site with a layer or a step to draw"):
-        heatmap_chart(by_site(effect(table[table["kind"] == "thought"])))
+        heatmap_chart(by_site(effect(measured(table[table["kind"] == "thought"]))))

@@ -6,6 +6,7 @@ import pytest
 from codi_tracing.analysis.figures.heatmap import heatmap_chart
 from codi_tracing.analysis.figures.layers import layers_chart, layers_data
 from codi_tracing.analysis.statistics.effects import by_site, effect
+from codi_tracing.analysis.statistics.measures import measured
 from tests.support.charts import drawn
 from tests.support.tables import experiment
 
@@ -18,7 +19,10 @@ def table() -> pd.DataFrame:
 def test_the_layer_curve_lies_between_the_unrelated_donor_and_the_ceiling(table):
     rows = layers_data(table).set_index(["written", "direction", "layer"])["effect"].sort_index()
     assert rows["one layer", "denoising", 1] == pytest.approx(0.9, abs=0.1)
-    assert rows["one layer, unrelated donor", "noising"].mean() == pytest.approx(0.3, abs=0.1)
+    assert rows["one layer, unrelated donor", "noising"].mean() == pytest.approx(0, abs=0.1)
+    graded = layers_data(table, "logit_difference").set_index(["written", "direction", "layer"])["effect"].sort_index()
+    assert graded["one layer", "denoising", 1] == pytest.approx(0.9, abs=0.1)  # plain: its control is not subtracted
+    assert graded["one layer, unrelated donor", "noising"].mean() == pytest.approx(0.3, abs=0.1)
     ceilings = rows["whole thought (ceiling)", "denoising"]
     assert ceilings.nunique() == 1
     assert ceilings.index.tolist() == [0, 1, 2]
@@ -36,14 +40,16 @@ def test_split_by_edit_each_panel_is_the_curve_of_its_own_pairs(table):
     pd.testing.assert_frame_equal(part[alone.columns], alone, check_dtype=False)
     titles = [panel["title"] for panel in drawn(layers_chart(split))["hconcat"]]
     assert titles == ["operand (n = 8)", "operator word (n = 4)"]
-    assert len(heatmap_chart(by_site(effect(by_edit(table)), direction="denoising", split="edit")).concat) == 2
+    assert (
+        len(heatmap_chart(by_site(effect(measured(by_edit(table))), direction="denoising", split="edit")).concat) == 2
+    )
 
 
 def test_a_table_without_edits_cannot_be_split_by_edit(table):
     with pytest.raises(ValueError, match="no pair has the field 'edit', so there is nothing to split by"):
         layers_data(table, split="edit")
     with pytest.raises(ValueError, match="the table has no column 'mood' to split by; it has pair_id"):
-        by_site(effect(table), split="mood")
+        by_site(effect(measured(table)), split="mood")
 
 
 def test_a_table_without_single_layers_is_refused(table):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.figures.corners import corners_chart
-from codi_tracing.analysis.figures.directions import directions_chart, directions_data
+from codi_tracing.analysis.figures.directions import directions_chart
 from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
 from codi_tracing.analysis.figures.layers import LAYER_DASHES, layers_chart, layers_data
 from codi_tracing.analysis.figures.original import (
@@ -18,8 +18,11 @@ from codi_tracing.analysis.figures.original import (
     pairs_by_layer_data,
 )
 from codi_tracing.analysis.figures.pairs import pair_chart, pair_data, pairs_chart, pairs_data
+from codi_tracing.analysis.statistics.ceiling import ceiling
 from codi_tracing.analysis.statistics.corners import corners
+from codi_tracing.analysis.statistics.directions import both_directions
 from codi_tracing.analysis.statistics.effects import by_site, effect
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.statistics.sites import critical
 from tests.support.charts import drawn, words
 from tests.support.tables import experiment
@@ -35,13 +38,13 @@ def all_charts(table: pd.DataFrame) -> dict:
         "layers": layers_chart(layers_data(table)),
         "kl_by_layer": kl_by_layer_chart(kl_by_layer_data(table)),
         "pairs_by_layer": pairs_by_layer_chart(pairs_by_layer_data(table)),
-        "critical_layers": critical_layers_chart(critical(table)),
+        "critical_layers": critical_layers_chart(critical(table), ceiling(table)),
         "layer_similarity": layer_similarity_chart(layer_similarity_data(table)),
         "corners": corners_chart(corners(table)),
-        "heatmap": heatmap_chart(by_site(effect(table), direction="denoising", metric="logit_difference")),
+        "heatmap": heatmap_chart(by_site(effect(measured(table)), direction="denoising")),
         "pair_chart": pair_chart(pair_data(table, "3"), "How many eggs?"),
         "pairs": pairs_chart(pairs_data(table)),
-        "directions": directions_chart(directions_data(table)),
+        "directions": directions_chart(both_directions(table)),
     }
 
 

@@ -12,6 +12,7 @@ from codi_tracing.analysis.figures.original import (
     pairs_by_layer_chart,
     pairs_by_layer_data,
 )
+from codi_tracing.analysis.statistics.ceiling import ceiling
 from codi_tracing.analysis.statistics.sites import critical
 from tests.support.charts import drawn, words
 from tests.support.tables import experiment
@@ -40,16 +41,17 @@ def test_a_large_table_is_drawn_by_means_of_similar_pairs(table):
 
 
 def test_the_word_critical_needs_a_ceiling_that_is_not_low(table):
-    assert "Critical layers" in words(drawn(critical_layers_chart(critical(table))))
-    low = words(drawn(critical_layers_chart(critical(experiment(layers=(0.2, 0.9), thought=(0.1, 0.1))))))
-    assert "Specific effects, the largest first" in low
-    assert "no layer may be called critical" in low
+    assert "Critical layers" in words(drawn(critical_layers_chart(critical(table), ceiling(table))))
+    low = experiment(layers=(0.2, 0.9), thought=(0.1, 0.1))
+    said = words(drawn(critical_layers_chart(critical(low), ceiling(low))))
+    assert "Specific transfer, the largest first" in said
+    assert "none may be called critical" in said
 
 
 def test_a_low_ceiling_is_below_the_limit_of_the_ranking(table):
-    low = critical_layers_chart(critical(table, low_ceiling=0.99), low_ceiling=0.99)
-    assert "which is low: no layer may be called critical" in words(drawn(low))
-    assert "which is low" not in words(drawn(critical_layers_chart(critical(table))))
+    low = critical_layers_chart(critical(table, low_ceiling=0.99), ceiling(table), low_ceiling=0.99)
+    assert "the ceiling is low: none may be called critical" in words(drawn(low))
+    assert "the ceiling is low" not in words(drawn(critical_layers_chart(critical(table), ceiling(table))))
 
 
 def test_layers_that_disturb_the_same_pairs_correlate(table):

@@ -14,6 +14,7 @@ from codi_tracing.analysis.figures.pairs import (
 )
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED
 from codi_tracing.analysis.statistics.effects import by_site, effect
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.statistics.sites import critical
 from tests.support.charts import drawn, words
 from tests.support.tables import experiment
@@ -23,7 +24,7 @@ def test_the_pairs_of_a_site_pool_to_its_effect():
     table = experiment(layers=(0.8, 0.3))
     pairs = pairs_data(table, {"kind": "resid", "layer": 1, "layer_last": 1}, direction="noising")
     own = pairs[pairs["donor"] == OTHER_RUN]
-    expected = by_site(effect(table), direction="noising").query("layer == 1")["effect"].iloc[0]
+    expected = by_site(effect(measured(table)), direction="noising").query("layer == 1")["effect"].iloc[0]
     assert own["numerator"].sum() / own["denominator"].sum() == pytest.approx(expected)
     assert set(pairs["donor"]) == {OTHER_RUN, UNRELATED}
     assert len(pairs) == 80

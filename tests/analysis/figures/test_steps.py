@@ -8,7 +8,7 @@ from codi_tracing.analysis.figures.steps import UNTRAINED, steps_chart, steps_da
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED
 from codi_tracing.analysis.table import check_table
 from tests.support.charts import drawn, words
-from tests.support.tables import cell
+from tests.support.tables import as_transfer, cell
 
 STEPS = 3
 
@@ -35,7 +35,7 @@ def steps(windows=("one", "prefix", "suffix"), frozen=(None, "R+K_T"), blank: bo
             whole = corrupted + 0.9 * (clean - corrupted)
             row = cell(pair, "denoising", "clean", "thought", "logit_difference", whole, clean, corrupted)
             rows.append(row | {"protocol": protocol})
-    return check_table(pd.DataFrame(rows))
+    return as_transfer(check_table(pd.DataFrame(rows)))
 
 
 def test_each_window_has_the_effect_of_its_steps():

@@ -13,6 +13,7 @@ from codi_tracing.analysis.statistics.effects import by_site, effect, specific
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import COLUMNS, check_table
 from tests.support.run_folders import make_run, prepared
+from tests.support.tables import as_transfer
 
 ANSWERS = {"clean": 18.0, "corrupted": 13.0}
 
@@ -43,7 +44,7 @@ def swept(pairs: int, layers: int, steps: int, seed: int = 0, unrelated: bool = 
     said = read.assign(metric="answer", patched=np.where(cells["source"] == "unrelated", 99.0, said), **ANSWERS)
     table = pd.concat([read, said], ignore_index=True).assign(protocol="latent_loop")
     table = table.assign(layer_last=table["layer"], step_last=table["step"])
-    return check_table(table.reindex(columns=list(COLUMNS)))
+    return as_transfer(check_table(table.reindex(columns=list(COLUMNS))))
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_only_metrics_of_the_table_are_defined():
     found = dict(definitions(table, 0.5))
     assert set(found) & set(METRICS) == {"logit_difference", "kl_to_clean_at_eot"}
     assert found["kl_to_clean_at_eot"] == f"{METRICS['kl_to_clean_at_eot'].definition}."
-    assert "a ceiling of at least 0.5" in found["critical"]
+    assert "a ceiling whose lower bound is at least 0.5" in found["critical"]
 
 
 def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_the_statistics():
@@ -45,7 +45,9 @@ def test_the_methods_name_the_model_the_pairs_left_out_and_why_and_the_unit_of_t
         "residual stream, whole thought; values from the pair's clean run, the pair's corrupted run, "
         "the run of an unrelated question of equal token count",
         "into the corrupted run (denoising) and the clean run (noising)",
-        "2000 resamples of whole clusters",
+        "jackknife-t over clusters",
+        "40 pairs share 1 donors, each used for at most 40 pairs",
+        "symmetric around 0 under the null",
         "sign flips of whole clusters",
         "nnsight 0.8.1, torch 2.13.0; seed 7",
     ):

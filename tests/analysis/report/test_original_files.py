@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.report.original_files import aggregate_statistics, patching_results, write_original_files
+from codi_tracing.analysis.statistics.results import Results
 from tests.support.run_folders import prepared
 from tests.support.tables import experiment
 
@@ -37,19 +38,24 @@ def test_each_pair_carries_its_questions_answers_and_layers():
 def test_the_aggregate_is_the_mean_and_population_deviation_over_pairs():
     table = experiment(layers=(0.2, 0.9, 0.5, 0.1, 0.7, 0.3), pairs=9)
     kl = original_cells(table, "kl_from_corrupted")
-    found = aggregate_statistics(table)
+    found = aggregate_statistics(Results(table))
     assert list(found["layer_kl_means"]) == ["0", "1", "2", "3", "4", "5"]
     np.testing.assert_allclose(list(found["layer_kl_means"].values()), kl.mean())
     np.testing.assert_allclose(list(found["layer_kl_stds"].values()), np.std(kl.to_numpy(), axis=0))
     assert [layer["layer"] for layer in found["critical_layers"]] == [1, 4, 2, 5, 0]
     assert found["critical_layers"][0]["kl"] == pytest.approx(kl[1].mean())
+    # The original's five largest by KL, and which of them the statistics call critical.
+    marked = {layer["layer"]: layer["critical_by_transfer"] for layer in found["critical_layers"]}
+    assert marked == {1: True, 4: True, 2: True, 5: True, 0: True}
+    low = experiment(layers=(0.2, 0.9), thought=(0.1, 0.1), pairs=9)
+    assert not any(layer["critical_by_transfer"] for layer in aggregate_statistics(Results(low))["critical_layers"])
 
 
 def test_what_is_undefined_or_was_not_measured_is_null(tmp_path):
     table = experiment(pairs=3)
     table = table[table["metric"] != "rms_logit_difference"]
     table.loc[(table["metric"] == "kl_from_corrupted") & (table["layer"] == 1), "patched"] = float("nan")
-    write_original_files(tmp_path, table, prepared(3))
+    write_original_files(tmp_path, Results(table), prepared(3))
     results = json.loads((tmp_path / "patching_results.json").read_text())
     assert results[0]["layer_results"][1]["kl_divergence"] is None
     assert results[0]["layer_results"][0]["l2_difference"] is None
@@ -61,7 +67,7 @@ def test_what_is_undefined_or_was_not_measured_is_null(tmp_path):
 def test_another_experiments_table_leaves_the_files_empty_but_valid():
     noising = experiment(pairs=3).query("direction == 'noising'")
     assert patching_results(noising, prepared(3)) == []
-    assert aggregate_statistics(noising) == {"layer_kl_means": {}, "layer_kl_stds": {}, "critical_layers": []}
+    assert aggregate_statistics(Results(noising)) == {"layer_kl_means": {}, "layer_kl_stds": {}, "critical_layers": []}
 
 
 def test_tables_and_pairs_of_different_runs_are_not_mixed():

@@ -3,6 +3,8 @@
 import pytest
 
 from codi_tracing.analysis.statistics.directions import both_directions, direction_agreement
+from codi_tracing.analysis.statistics.effects import by_site, specific
+from codi_tracing.analysis.statistics.measures import measured
 from tests.support.tables import experiment
 
 
@@ -29,3 +31,13 @@ def test_directions_without_a_common_site_are_refused():
     table = experiment(layers=(0.9, 0.5)).query("direction == 'denoising'")
     with pytest.raises(ValueError, match="no site was written in both directions"):
         both_directions(table)
+
+
+def test_both_directions_stand_beside_each_other_as_they_stand_alone():
+    table = experiment(layers=(0.9, 0.5, 0.1), pairs=30)
+    both = both_directions(table).set_index("layer")
+    alone = by_site(specific(measured(table)))
+    for direction in ("denoising", "noising"):
+        own = alone[(alone["direction"] == direction) & (alone["kind"] == "resid")].set_index("layer")
+        for name in ("effect", "low", "high"):
+            assert both[f"{name}_{direction}"].tolist() == pytest.approx(own[name].tolist())
