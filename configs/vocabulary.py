@@ -75,8 +75,10 @@ SOURCES = {
     "zero": SourceEntry("zeros", computed=True),
     "mean": SourceEntry("the mean over pairs and steps", computed=True),
     "step_mean": SourceEntry("the mean over pairs at that step", computed=True),
-    "noise": SourceEntry("noise with the norm of the other run's value", computed=True, default=True),
-    "moments": SourceEntry("noise with the mean and variance of the other run's value", computed=True),
+    "noise": SourceEntry("noise with the norm of what the pair's other run would write", computed=True, default=True),
+    "moments": SourceEntry(
+        "noise with the mean and variance, over the width, of what the pair's other run would write", computed=True
+    ),
 }
 CONFIG_SOURCES = tuple(name for name, source in SOURCES.items() if source.used_in != "table")
 TABLE_SOURCES = tuple(name for name, source in SOURCES.items() if source.used_in != "config")

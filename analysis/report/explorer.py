@@ -119,7 +119,7 @@ def places_of(places: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
                 parts.append(pool(direction))
             except ValueError:  # no such site in this direction
                 continue
-    effects = pd.concat([pd.DataFrame(columns=[*PLACE, *POOLED]), *parts], ignore_index=True)
+    effects = pd.concat([pd.DataFrame(columns=[*PLACE, *POOLED, "critical", "specific"]), *parts], ignore_index=True)
     effects = effects.astype({name: places[name].dtype for name in PLACE})
     known = places.merge(effects, on=PLACE, how="left")
     layers, steps = span(known, "layer"), span(known, "step")

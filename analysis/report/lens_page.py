@@ -183,5 +183,9 @@ def write_lens_report(folder: Path | str, question_id: str | None = None, figure
 
 
 def _share(row: dict[Hashable, Any]) -> str:
-    interval = "one cluster, so no interval" if pd.isna(row["low"]) else f"{row['low']:.0%}, {row['high']:.0%}"
+    interval = (
+        f"clusters: {row['clusters']}, so no interval"
+        if pd.isna(row["low"])
+        else f"{row['low']:.0%}, {row['high']:.0%}"
+    )
     return f"{row['share']:.0%} [{interval}]"

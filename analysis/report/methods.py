@@ -159,8 +159,8 @@ def _about_statistics(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[
     if not sites_have_unrelated(table):
         yield "No unrelated donor was run at single sites: their transfer has no control, and no p-values."
         return
-    donors = table.loc[table["source"] == "unrelated", ["pair_id", "source_pair"]].drop_duplicates()
-    most = int(donors["source_pair"].value_counts().max())
+    donors = table.loc[table["source"] == "unrelated", ["pair_id", "source_pair"]].dropna().drop_duplicates()
+    most = max(donors["source_pair"].value_counts(), default=0)
     yield (
         "The control is the same write from an unrelated question's run (equal token count, another cluster, another "
         "answer than host and partner), scored against the same two answers and paired. "

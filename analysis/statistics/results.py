@@ -16,7 +16,7 @@ from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS
 from codi_tracing.analysis.statistics.inference import ALPHA, FEWEST_CLUSTERS
 from codi_tracing.analysis.statistics.measures import TRANSFER, answered_pairs
-from codi_tracing.analysis.statistics.sites import Largest, largest_site, rank_sites, site_statistics
+from codi_tracing.analysis.statistics.sites import Largest, largest_site, rank_sites, site_of, site_statistics
 from codi_tracing.analysis.statistics.verdict import Closed, Verdict, verdict
 from codi_tracing.analysis.table import SITE_KEYS
 
@@ -171,8 +171,10 @@ def _listed(names: list[str], most: int = 6) -> str:
 
 def _site(row: dict) -> dict[str, Any]:
     """A site's coordinates and its estimate."""
-    where = {key: None if pd.isna(row[key]) else row[key] for key in SITE_KEYS}
-    return where | {"name": site_name(row, True), **{name: _plain(row[name]) for name in ("effect", "low", "high")}}
+    return site_of(row) | {
+        "name": site_name(row, True),
+        **{name: _plain(row[name]) for name in ("effect", "low", "high")},
+    }
 
 
 def _numbers(estimate: Estimate) -> dict[str, Any]:

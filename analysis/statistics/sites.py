@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -116,6 +116,12 @@ def rank_sites(sites: pd.DataFrame, top: Estimate, low_ceiling: float = LOW_CEIL
     return ranked.sort_values("effect", ascending=False, ignore_index=True)
 
 
+def site_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A site's coordinates as plain values, None where it has none."""
+    values = {key: row[key] for key in SITE_KEYS}
+    return {key: None if pd.isna(v) else v if isinstance(v, str) else int(v) for key, v in values.items()}
+
+
 class Largest(NamedTuple):
     """The largest site, if one may be named, and a sentence that says so or why not."""
 
@@ -161,9 +167,8 @@ def largest_site(
     ahead = f"it exceeds {names[1]} by {lead:z.2f} {interval_text(low, high)}"
     if lead < LEAST_LEAD:
         return Largest(None, f"No site is called the largest: {names[0]} has {words}, but {ahead}, less than 0.05.")
-    site = {key: None if pd.isna(leader[key]) else leader[key] for key in SITE_KEYS}
     return Largest(
-        site | {"name": names[0], "transfer": float(leader["effect"]), "lead": float(lead)},
+        site_of(leader) | {"name": names[0], "transfer": float(leader["effect"]), "lead": float(lead)},
         f"{names[0].capitalize()} carries the most: {words}; {ahead}, and every other site by more "
         f"(n = {leader['n']} pairs in {leader['clusters']} clusters).",
     )

@@ -45,7 +45,7 @@ def report(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run folder, on the same pairs.")],
-    metric: Annotated[str, typer.Option(help="The metric whose effects are compared.")] = "logit_difference",
+    metric: Annotated[str, typer.Option(help="The metric whose effects are compared.")] = "transfer",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
 ) -> None:
     """Compare two runs on the same pairs, e.g. of two checkpoints or protocols: paired differences with intervals."""

@@ -52,7 +52,8 @@ def main(*runs: str) -> None:
         "Same accuracy, different causal story",
         "Top: the answer of a question (q.) that reads another question's thought. Middle: clean values of one layer "
         "and step written into the corrupted run; specific transfer: the part of the clean answer's probability that "
-        "they bring, less an unrelated donor's; faint: not told apart from it (p > 0.05, family-wise). Bottom: a donor's "
+        "they bring, less an unrelated donor's; faint: not told apart from it (p > 0.05, family-wise). Bottom: a "
+        "donor's "
         f"steps 0 to k written (intermediate {INTERMEDIATE}; hybrid: the host's remaining operations on the donor's "
         "intermediate; dashed: hybrid answers by an unrelated donor; bars: 95% over clusters). Protocol latent_loop.",
         width=770,

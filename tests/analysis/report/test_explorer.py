@@ -10,6 +10,7 @@ import pytest
 from codi_tracing.analysis.report.explorer import explorer_data
 from codi_tracing.analysis.report.write import write_report
 from codi_tracing.analysis.statistics.effects import by_site, effect, specific
+from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import COLUMNS, check_table
 from tests.support.run_folders import make_run, prepared
@@ -67,7 +68,7 @@ def place_of(found, **wanted) -> int:
 
 def test_every_pairs_value_at_every_place_is_the_tables(table, found):
     place = place_of(found, direction="noising", panel="residual stream", layer="1", step="2")
-    chosen = table.query("direction == 'noising' and layer == 1 and step == 2 and metric == 'logit_difference'")
+    chosen = table.query("direction == 'noising' and layer == 1 and step == 2 and metric == 'probability_corrupted'")
     for name, source in (("other", "corrupted"), ("unrelated", "unrelated")):
         expected = chosen[chosen["source"] == source].set_index("pair_id")["patched"]
         own = numbers(found[name], "<f4", 12)[place]
@@ -79,7 +80,7 @@ def test_every_pairs_value_at_every_place_is_the_tables(table, found):
 
 
 def test_pooled_effects_are_those_of_the_heatmap(table, found):
-    sites = by_site(specific(table))
+    sites = by_site(specific(measured(table)))
     for place in found["places"]:
         own = sites[(sites["direction"] == place["direction"])]
         if place["panel"] == "whole thought":
@@ -96,7 +97,7 @@ def test_without_an_unrelated_donor_effects_are_plain_and_have_no_p():
     found = explorer_data(Results(table), prepared(6))
     assert not any(place["specific"] for place in found["places"])
     assert all(place["p_fwer"] is None and not place["critical"] for place in found["places"])
-    plain = by_site(effect(table), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
+    plain = by_site(effect(measured(table)), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
     place = found["places"][place_of(found, direction="denoising", layer="1", step="2")]
     assert place["effect"] == pytest.approx(plain["resid", 1, 2])
 
@@ -108,7 +109,7 @@ def test_places_without_an_unrelated_donor_are_plain_though_the_whole_thought_ha
         ("residual stream", False),
         ("whole thought", True),
     }
-    plain = by_site(effect(table), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
+    plain = by_site(effect(measured(table)), direction="denoising").set_index(["kind", "layer", "step"])["effect"]
     own = places[place_of({"places": places}, direction="denoising", layer="1", step="2")]
     assert own["effect"] == pytest.approx(plain["resid", 1, 2])
 
@@ -226,7 +227,7 @@ def test_the_table_of_pairs_can_be_searched_and_sorted(report, shown):
     page.locator('th button[data-sort="effect"]').click()
     effects = [float(text) for text in page.locator("#pairs tbody td:nth-child(6)").all_inner_texts()]
     assert effects == sorted(effects)
-    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("effect")
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("transfer")
 
 
 def test_the_pairs_have_a_column_of_edits_only_if_they_are_known(table, report, shown, tmp_path):
@@ -255,9 +256,9 @@ def test_what_is_saved_is_the_table(report, shown, table, tmp_path):
     saved = pd.read_csv(tmp_path / "pairs.csv", dtype={"pair_id": str, "layer": str, "step": str})
     assert len(saved) == 12 * 2 * (3 * 4 + 1)
     own = saved[(saved["direction"] == "denoising") & (saved["layer"] == "2") & (saved["step"] == "0")]
-    swept_rows = table.query("direction == 'denoising' and layer == 2 and step == 0 and metric == 'logit_difference'")
+    swept_rows = table.query("direction == 'denoising' and layer == 2 and step == 0 and metric == 'probability_clean'")
     expected = swept_rows[swept_rows["source"] == "clean"].set_index("pair_id")["patched"]
-    np.testing.assert_allclose(own.set_index("pair_id")["patched"].loc[expected.index], expected, rtol=1e-6)
+    np.testing.assert_allclose(own.set_index("pair_id")["probability_patched"].loc[expected.index], expected, rtol=1e-6)
 
 
 def test_a_thousand_pairs_of_sixteen_layers_and_six_steps_stay_under_ten_megabytes_and_work(shown, tmp_path):

@@ -39,7 +39,7 @@ def folder(done, tmp_path):
 
 def test_the_command_says_how_many_thoughts_say_their_intermediates_and_the_chance_level(done):
     assert "answers 10 of 10 questions correctly" in done[1]
-    assert "100% [100%, 100%] have all of them among the 5 likeliest tokens" in done[1]
+    assert "100% [clusters: 5, so no interval] have all of them among the 5 likeliest tokens" in done[1]
     assert "another question's intermediates are found in" in done[1]
     assert "not what it does" in done[1]
 
@@ -123,7 +123,7 @@ def test_a_lens_writes_its_figures_to_a_folder_of_choice(folder, tmp_path):
 def test_one_question_has_no_interval_and_the_page_says_so(tmp_path):
     thought = ROOT / "traces" / "embedded" / "thought"
     result = codi("lens", thought, "--limit", 1, "--out", tmp_path / "one", "--device", "cpu")
-    assert "100% [one cluster, so no interval]" in result.output
+    assert "100% [clusters: 1, so no interval]" in result.output
     assert "nan" not in result.output
 
 

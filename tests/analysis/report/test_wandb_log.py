@@ -82,14 +82,15 @@ def test_one_table_the_figures_and_a_handful_of_numbers_are_written(run, written
     names = {path.stem for path in (run / "charts" / "aggregate").glob("*.png")}
     assert {key for key, kind in kinds.items() if kind == "image-file"} == {f"figures/{name}" for name in names}
     said = dict(pair for update in of_kind(written, "summary") for pair in items(update.update))
-    assert said["verdict"] == "the answer passes through the thought"
-    assert said["effect/denoising/layer_1"] == pytest.approx(0.6, abs=0.15)
-    numbers = [key for key in said if key.startswith(("effect/", "ceiling/"))]
-    assert len(numbers) == 2 * 2 + 2
+    assert said["verdict"] == "undecided"  # of four pairs
+    assert said["transfer/denoising/layer_1"] == pytest.approx(0.9, abs=0.15)
+    assert said["denoising/effect"] == pytest.approx(0.9, abs=0.15)  # the ceiling
+    assert (said["pairs"], said["answered_pairs"], said["clusters"]) == (4, 4, 4)
+    assert len([key for key in said if key.startswith("transfer/")]) == 2 * 2
     assert len({key.partition("/")[0] for key in said}) < 20
     (table,) = (run / "wandb").rglob("*.table.json")
     sites = json.loads(table.read_text())
-    assert len(sites["data"]) == 2 * 3  # two layers and the whole thought, in both directions
+    assert len(sites["data"]) == 2 * 2  # two layers in both directions
     assert {"kind", "layer", "effect", "low", "high", "n"} <= set(sites["columns"])
 
 

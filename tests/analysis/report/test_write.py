@@ -83,7 +83,7 @@ def test_the_report_leads_with_the_verdict_then_the_checks(run):
     text = (run / "report.html").read_text()
     order = [
         "<h2>Verdict",
-        "the thought:",
+        "Undecided, because 3 answered pairs",
         "<h2>Checks",
         "Nothing changes.",
         "Only 40%",
@@ -116,9 +116,10 @@ def test_what_a_sweep_did_not_measure_is_named_in_its_place(tmp_path):
     table = experiment(pairs=3).query("metric == 'logit_difference' and source != 'unrelated'")
     folder = make_run(tmp_path / "small", table, prepared(3), model=None, data=None)
     text = write_report(folder, figures=False).read_text()
-    assert "No unrelated donor was swept, so no p-values." in text
-    assert "Effects, the largest first (no unrelated donor" in text
-    assert "Not shown: the corners have no answers" in text
+    assert "Undecided, because the table has no rows of metric &#39;answer_is_clean&#39;; sweep it too" in text
+    assert "Not shown: the table has no rows of metric &#39;probability_clean&#39;" in text
+    assert "Not shown: the table has no rows of metric &#39;gives_clean&#39;" in text
+    assert json.loads((folder / "summary.json").read_text())["verdict"]["label"] == "undecided"
     assert json.loads((folder / "patching_results.json").read_text())[0]["layer_results"][0]["kl_divergence"] is None
 
 

@@ -207,7 +207,7 @@ def test_in_bfloat16_every_kind_of_cell_and_metric_runs_and_a_self_patch_changes
     cells += [Cell("noising", itself, THOUGHT, n_latents=k) for k in (0, 3, 8)]
     cells += knockout_cells([edge("4-1@1"), edge("answer-question")], ["noising"])
     table = sweep_cells(low, ready, cells, metrics=METRIC_NAMES, step_metrics=ALL, max_new_tokens=3)
-    numbers = table[~table["metric"].isin(["answer"])]
+    numbers = table[~table["metric"].str.match("answer$|gives")]  # a random model may decode no number
     assert numbers[["patched", "clean", "corrupted"]].notna().all(axis=None)
     own = table[(table["source"] == "self") & (table["kind"] != "thought") & (table["metric"] == "max_logit_change")]
     assert len(own) == 6

@@ -156,7 +156,8 @@ def test_every_subset_of_steps_is_in_both_games(rows, model):
     games = table[table["step_set"].notna()]
     assert games["step_set"].nunique() == 2**model.n_latents - 2
     assert set(games["freeze"].fillna("total")) == {"total", "K_T"}
-    counts = games.groupby(["pair_id", "direction", "freeze"], dropna=False).size()
+    assert {"logit_difference", "probability_clean", "gives_clean"} <= set(games["metric"])
+    counts = games.groupby(["pair_id", "direction", "freeze", "metric"], dropna=False).size()
     assert set(counts) == {2**model.n_latents - 2}
 
 
