@@ -1,0 +1,75 @@
+"""Conclusions that the data do not support, each tried on a built table: what is printed instead."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from codi_tracing.analysis.statistics.results import Results
+from tests.support.tables import outcomes
+
+PAIRS = 60
+
+
+def table(sites: dict, whole="p" * PAIRS, **options) -> pd.DataFrame:
+    """A table of whole thoughts and layers; an unrelated donor destroys every answer."""
+    writes = {(None, "other"): whole, (None, "unrelated"): "o" * PAIRS}
+    for layer, outcome in sites.items():
+        writes |= {(layer, "other"): outcome, (layer, "unrelated"): "o" * PAIRS}
+    return outcomes(writes, **options)
+
+
+def test_a_few_strong_pairs_are_not_called_a_layer_that_carries_the_answer():
+    """Three of sixty pairs transfer all: significant or not, the site's shares are printed, and no layer is named."""
+    found = Results(table({0: "ppp" + "h" * 57, 1: "h" * 60}))
+    assert found.largest.site is None
+    assert found.sites()["partner"].max() == pytest.approx(0.05)
+    assert not found.sites()["critical"].any()
+
+
+def test_one_cluster_of_many_pairs_does_not_decide():
+    """Thirty of sixty pairs share a question and all carry; the other thirty do not: thirty-one clusters, not sixty."""
+    clusters = [0] * 30 + [*range(1, 31)]
+    found = Results(table({}, whole="p" * 30 + "h" * 30, clusters=clusters))
+    assert found.verdict.label == "undecided"
+    assert "n = 60 pairs in 31 clusters" in found.verdict.sentence
+    low, high = found.verdict.denoising[1:3]
+    assert high - low > 0.6  # half of all pairs is one case
+
+
+def test_a_write_that_breaks_and_a_write_that_carries_are_told_apart_where_their_logit_effects_are_equal():
+    """Half of the pairs get the partner's answer at layer 0; at layer 1 every answer is destroyed."""
+    found = Results(table({0: "p" * 30 + "h" * 30, 1: "o" * 60}))
+    sites = found.sites().set_index("layer")
+    assert sites["critical"].to_dict() == {0: True, 1: False}
+    assert sites.loc[1, ["partner", "another"]].tolist() == [0, 1]
+    assert found.largest.site["layer"] == 0
+
+
+def test_pairs_that_the_model_answers_wrongly_do_not_enter_the_headline():
+    """Unanswered pairs that follow the thought stand in a row of their own."""
+    right = [True] * 20 + [False] * 40
+    found = Results(table({}, whole="h" * 20 + "p" * 40, right=right))
+    assert found.verdict.denoising.effect == pytest.approx(0)
+    assert found.verdict.denoising.n == 20
+    rows = found.corners[found.corners["corner"] == "xc"].set_index("pairs")["answer_clean"]
+    assert rows.iloc[0] == 0
+    assert rows.iloc[1] == pytest.approx(40 / 60)
+
+
+def test_a_donor_that_brings_the_partners_answer_by_chance_is_subtracted():
+    """Answers of one digit: an unrelated thought gives the partner's answer in a fifth of the pairs."""
+    rng = np.random.default_rng(0)
+    chance = rng.choice(list("poooo"), PAIRS)
+    writes = {(None, "other"): "p" * PAIRS, (None, "unrelated"): chance}
+    writes |= {(0, "other"): rng.choice(list("poooo"), PAIRS), (0, "unrelated"): rng.choice(list("poooo"), PAIRS)}
+    found = Results(outcomes(writes))
+    assert not found.sites()["critical"].any()
+    assert found.verdict.denoising.effect < 0.9  # what chance brings is no part of the ceiling
+
+
+def test_equal_layers_are_not_ranked_by_their_order_in_the_table():
+    found = Results(table({layer: "p" * 45 + "h" * 15 for layer in range(6)}))
+    sites = found.sites()
+    assert (sites["rank_low"] == 1).all()
+    assert (sites["rank_high"] == 6).all()
+    assert "any of 6 may be it" in found.largest.sentence
