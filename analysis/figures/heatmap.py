@@ -59,7 +59,7 @@ def heatmap_data(
     if from_other_run(whole).any():
         has_control = is_specific and has_unrelated(whole)
         parts.append(by_site(specific(whole) if has_control else effect(whole)))
-    sites = pd.concat(parts, ignore_index=True)
+    sites = pd.concat(parts, ignore_index=True).drop(columns=["exploratory", "below"])
     rounding = max(ROUNDING, 0.0 if pd.isna(own) else own)
     return sites.assign(inert=sites["moved"] <= rounding, specific=is_specific)
 
@@ -138,7 +138,9 @@ def _panel(panel: pd.DataFrame, key: tuple, reach: float) -> Any:
     tooltip += [alt.Tooltip("p_fwer:Q", format=".2g", title="p, family-wise")] if "p_fwer" in panel else []
     tooltip += numbers(*(answer for answer in ANSWERS if answer in panel), form=".0%")
     cells = base.mark_rect().encode(
-        color=effect_colour(reach), tooltip=tooltip, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.3))
+        color=effect_colour(reach, "transfer" if panel["metric"].iloc[0] == TRANSFER else "effect"),
+        tooltip=tooltip,
+        opacity=alt.condition(shown, alt.value(1.0), alt.value(0.3)),
     )
     text = base.mark_text(fontSize=10).encode(
         text="label:N", color=light, opacity=alt.condition(shown, alt.value(1.0), alt.value(0.75))

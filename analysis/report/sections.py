@@ -40,7 +40,8 @@ def report_values(run: FinishedRun, shown: Sequence[Shown]) -> dict[str, Any]:
         f"protocol {manifest.get('protocol', 'unknown')}",
         f"{data.get('used', table['pair_id'].nunique())} of {data.get('read', 'unknown')} pairs used",
     ]
-    checks = sorted(run.checks, key=lambda check: check.get("grade") != "invariant")
+    shown_checks = [check for check in run.checks if check.get("name") != "verdict"]  # it opens the page
+    checks = sorted(shown_checks, key=lambda check: check.get("grade") != "invariant")
     return {
         "title": f"{manifest.get('name') or run.folder.name}: patching of a latent thought",
         "about": "; ".join(str(part) for part in about if part),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.rows import main_protocol
-from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, NONE, Estimate
+from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, NONE, Estimate, thought_rows
 from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS
 from codi_tracing.analysis.statistics.inference import ALPHA, FEWEST_CLUSTERS
@@ -62,10 +62,16 @@ class Results:
         return decomposition(self.table)
 
     @cached_property
+    def judged_rows(self) -> pd.DataFrame:
+        """The rows that the verdict is read from, whole thoughts; all rows where there are none."""
+        rows = thought_rows(self.table)
+        return self.main_table if rows.empty else rows
+
+    @cached_property
     def answered(self) -> int | None:
         """The number of answered pairs; None where no answers were read."""
         try:
-            return len(answered_pairs(self.table))
+            return len(answered_pairs(self.judged_rows))
         except ValueError:
             return None
 
@@ -143,8 +149,8 @@ class Results:
             "ceiling": {name: numbers[name] for name in ("denoising", "noising")},
             "largest": largest,
             "critical": named,
-            "clusters": int(self.main_table["cluster_id"].nunique()),
-            "pairs": int(self.main_table["pair_id"].nunique()),
+            "clusters": int(self.judged_rows["cluster_id"].nunique()),
+            "pairs": int(self.judged_rows["pair_id"].nunique()),
             "answered_pairs": self.answered,
             "sentences": sentences,
         }

@@ -167,8 +167,11 @@ def with_samples(named: Sequence[tuple[str, Estimate]], joint: str) -> str:
 
 
 def accuracy(table: pd.DataFrame) -> Estimate:
-    """The share of unpatched runs that decode their keys, both questions of each pair."""
-    sides = pd.concat(right_runs(table), axis=1).mean(axis=1).rename("right")
+    """The share of unpatched runs that decode their keys, both questions of each pair with an exchanged thought."""
+    rows = thought_rows(table)
+    if rows.empty:
+        raise ValueError("the table has no rows of site 'thought', so there is no verdict on it; sweep that site too")
+    sides = pd.concat(right_runs(rows), axis=1).mean(axis=1).rename("right")
     clusters = main_protocol(table).drop_duplicates("pair_id").set_index("pair_id")["cluster_id"]
     rows = sides.to_frame().join(clusters).reset_index()
     return share_of(rows, rows["right"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from codi_tracing.analysis.statistics.inference import FEWEST_CLUSTERS, share_intervals
 from codi_tracing.patching.engine.partition import GIB
 from codi_tracing.patching.plan.cost import FAILED_REQUEST, INLINE, REQUEST_LIMIT, Cost
 from codi_tracing.patching.plan.count import Plan
@@ -51,6 +52,7 @@ def total_rows(plan: Plan, tflops: float | None) -> list[list[str]]:
         ["weights", f"{plan.weight_bytes / GIB:.3g} GiB ({base})"],
         ["beside them", f"{plan.peak_gib:g} GiB by an estimate, {plan.config.memory:g} allowed (memory)"],
         ["rows of the table", f"{sum(sweep.rows for sweep in plan.sweeps):,}"],
+        ["95 % intervals", expected_precision(max(sweep.pairs for sweep in plan.sweeps))],
         ["jobs on NDIF", f"{cost.jobs:,}"],
         ["· sent a job", f"{sent}; {request}"],
         ["· returned a job", f"{returned}; {result}"],
@@ -59,6 +61,14 @@ def total_rows(plan: Plan, tflops: float | None) -> list[list[str]]:
         times = f"{seconds(least, tflops):,.3g} to {seconds(cost.flops, tflops):,.3g}"
         rows.append(["seconds", f"{times} = FLOPs / the {tflops:g} TFLOP/s given"])
     return rows
+
+
+def expected_precision(pairs: int) -> str:
+    """The half-width to expect of a share or transfer, at most, where every pair is a cluster of its own."""
+    if pairs < FEWEST_CLUSTERS:
+        return f"none: {pairs} pairs are fewer than the {FEWEST_CLUSTERS} clusters that an interval needs"
+    low, high = share_intervals(0.5, pairs)
+    return f"± {float(high - low) / 2:.2f} for a transfer or share of 0.5, if no two pairs are of one cluster"
 
 
 def seconds(flops: int, tflops: float) -> float:

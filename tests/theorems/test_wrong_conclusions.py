@@ -1,10 +1,17 @@
 """Conclusions that the data do not support, each tried on a built table: what is printed instead."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.patching.engine.sweep import sweep
+from codi_tracing.patching.interventions.sites import THOUGHT, layerwise, sitewise
+from codi_tracing.patching.interventions.sources import other, unrelated
+from codi_tracing.patching.pairs.pair import load_pairs
+from codi_tracing.traces.model.loading import load_codi
 from tests.support.tables import outcomes
 
 PAIRS = 60
@@ -73,3 +80,77 @@ def test_equal_layers_are_not_ranked_by_their_order_in_the_table():
     assert (sites["rank_low"] == 1).all()
     assert (sites["rank_high"] == 6).all()
     assert "any of 6 may be it" in found.largest.sentence
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Every layer × step, every layer, and the whole thought, of both shipped models on the 66 shipped pairs."""
+    tables = {}
+    for name in ("thought", "bypass"):
+        model = load_codi(name, device="cpu")
+        sites = [*sitewise(model), *layerwise(model), THOUGHT]
+        tables[name] = sweep(model, load_pairs("arithmetic"), sites, [other, unrelated])
+    return tables
+
+
+def one_layer_at_all_steps(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["step"].isna()]
+
+
+def test_transfer_by_step_is_the_share_of_answers_carried_and_the_control_is_flat(shipped):
+    """As recomputed independently: 0.06, 0.15, 0.26, 0.59, 0.56, 0.73 at layers 0 and 1, the control about 0."""
+    sites = Results(shipped["thought"]).site_statistics("denoising")
+    steps = sites[sites["step"].notna()].set_index(["layer", "step"])
+    for layer in (0, 1):
+        np.testing.assert_allclose(steps.loc[layer]["plain"], [0.06, 0.15, 0.26, 0.59, 0.56, 0.73], atol=0.005)
+        np.testing.assert_allclose(steps.loc[layer]["partner"], steps.loc[layer]["plain"], atol=0.01)
+    assert steps["control"].abs().max() < 0.05
+    layers = sites[sites["step"].isna()].set_index("layer")["plain"]
+    np.testing.assert_allclose(layers, [1, 1, 0.65, 1], atol=0.005)
+
+
+def test_layer_two_is_critical_and_step_zero_of_layer_three_is_not_below_zero(shipped):
+    """On a subtracted logit difference the first was "not critical", the second "significantly below zero"."""
+    found = Results(shipped["thought"])
+    layers = Results(one_layer_at_all_steps(shipped["thought"])).sites().set_index("layer")
+    assert layers["critical"].to_dict() == dict.fromkeys(range(4), True)
+    assert not found.sites()["below"].any()
+
+
+def test_no_layer_of_a_thought_that_carries_nothing_is_the_largest(shipped):
+    found = Results(one_layer_at_all_steps(shipped["bypass"]))
+    assert found.verdict.label == "needed, not carried"
+    assert found.summary["largest"] is None
+    assert found.summary["critical"] == []
+
+
+@pytest.mark.parametrize("carrying", [30, 32])
+def test_pairs_of_two_models_in_one_table_are_partly_carried(shipped, carrying):
+    ids = list(shipped["thought"]["pair_id"].unique())
+    mixed = pd.concat(
+        [
+            shipped["thought"].query("pair_id in @ids[:@carrying]"),
+            shipped["bypass"].query("pair_id in @ids[@carrying:]"),
+        ],
+        ignore_index=True,
+    )
+    found = Results(one_layer_at_all_steps(mixed)).verdict
+    assert found.label == "partly carried"
+    assert f"thought in {100 * carrying / 66:.0f} % [" in found.sentence
+
+
+def test_an_untrained_model_is_undecided_with_the_reason(model, pairs):
+    found = Results(sweep(model, pairs, [THOUGHT], [other, unrelated])).summary
+    assert found["verdict"]["label"] == "undecided"
+    assert "Undecided, because" in found["sentences"][0]
+    assert found["critical"] == []
+
+
+@pytest.mark.parametrize("latents", [1, 3])
+def test_a_model_run_with_a_wrong_number_of_latents_is_undecided(latents):
+    """Converted so, a checkpoint answers hardly anything; its thought was called carried, or unused."""
+    trained = load_codi("thought", device="cpu")
+    wrong = replace(trained, card=replace(trained.card, n_latents=latents))
+    found = Results(sweep(wrong, load_pairs("arithmetic")[:30], [THOUGHT], [other, unrelated])).verdict
+    assert found.label == "undecided"
+    assert found.accuracy.effect <= 0.1

@@ -1,5 +1,7 @@
 """The tested heatmap: what is faint, what is crossed out, and what stands beside what."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,6 +103,7 @@ def test_on_the_logit_difference_the_control_stands_in_panels_of_its_own_and_not
     ]  # fmt: skip
     assert "residual stream, denoising, unrelated" in [panel["title"] for panel in spec["concat"]]
     assert "Faint" not in words(spec)
+    json.dumps(spec, allow_nan=False)
     assert words(spec).startswith("Effect by layer and step")
 
 
