@@ -50,7 +50,7 @@ DEFINITIONS = (
     ),
     ("fed", "what a step is fed: the projected state of the step before, read as if it were a layer's output"),
     ("BoT", "the state at the begin-of-thought token, which becomes the first latent"),
-    ("interval", "95 %, from resampling clusters (source questions; for templates, the template)"),
+    ("interval", "95 %, Clopper–Pearson over clusters (source questions; for templates, the template)"),
 )
 
 

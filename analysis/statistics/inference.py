@@ -20,7 +20,7 @@ NEAR = 0.05  # a cluster's value this near to 0 or 1 counts as nothing or all
 MOSTLY = 0.5  # share of such clusters from which a ratio is treated as a share too
 LEAST_ERROR = 1e-3  # of the mean denominator: the smallest standard error of a test, for sites that do not vary
 MOST_RANKED = 200  # sites whose ranks are computed: the differences of all pairs of them are tested
-AT_ONCE = 20_000_000  # numbers in one array of differences
+AT_ONCE = 4_000_000  # numbers in one array: a bound on memory
 
 
 def share_intervals(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
@@ -136,15 +136,24 @@ def sign_flip_p(sums: Array, scale: Array | float = 0.0, draws: int = 10_000, se
     clusters, sites = sums.shape
     if clusters < FEWEST_CLUSTERS:
         return np.full(sites, np.nan), np.full(sites, np.nan)
-    t = t_statistics(flips(clusters, draws, seed), sums, LEAST_ERROR * np.abs(scale))
-    observed = t[0] - 1e-9 * np.maximum(t[0], 1.0)
-    alone = (t >= observed).mean(0)
-    order = np.argsort(-t[0], kind="stable")
-    # The largest statistic among a site and all sites ranked below it, in every draw.
-    maxima = np.maximum.accumulate(t[:, order[::-1]], axis=1)[:, ::-1]
-    adjusted = np.empty(sites)
-    adjusted[order] = np.maximum.accumulate((maxima >= observed[order]).mean(0))
-    return adjusted, alone
+    signs, least = flips(clusters, draws, seed), LEAST_ERROR * np.abs(scale)
+    observed = t_statistics(signs[:1], sums, least)[0]
+    order = np.argsort(-observed, kind="stable")
+    observed = observed - 1e-9 * np.maximum(observed, 1.0)
+    alone, family = np.zeros(sites), np.zeros(sites)
+    for part in in_parts(signs, sites):
+        t = t_statistics(part, sums, least)
+        alone += (t >= observed).sum(0)
+        # The largest statistic among a site and all sites ranked below it, in every draw.
+        maxima = np.maximum.accumulate(t[:, order[::-1]], axis=1)[:, ::-1]
+        family[order] += (maxima >= observed[order]).sum(0)
+    family[order] = np.maximum.accumulate(family[order])
+    return family / len(signs), alone / len(signs)
+
+
+def in_parts(signs: Array, columns: int) -> list[Array]:
+    """The draws in parts of which each makes at most `AT_ONCE` numbers."""
+    return np.array_split(signs, -(-len(signs) * columns // AT_ONCE))
 
 
 def benjamini_hochberg(p: Array) -> Array:
@@ -174,8 +183,8 @@ def rank_sets(values: Array, scale: float = 1.0, draws: int = 2_000, seed: int =
     observed = t_statistics(np.ones((1, clusters)), differences, least)[0]
     open_tests = np.ones(len(first), bool)
     while open_tests.any():  # step-down: what is rejected no longer counts for the critical value
-        chunks = np.array_split(signs, -(-len(signs) * int(open_tests.sum()) // AT_ONCE))
-        maxima = np.concatenate([t_statistics(part, differences[:, open_tests], least).max(1) for part in chunks])
+        left = differences[:, open_tests]
+        maxima = np.concatenate([t_statistics(part, left, least).max(1) for part in in_parts(signs, left.shape[1])])
         critical = np.quantile(maxima, CONFIDENCE, method="higher")
         rejected = open_tests & (observed > critical)
         if not rejected.any():

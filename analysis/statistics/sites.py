@@ -168,7 +168,7 @@ def largest_site(
     if lead < LEAST_LEAD:
         return Largest(None, f"No site is called the largest: {names[0]} has {words}, but {ahead}, less than 0.05.")
     return Largest(
-        site_of(leader) | {"name": names[0], "transfer": float(leader["effect"]), "lead": float(lead)},
+        site_of(leader.to_dict()) | {"name": names[0], "transfer": float(leader["effect"]), "lead": float(lead)},
         f"{names[0].capitalize()} carries the most: {words}; {ahead}, and every other site by more "
         f"(n = {leader['n']} pairs in {leader['clusters']} clusters).",
     )

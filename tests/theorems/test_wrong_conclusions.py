@@ -126,13 +126,10 @@ def test_no_layer_of_a_thought_that_carries_nothing_is_the_largest(shipped):
 
 @pytest.mark.parametrize("carrying", [30, 32])
 def test_pairs_of_two_models_in_one_table_are_partly_carried(shipped, carrying):
-    ids = list(shipped["thought"]["pair_id"].unique())
+    thought, bypass = shipped["thought"], shipped["bypass"]
+    follow = thought["pair_id"].unique()[:carrying]
     mixed = pd.concat(
-        [
-            shipped["thought"].query("pair_id in @ids[:@carrying]"),
-            shipped["bypass"].query("pair_id in @ids[@carrying:]"),
-        ],
-        ignore_index=True,
+        [thought[thought["pair_id"].isin(follow)], bypass[~bypass["pair_id"].isin(follow)]], ignore_index=True
     )
     found = Results(one_layer_at_all_steps(mixed)).verdict
     assert found.label == "partly carried"
