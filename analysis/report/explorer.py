@@ -36,7 +36,8 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     """
     rows = results.main_table
     rows = rows[rows[list(NO_SITE)].isna().all(axis=1)]
-    pairs = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
+    swept = set(rows["pair_id"])
+    pairs = [pair for pair in prepared if str(pair["pair_id"]) in swept]
     ids = [str(pair["pair_id"]) for pair in pairs]
     rows = rows[rows["pair_id"].isin(ids)]
     measured = rows[(rows["metric"] == EXPLORED_METRIC) & rows[["patched", "clean", "corrupted"]].notna().all(axis=1)]
@@ -51,8 +52,9 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     marked = panels.merge(fitting, how="left", indicator=True)
     places = places.merge(fitting, on=["kind", "freeze"])
     answers, decoded = dictionary(at_places(rows[(rows["metric"] == "answer") & from_other_run(rows)], places, ids))
+    own, answered = first_rows(measured), first_rows(rows[rows["metric"] == "answer"])
     return {
-        "pairs": [pair_of(pair, measured, rows) for pair in pairs],
+        "pairs": [pair_of(pair, own[pair_id], answered.get(pair_id)) for pair, pair_id in zip(pairs, ids, strict=True)],
         "places": places_of(places, results),
         "directions": {name: DIRECTIONS[name].phrase for name in places["direction"].unique()},
         "other": encoded(at_places(written, places, ids)),
@@ -83,21 +85,25 @@ def encoded(numbers: NDArray[np.float32]) -> str:
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
-def pair_of(pair: Mapping[str, Any], measured: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
-    """A pair's questions and keys, and its unpatched runs' answers and logit differences."""
-    pair_id = str(pair["pair_id"])
-    own = measured[measured["pair_id"] == pair_id].iloc[0]
-    answers = rows[(rows["pair_id"] == pair_id) & (rows["metric"] == "answer")].head(1)
+def first_rows(rows: pd.DataFrame) -> dict[str, dict[Any, Any]]:
+    """Each pair's first row, by its id; all of its rows have the same unpatched values."""
+    first = rows.drop_duplicates("pair_id")[["pair_id", "edit", "clean", "corrupted"]]
+    return {row["pair_id"]: row for row in first.to_dict("records")}
+
+
+def pair_of(pair: Mapping[str, Any], own: Mapping[str, Any], answered: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A pair's questions and keys, and its unpatched runs' logit differences (`own`) and answers."""
     sides = {
         side: {
             "question": pair[side]["question"],
             "key": str(pair[side]["answer"]),
-            "answer": number(answers[side].iloc[0]) if len(answers) else None,
+            "answer": number(answered[side]) if answered else None,
             "logit_difference": number(own[side]),
         }
         for side in ("clean", "corrupted")
     }
-    return {"id": pair_id, "edit": None if pd.isna(own["edit"]) else str(own["edit"]), **sides}
+    edit = None if pd.isna(own["edit"]) else str(own["edit"])
+    return {"id": str(pair["pair_id"]), "edit": edit, **sides}
 
 
 def number(value: float) -> float | None:
