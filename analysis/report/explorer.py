@@ -39,7 +39,8 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     """
     rows = results.main_table
     rows = rows[rows[list(NO_SITE)].isna().all(axis=1)]
-    pairs = [pair for pair in prepared if (rows["pair_id"] == str(pair["pair_id"])).any()]
+    swept = set(rows["pair_id"])
+    pairs = [pair for pair in prepared if str(pair["pair_id"]) in swept]
     ids = [str(pair["pair_id"]) for pair in pairs]
     rows = rows[rows["pair_id"].isin(ids)]
     try:
@@ -57,8 +58,10 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     marked = panels.merge(fitting, how="left", indicator=True)
     places = places.merge(fitting, on=["kind", "freeze"])
     answers, decoded = dictionary(at_places(rows[(rows["metric"] == "answer") & from_other_run(rows)], places, ids))
+    unpatched = rows.drop_duplicates(["pair_id", "metric"])[["pair_id", "metric", "edit", "clean", "corrupted"]]
+    own = {str(pair_id): part.set_index("metric") for pair_id, part in unpatched.groupby("pair_id")}
     return {
-        "pairs": [pair_of(pair, rows) for pair in pairs],
+        "pairs": [pair_of(pair, own[pair_id]) for pair, pair_id in zip(pairs, ids, strict=True)],
         "places": places_of(places, results),
         "directions": {name: DIRECTIONS[name].phrase for name in places["direction"].unique()},
         "other": encoded(at_places(written, places, ids)),
@@ -89,9 +92,8 @@ def encoded(numbers: NDArray[np.float32]) -> str:
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
-def pair_of(pair: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
-    """A pair's questions and keys, and its unpatched runs' answers and probabilities of both answers."""
-    own = rows[rows["pair_id"] == str(pair["pair_id"])].drop_duplicates("metric").set_index("metric")
+def pair_of(pair: Mapping[str, Any], own: pd.DataFrame) -> dict[str, Any]:
+    """A pair's questions and keys, and its unpatched runs' answers and probabilities of both answers (`own`)."""
     sides = {
         side: {
             "question": pair[side]["question"],

@@ -58,15 +58,28 @@ def think(model, steps: int, **where):
     return found.detach(), torch.stack(list(residuals)).detach()
 
 
-def test_a_remote_trace_of_the_base_is_the_local_one(server: Server) -> None:
-    assert logits(text_model(), remote=True).equal(logits(text_model(dispatch=True)))
+def test_a_remote_trace_of_the_base_is_the_local_one_and_its_states_are_noted(server: Server) -> None:
+    states = []
+
+    class Noting(RemoteBackend):
+        def note(self, response) -> bool:
+            states.append(response.status.value)
+            return super().note(response)
+
+    model = text_model()
+    remote = logits(model, backend=Noting(model.to_model_key(), env=model._remoteable_get_env()))
+    assert remote.equal(logits(text_model(dispatch=True)))
+    assert (states[0], states[-1]) == ("RECEIVED", "COMPLETED")
+    assert {"DISPATCHED", "RUNNING"} < set(states)
 
 
-def test_a_remote_trace_has_the_adapter_that_its_request_names(server: Server) -> None:
-    adapted = logits(text_model(peft=ADAPTER), remote=True)
-    base = logits(text_model(), remote=True)
-    assert adapted.equal(logits(text_model(peft=ADAPTER, dispatch=True)))
-    assert (adapted - base).abs().max() > 1
+def test_a_remote_trace_has_the_adapter_that_its_request_names_and_the_client_holds_no_weights(server: Server) -> None:
+    model = text_model(peft=ADAPTER)
+    adapted, local = logits(model, remote=True), text_model(peft=ADAPTER, dispatch=True)
+    assert adapted.equal(logits(local))
+    assert (adapted - logits(text_model(dispatch=True))).abs().max() > 1
+    assert not model.dispatched
+    assert {parameter.device.type for parameter in model._module.parameters()} == {"meta"}
 
 
 def test_a_remote_thought_hands_latents_and_cache_from_trace_to_trace(server: Server) -> None:
@@ -122,13 +135,6 @@ def test_functions_of_ours_travel_once_they_are_registered(
     assert doubled().equal(2 * logits(text_model(dispatch=True)))
 
 
-def test_the_client_holds_no_weights(server: Server) -> None:
-    model = text_model(peft=ADAPTER)
-    logits(model, remote=True)
-    assert not model.dispatched
-    assert {parameter.device.type for parameter in model._module.parameters()} == {"meta"}
-
-
 def test_the_server_knows_the_base_by_the_key_that_the_client_asks_for(server: Server) -> None:
     assert text_model().to_model_key() == model_key(BASE)
     assert server.is_running(model_key(BASE))
@@ -140,20 +146,6 @@ def test_the_server_has_the_versions_of_the_client(server: Server) -> None:
     compared = nnsight.compare()
     assert compared.python_matches
     assert compared.critical_mismatches == {}
-
-
-def test_the_states_of_a_job_are_noted(server: Server) -> None:
-    states = []
-
-    class Noting(RemoteBackend):
-        def note(self, response) -> bool:
-            states.append(response.status.value)
-            return super().note(response)
-
-    model = text_model()
-    logits(model, backend=Noting(model.to_model_key(), env=model._remoteable_get_env()))
-    assert (states[0], states[-1]) == ("RECEIVED", "COMPLETED")
-    assert {"DISPATCHED", "RUNNING"} < set(states)
 
 
 def test_a_session_that_does_not_block_is_polled_until_its_result_is_there(server: Server, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_paths_on_the_command_line_are_relative_to_the_current_folder(codi, conf
 def test_a_run_prints_the_report_the_corners_the_verdict_and_the_largest_layers(
     codi, config, random_checkpoint, pairs_file
 ):
-    config('name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\nout = "runs/a"')
+    config('name = "a"\ncheckpoint = "model"\npairs = { file = "pairs.json", limit = 4 }\nout = "runs/a"')
     result = codi("run", "config.toml", "--checkpoint", random_checkpoint, "--pairs", pairs_file, "--device", "cpu")
     assert result.exit_code == 0, result.output
     for part in (

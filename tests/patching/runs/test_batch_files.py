@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,27 +98,30 @@ def test_a_run_killed_at_any_moment_resumes_and_ends_in_the_same_bytes(config, w
     assert not (out / FOLDER).exists()
 
 
-def test_a_resumed_run_computes_only_the_missing_batches(config, whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_once(config, tmp_path_factory):
+    """A run that stopped after two of its batches."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(OSError, match="No space left"):
-            run_experiment(config, tmp_path / "run", progress=False)
-    assert len(list((tmp_path / "run" / FOLDER).glob("*.parquet"))) == 2
-    written, write_batch = [], batch_files.write_batch
-    monkeypatch.setattr(batch_files, "write_batch", lambda *args: (written.append(args), write_batch(*args))[1])
-    run_experiment(config, tmp_path / "run", progress=False)
-    assert len(written) == 6 - 2
-    assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
+            run_experiment(config, folder, progress=False)
+    return folder
 
 
 @pytest.fixture
-def stopped(config, tmp_path, monkeypatch):
-    """A run that stopped after two of its batches."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(OSError, match="No space left"):
-            run_experiment(config, tmp_path / "run", progress=False)
-    return tmp_path / "run"
+def stopped(stopped_once, tmp_path):
+    """A copy of that run, to be resumed or damaged."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
+
+
+def test_a_resumed_run_computes_only_the_missing_batches(config, whole, stopped, monkeypatch):
+    assert len(list((stopped / FOLDER).glob("*.parquet"))) == 2
+    written, write_batch = [], batch_files.write_batch
+    monkeypatch.setattr(batch_files, "write_batch", lambda *args: (written.append(args), write_batch(*args))[1])
+    run_experiment(config, stopped, progress=False)
+    assert len(written) == 6 - 2
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
 
 
 def damaged(content: bytes, how: str) -> bytes:

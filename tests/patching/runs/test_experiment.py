@@ -18,16 +18,14 @@ def limited(config, limit):
     return config.model_copy(update={"pairs": config.pairs.model_copy(update={"limit": limit})})
 
 
-@pytest.fixture(scope="module")
-def config(random_checkpoint, pairs_file):
-    return RunConfig(name="test", checkpoint=random_checkpoint, pairs={"file": pairs_file, "limit": 6}, device="cpu")
+@pytest.fixture
+def config(run_config):
+    return run_config
 
 
-@pytest.fixture(scope="module")
-def run(config, tmp_path_factory):
-    folder = run_experiment(config, tmp_path_factory.mktemp("runs") / "test", progress=False)
-    write_report(folder)
-    return folder
+@pytest.fixture
+def run(finished_report):
+    return finished_report
 
 
 def test_a_run_leaves_every_file_of_the_experiment(run):
