@@ -27,6 +27,7 @@ from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
 ROUNDING = 2e-5  # rounding of a metric in single precision: 1e-5 of each of two logits, and less of a probability
 MARK = "×"
+LEAST_REACH = 0.2  # end of the colours, so that transfer of hardly anything is pale
 MOST_HEIGHT, LEAST_ROW = 1000, 12  # pixels: of a panel, and of a row with room for numbers
 
 
@@ -89,7 +90,7 @@ def heatmap_chart(sites: pd.DataFrame) -> Any:
         .mask(inert, MARK),
         shown=cells["p_fwer"].le(ALPHA).map({True: "yes", False: "no"}) if tested else "yes",
     )
-    reach = reach_of(cells["effect"])
+    reach = max(reach_of(cells["effect"]), LEAST_REACH)
     apart = ["edit"] if "edit" in cells else []
     groups: list[tuple[Any, pd.DataFrame]] = list(cells.groupby(["kind", "written", "frozen", *apart, "direction"]))
     groups.sort(key=lambda group: (list(SITE_KINDS).index(group[0][0]), group[0][2].startswith("frozen"), group[0][1:]))

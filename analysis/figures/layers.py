@@ -22,7 +22,7 @@ from codi_tracing.analysis.figures.marks import (
 )
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.rows import SERIES, from_other_run, known_split, layerwise_rows, main_protocol, plain
-from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.effects import effect, oriented, pooled
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 
 OTHER_LAYER, UNRELATED_LAYER, CEILING, NOISE_LAYER, UNTRAINED_LAYER = (
@@ -54,7 +54,8 @@ def layers_data(table: pd.DataFrame, metric: str = TRANSFER, split: str | None =
     written = curve["source"].map({"unrelated": UNRELATED_LAYER, "noise": NOISE_LAYER}).fillna(OTHER_LAYER)
     parts = [curve.assign(written=written), spread.assign(written=CEILING)]
     if not blank.empty:  # the effects of the architecture alone
-        untrained = pooled(layerwise_rows(blank[from_other_run(blank)]), [*SERIES, *apart, "layer"])
+        blank = layerwise_rows(blank[from_other_run(blank)])
+        untrained = pooled(blank if metric == TRANSFER else oriented(blank), [*SERIES, *apart, "layer"])
         untrained = untrained.dropna(subset=["effect"])  # it gives no pair's answers, so that transfer is undefined
         parts.append(untrained.assign(written=UNTRAINED_LAYER, protocol=rows["protocol"].iloc[0]))
     return pd.concat(parts, ignore_index=True)

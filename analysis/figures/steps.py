@@ -27,7 +27,7 @@ from codi_tracing.analysis.figures.marks import (
 )
 from codi_tracing.analysis.figures.style import GREY, WIDTH, dress, heading
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_other_run, from_run, one_of, without
-from codi_tracing.analysis.statistics.effects import effect, pooled
+from codi_tracing.analysis.statistics.effects import effect, oriented, pooled
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
 
@@ -53,6 +53,8 @@ def steps_data(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame:
     blank = rows["protocol"].str.endswith("_reinitialised")
     rows = rows.assign(donor=rows["donor"].mask(blank, UNTRAINED), frozen=rows["freeze"].fillna("none"))
     rows = rows[~(blank & (rows["source"] == "unrelated"))]
+    if metric != TRANSFER:
+        rows = pd.concat([rows[~blank], oriented(rows[blank])])
     single = one_of(rows, "step")
     ends = {"prefix": rows["step"] == 0, "suffix": rows["step_last"] == rows["step_last"].max()}
     parts = [rows[single].assign(window="one step")]

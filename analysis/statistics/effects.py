@@ -105,6 +105,16 @@ def _least_gap(rows: pd.DataFrame) -> float:
     return 0.1 if probabilities else 1e-300
 
 
+def oriented(effects: pd.DataFrame) -> pd.DataFrame:
+    """The rows with each pair's gap counted as positive, of a model that prefers neither answer.
+
+    The two runs of an untrained model differ by chance, in either sign: their gaps would cancel, and the pooled ratio
+    would be undefined.
+    """
+    sign = np.sign(effects["denominator"])
+    return effects.assign(numerator=effects["numerator"] * sign, denominator=effects["denominator"].abs())
+
+
 def own_effects(effects: pd.DataFrame) -> pd.DataFrame:
     """The rows with `effect` NaN where a single pair has none of its own, its two runs being too alike."""
     return effects.assign(effect=effects["effect"].where(effects["denominator"].abs() >= _least_gap(effects)))

@@ -73,3 +73,15 @@ def test_a_table_without_whole_steps_names_the_config_to_run():
     table = steps()
     with pytest.raises(ValueError, match="no rows of whole steps; run configs/stepwise.toml"):
         steps_data(table[table["kind"] == "thought"])
+
+
+def test_an_untrained_model_has_a_slope_on_the_logit_difference_and_no_transfer():
+    """Its runs prefer either answer by chance: gaps of both signs, which would cancel if they were summed."""
+    table = steps()
+    turned = table["protocol"].str.endswith("reinitialised") & (table["pair_id"].astype(int) % 2 == 0)
+    runs = ["patched", "clean", "corrupted"]
+    turned &= table["metric"].str.match("logit|probability")
+    table.loc[turned, runs] = -table.loc[turned, runs]
+    graded = steps_data(table, "logit_difference").set_index(["frozen", "donor", "window", "step"])["effect"]
+    np.testing.assert_allclose(graded.sort_index().loc[("none", UNTRAINED, "prefix")], [0.05, 0.1, 0.15])
+    assert UNTRAINED not in set(steps_data(table)["donor"])
