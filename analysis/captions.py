@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from codi_tracing.configs.vocabulary import DIRECTIONS, METRICS, SITE_KINDS
+from codi_tracing.configs.vocabulary import DIRECTIONS, FEWEST_CLUSTERS, METRICS, SITE_KINDS
 
-FEWEST_CLUSTERS = 8  # below them there are estimates and no intervals, p-values or ranks
 BOTH_WAYS = f"Denoising: {DIRECTIONS['denoising'].phrase}; noising: the reverse"
 
 
@@ -35,8 +34,11 @@ def about_pooled(pooled: pd.DataFrame) -> str:
     protocols = ", ".join(sorted(pooled["protocol"].unique()))
     counts = sorted(pooled["n"].unique())
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    clusters = pooled["clusters"].max()
-    few = f" (no intervals: {FEWEST_CLUSTERS} are needed)" if clusters < FEWEST_CLUSTERS else ""
+    clusters, fewest = pooled["clusters"].max(), pooled["clusters"].min()
+    few = ""
+    if fewest < FEWEST_CLUSTERS:
+        where = "" if clusters < FEWEST_CLUSTERS else f" where {fewest}"
+        few = f" (no intervals{where}: {FEWEST_CLUSTERS} are needed)"
     return f"n = {n} pairs, {clusters} clusters{few}; protocol {protocols}"
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from codi_tracing.configs.vocabulary import DIRECTIONS, SEGMENTS
 
 SERIES = ("protocol", "direction", "source", "metric")
+QUESTION_HIDDEN = "answer-question"  # the knockout that hides the question from the answer
 OTHER_RUN, UNRELATED = "other run", "unrelated donor"  # the two donors of a figure
 
 

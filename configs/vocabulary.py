@@ -158,6 +158,7 @@ METRICS |= {
 CONFIG_METRICS = tuple(name for name, metric in METRICS.items() if metric.in_config)
 DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.default)
 
+FEWEST_CLUSTERS = 8  # below them there are estimates, and no intervals, p-values or ranks
 PROTOCOLS = {
     "latent_loop": "the latent loop that the model was trained with",
     "single_pass": "the original experiment's single pass, in which pad tokens stand in place of the thought",

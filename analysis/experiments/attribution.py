@@ -85,7 +85,7 @@ def attribution_agreement(sites: pd.DataFrame) -> EstimateAgreement:
     it is stronger than half of the selected sites. (Against the weakest of the top, one overestimated site without any
     effect would make every random site a miss.)
     """
-    verified = sites[sites["exact"].notna()]
+    verified = sites.dropna(subset=["estimate", "exact"])
     top, checks = verified[verified["chosen"] == "top"], verified[verified["chosen"] == "random"]
     bar = float(top["exact"].abs().median())
     strength = checks["exact"].abs().sort_values(ascending=False, kind="stable")
@@ -130,7 +130,7 @@ def attribution_chart(sites: pd.DataFrame) -> Any:
         chart.properties(width=WIDTH, height=WIDTH),
         heading(
             "Gradient estimates against exact effects, site by site",
-            "Written: the pair's other run, at one site; on the logit difference, pooled over the directions swept",
+            "Written: the pair's other run, at one site; on the logit difference (graded), pooled over directions",
             f"{agree}{f': {named}' if named else ''}",
             "Dashed: estimate = exact (the axes differ); whiskers: 95% over clusters",
             f"{len(shown)} of {len(sites)} estimated sites verified; {about_pooled(shown)}",

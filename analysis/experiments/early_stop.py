@@ -10,7 +10,7 @@ import pandas as pd
 from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import band, below, dash_by, scale_of, share_axis, tips, whole_axis
 from codi_tracing.analysis.figures.style import BLUE, GREY, ORANGE, WIDTH, dress, heading
-from codi_tracing.analysis.rows import right_hosts, without
+from codi_tracing.analysis.rows import QUESTION_HIDDEN, right_hosts, without
 from codi_tracing.analysis.statistics.effects import pooled
 from codi_tracing.analysis.statistics.inference import cluster_share_intervals
 
@@ -22,7 +22,6 @@ SIGHT = {  # whether the answer attends to the question: words of the legend, an
     True: ("answer sees the question", [1, 0]),
     False: ("question hidden: off-distribution", [4, 3]),
 }
-QUESTION_HIDDEN = "answer-question"
 
 
 def early_stop_data(table: pd.DataFrame) -> pd.DataFrame:

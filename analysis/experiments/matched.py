@@ -12,14 +12,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.captions import FEWEST_CLUSTERS, about_pooled, one_site
+from codi_tracing.analysis.captions import about_pooled, one_site
 from codi_tracing.analysis.figures.marks import below, numbers, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, dress, heading
-from codi_tracing.analysis.rows import plain, without
+from codi_tracing.analysis.rows import QUESTION_HIDDEN, plain, without
 from codi_tracing.analysis.statistics.ceiling import Estimate
 from codi_tracing.analysis.statistics.effects import pooled_shares
 from codi_tracing.analysis.statistics.verdict import percent, share_of
-from codi_tracing.configs.vocabulary import SEGMENTS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS, SEGMENTS
 
 MATCHED_EDIT = r"^(?P<intermediate>\d+):(?P<intermediate_is>same|different):(?P<answer_is>same|different)$"
 WHOSE_METRICS = {"answer_is_corrupted": "host", "answer_is_clean": "donor", "answer_is_hybrid": "hybrid"}
@@ -29,7 +29,6 @@ WHOSE_COLOURS = {"hybrid": GREEN, "donor": BLUE, "host": ORANGE, HOST_IS_DONOR: 
 MATCHED_BY = ["intermediate", "intermediate_is", "answer_is"]
 MATCHES = (("different", "different"), ("same", "different"), ("different", "same"), ("same", "same"))
 MATCHED_WIDTH = 178  # pixels, so that three stand side by side on a printed page
-QUESTION_HIDDEN = "answer-question"
 HALF = 0.5  # accuracy under the knockout from which the control can tell who computes
 HYBRID = (
     "A hybrid answer: the remaining operations are applied to the donor's intermediate, by later steps or by the "
@@ -58,11 +57,14 @@ def matched_data(table: pd.DataFrame) -> pd.DataFrame:
 def matched_control(table: pd.DataFrame) -> tuple[pd.DataFrame, Estimate] | None:
     """The same shares with the question hidden from the answer, and the accuracy of unpatched hosts under it.
 
+    Of pairs that differ in both, whose hosts are right with the question seen.
+
     None where it was not run.
     """
     hidden = table[table["knockout"] == QUESTION_HIDDEN]
     alone = hidden[(hidden["source"] == "self") & (hidden["metric"] == "answer_is_corrupted")]
-    alone = alone[alone["direction"] == "denoising"]
+    alone = alone[(alone["direction"] == "denoising") & (alone["corrupted"] == 1)]
+    alone = alone[alone["edit"].str.endswith(":".join(MATCHES[0])).fillna(False).astype(bool)]
     if alone.empty:
         return None
     return _shares(_runs(plain(hidden.assign(knockout=None)))), share_of(alone, alone["patched"])

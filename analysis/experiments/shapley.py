@@ -145,7 +145,7 @@ def shapley_chart(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:
             interactions[interactions["game"] == game], "later", "earlier", reach, ("later step", "earlier step")
         )
         matrices.append(cells.properties(title=f"interaction, {game}"))
-    sums = "; ".join(f"{game} {values.loc[values['game'] == game, 'effect'].sum():z.2f}" for game in games)
+    sums = "; ".join(f"{game} {values.loc[values['game'] == game, 'effect'].sum(skipna=False):z.2f}" for game in games)
     return dress(
         alt.hconcat(shares, alt.hconcat(*matrices)).resolve_scale(color="independent"),
         heading(

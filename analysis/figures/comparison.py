@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from codi_tracing.analysis.captions import FEWEST_CLUSTERS, about_measure, metric_noun, site_name
+from codi_tracing.analysis.captions import about_measure, metric_noun, site_name
 from codi_tracing.analysis.figures.marks import below, crosses, diagonal, numbers, row_of, scale_of
 from codi_tracing.analysis.figures.style import BLUE, GREEN, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import from_other_run, main_protocol, sites_have_unrelated
@@ -17,7 +17,7 @@ from codi_tracing.analysis.statistics.effects import specific as specific_transf
 from codi_tracing.analysis.statistics.inference import ALPHA, difference_intervals, sign_flip_p
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.analysis.table import SITE_KEYS
-from codi_tracing.configs.vocabulary import SITE_KINDS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS, SITE_KINDS
 
 COMPARED = ["direction", *SITE_KEYS]
 SIDES = ("first", "second")

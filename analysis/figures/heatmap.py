@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from codi_tracing.analysis.captions import FEWEST_CLUSTERS, about_measure, about_pooled, site_nouns, what_where
+from codi_tracing.analysis.captions import about_measure, about_pooled, site_nouns, what_where
 from codi_tracing.analysis.figures.marks import effect_colour, numbers, reach_of, tips
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.rows import (
@@ -21,9 +21,9 @@ from codi_tracing.analysis.rows import (
 )
 from codi_tracing.analysis.statistics.effects import by_site, effect, specific
 from codi_tracing.analysis.statistics.inference import ALPHA
-from codi_tracing.analysis.statistics.measures import ANSWERS, TRANSFER, measured
+from codi_tracing.analysis.statistics.measures import THREE_ANSWERS, TRANSFER, measured
 from codi_tracing.analysis.statistics.sites import site_statistics
-from codi_tracing.configs.vocabulary import SEGMENTS, SITE_KINDS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS, SEGMENTS, SITE_KINDS
 
 ROUNDING = 2e-5  # rounding of a metric in single precision: 1e-5 of each of two logits, and less of a probability
 MARK = "×"
@@ -137,7 +137,7 @@ def _panel(panel: pd.DataFrame, key: tuple, reach: float) -> Any:
     )
     tooltip = [*tips("layers", "steps"), "clusters:Q"]
     tooltip += [alt.Tooltip("p_fwer:Q", format=".2g", title="p, family-wise")] if "p_fwer" in panel else []
-    tooltip += numbers(*(answer for answer in ANSWERS if answer in panel), form=".0%")
+    tooltip += numbers(*(answer for answer in THREE_ANSWERS if answer in panel), form=".0%")
     cells = base.mark_rect().encode(
         color=effect_colour(reach, "transfer" if panel["metric"].iloc[0] == TRANSFER else "effect"),
         tooltip=tooltip,

@@ -120,7 +120,7 @@ def effect_colour(reach: float, title: str = "effect") -> alt.Color:
 
 def reach_of(effects: pd.Series) -> float:
     """The end of the colour scale: the largest effect, but at least 0.05, so that rounding has no colour."""
-    return max(float(effects.abs().max()), 0.05)
+    return max(0.05, float(effects.abs().max()))  # in this order, NaN gives 0.05
 
 
 def step_matrix(panel: pd.DataFrame, x: str, y: str, reach: float, titles: tuple[str, str]) -> alt.LayerChart:

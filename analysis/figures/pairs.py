@@ -42,8 +42,10 @@ def pair_data(table: pd.DataFrame, pair_id: str | None = None) -> pd.DataFrame:
     """One row per pair × panel (`kl`, `transfer`) × direction × donor × layer, of all pairs or of one."""
     rows = from_run(layerwise_rows(main_protocol(table)))
     kl = rows[(rows["metric"] == "kl_from_corrupted") & (rows["direction"] == "denoising")]
-    moved = own_effects(effect(from_run(measured(layerwise_rows(main_protocol(table)), answered=False))))
-    panels = [kl.assign(panel="kl", value=kl["patched"]), moved.assign(panel="transfer", value=moved["effect"])]
+    panels = [kl.assign(panel="kl", value=kl["patched"])]
+    if rows["metric"].str.startswith("probability").any():
+        moved = own_effects(effect(measured(rows, answered=False))).dropna(subset=["effect"])
+        panels.append(moved.assign(panel="transfer", value=moved["effect"]))
     values = pd.concat(panels)[["pair_id", "protocol", *PAIR_COLUMNS]]
     if pair_id is None:
         return values

@@ -22,6 +22,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no such file; expected the table of a run (cells.parquet)")
     try:
         table = pd.read_parquet(path)
+        for name in table.select_dtypes(["object", "string"]):  # broken text would be found only where it is used
+            table[name].dropna().unique().tolist()
     except Exception as error:  # the errors of a damaged file are of any class
         raise ValueError(f"{path}: is not a whole Parquet file; run the sweep again to write it") from error
     try:

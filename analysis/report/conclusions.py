@@ -14,7 +14,7 @@ from codi_tracing.analysis.report.sections import rank_text
 from codi_tracing.analysis.statistics.ceiling import interval_text
 from codi_tracing.analysis.statistics.corners import CORNER_ANSWERS
 from codi_tracing.analysis.statistics.inference import ALPHA
-from codi_tracing.analysis.statistics.measures import ANSWERS, TRANSFER
+from codi_tracing.analysis.statistics.measures import THREE_ANSWERS, TRANSFER
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.configs.vocabulary import SEGMENTS
 
@@ -102,7 +102,7 @@ def site_rows(results: Results) -> TextRows:
     for row in sites.head(5).to_dict("records"):
         word = "critical" if row["critical"] else ""
         interval = interval_text(row["low"], row["high"]) or "none"
-        shares = (f"{row[name]:.0%}" for name in ANSWERS)
+        shares = (f"{row[name]:.0%}" for name in THREE_ANSWERS)
         counts = rank_text(row, len(sites)), str(row["n"]), str(row["clusters"])
         rows.append([site_name(row, with_kind=True), f"{row['effect']:z.2f}", interval, *shares, *counts, word])
     return rows

@@ -23,7 +23,7 @@ from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.analysis.table import SITE_KEYS
 from codi_tracing.configs.vocabulary import DIRECTIONS, SEGMENTS, SITE_KINDS
 
-RUNS = ["patched", "clean", "corrupted"]
+RUN_COLUMNS = ["patched", "clean", "corrupted"]
 POOLED = ("effect", "low", "high", "p_fwer", "n", "clusters")
 MOST_VALUES = 800_000  # of 4 bytes, 5.3 in base64: with Vega and the pairs' texts, the page stays under 10 MB
 NO_SITE = ("knockout", "n_latents", "read_step")  # rows with these are of experiments that do not compare sites
@@ -44,7 +44,7 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     ids = [str(pair["pair_id"]) for pair in pairs]
     rows = rows[rows["pair_id"].isin(ids)]
     try:
-        read = measured(rows, answered=False).dropna(subset=RUNS)
+        read = measured(rows, answered=False).dropna(subset=RUN_COLUMNS)
     except ValueError:  # without the probabilities of the answers
         return None
     written = read[from_other_run(read)]

@@ -10,9 +10,9 @@ import pandas as pd
 
 from codi_tracing.analysis.captions import metric_noun
 from codi_tracing.analysis.rows import sites_have_unrelated
-from codi_tracing.analysis.statistics.inference import ALPHA, FEWEST_CLUSTERS
+from codi_tracing.analysis.statistics.inference import ALPHA
 from codi_tracing.analysis.statistics.sites import SHARE_OF_CEILING
-from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, METRICS, SITE_KINDS, SOURCES
+from codi_tracing.configs.vocabulary import DIRECTIONS, EXPERIMENTS, FEWEST_CLUSTERS, METRICS, SITE_KINDS, SOURCES
 
 STATISTICS_WORDS = {
     "answered pairs": "pairs whose two unpatched runs decode their own keys. Every number is of these, unless it "

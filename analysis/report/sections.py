@@ -11,7 +11,7 @@ from codi_tracing.analysis.captions import site_name
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
 from codi_tracing.analysis.statistics.ceiling import interval_text
-from codi_tracing.analysis.statistics.measures import ANSWERS
+from codi_tracing.analysis.statistics.measures import THREE_ANSWERS
 from codi_tracing.analysis.statistics.results import Results
 
 CHECK_RESULTS = {True: "passed", False: "failed", None: "noted"}
@@ -97,7 +97,7 @@ def largest_sites(results: Results) -> dict[str, Any] | None:
             f"{row['effect']:z.2f}",
             interval_text(row["low"], row["high"]),
             rank_text(row, len(sites)),
-            *(f"{row[name]:.0%}" for name in ANSWERS),
+            *(f"{row[name]:.0%}" for name in THREE_ANSWERS),
             *(f"{row[name]:.2g}" if row[name] == row[name] else "none" for name in ("p_fwer", "q")),
             "critical" if row["critical"] else "exploratory" if row["exploratory"] else "",
         )

@@ -16,6 +16,7 @@ from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
 from codi_tracing.analysis.io.png_worker import Drawing
+from codi_tracing.analysis.io.summary_files import write_summary
 from codi_tracing.analysis.report.catalogue import Figure, figures_of_run, has_original_cells
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.explorer import explorer_data
@@ -23,7 +24,6 @@ from codi_tracing.analysis.report.explorer_charts import explorer_specs
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
 from codi_tracing.analysis.report.original_files import write_original_files, write_original_pictures
 from codi_tracing.analysis.report.sections import Shown, report_values
-from codi_tracing.analysis.report.summary_files import write_summary
 from codi_tracing.analysis.rows import layerwise_rows
 from codi_tracing.analysis.statistics.measures import TRANSFER
 from codi_tracing.analysis.statistics.results import Results
@@ -40,7 +40,7 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
     """
     run = read_run(run)
     table, folder = run.results.table, run.folder
-    write_summary(folder, run.results)
+    write_summary(folder, run.results.summary, run.results.all_sites())
     if not layerwise_rows(table).empty:
         try:
             write_original_files(folder, run.results, run.pairs)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from codi_tracing.analysis.captions import FEWEST_CLUSTERS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
 Array = NDArray[np.floating[Any]]
 CONFIDENCE = 0.95

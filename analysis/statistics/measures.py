@@ -16,7 +16,7 @@ from codi_tracing.analysis.statistics.effects import pooled_shares
 from codi_tracing.configs.vocabulary import DIRECTIONS
 
 TRANSFER, DISRUPTION = "transfer", "disruption"
-ANSWERS = ("partner", "host", "another")
+THREE_ANSWERS = ("partner", "host", "another")
 
 
 def answered_pairs(table: pd.DataFrame) -> pd.Index:
@@ -83,7 +83,7 @@ def given_answers(table: pd.DataFrame, answered: bool = True) -> pd.DataFrame:
 def three_answers(given: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The share of each of the three answers in `given_answers`, one row per group: `partner`, `low_partner`, …"""
     parts = []
-    for answer in ANSWERS:
+    for answer in THREE_ANSWERS:
         part = pooled_shares(given, given[answer], by).drop(columns=["mean", "median"])
         names = {"effect": answer, "low": f"low_{answer}", "high": f"high_{answer}"}
         parts.append(part.rename(columns=names))

@@ -14,11 +14,12 @@ from codi_tracing.analysis.rows import main_protocol
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, NONE, Estimate, thought_rows
 from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS
-from codi_tracing.analysis.statistics.inference import ALPHA, FEWEST_CLUSTERS
+from codi_tracing.analysis.statistics.inference import ALPHA
 from codi_tracing.analysis.statistics.measures import TRANSFER, answered_pairs
 from codi_tracing.analysis.statistics.sites import Largest, largest_site, rank_sites, site_of, site_statistics
 from codi_tracing.analysis.statistics.verdict import Closed, Verdict, verdict
 from codi_tracing.analysis.table import SITE_KEYS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, Estimate, ceil
 from codi_tracing.analysis.statistics.effects import CONTROLS, SUMS, by_site, cluster_sums, effect, pooled, specific
 from codi_tracing.analysis.statistics.inference import (
     ALPHA,
-    FEWEST_CLUSTERS,
     LEAST_ERROR,
     MOST_RANKED,
     benjamini_hochberg,
@@ -22,8 +21,9 @@ from codi_tracing.analysis.statistics.inference import (
     rank_sets,
     sign_flip_p,
 )
-from codi_tracing.analysis.statistics.measures import ANSWERS, TRANSFER, given_answers, measured, three_answers
+from codi_tracing.analysis.statistics.measures import THREE_ANSWERS, TRANSFER, given_answers, measured, three_answers
 from codi_tracing.analysis.table import SITE_KEYS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
 SHARE_OF_CEILING = 0.05  # a critical site's lower bound is above this share of the ceiling
 LEAST_LEAD = 0.05  # the largest site is named only if it exceeds every other by at least this
@@ -105,8 +105,10 @@ def _answers(table: pd.DataFrame, direction: str) -> pd.DataFrame:
     given = single_site_rows(given.assign(metric=TRANSFER), TRANSFER, direction)
     given = given[from_other_run(given)]
     if given.empty:
-        return pd.DataFrame(columns=[*SITE_KEYS, *ANSWERS]).astype({name: table[name].dtype for name in SITE_KEYS})
-    return three_answers(given, list(SITE_KEYS))[[*SITE_KEYS, *ANSWERS]]
+        return pd.DataFrame(columns=[*SITE_KEYS, *THREE_ANSWERS]).astype(
+            {name: table[name].dtype for name in SITE_KEYS}
+        )
+    return three_answers(given, list(SITE_KEYS))[[*SITE_KEYS, *THREE_ANSWERS]]
 
 
 def rank_sites(sites: pd.DataFrame, top: Estimate, low_ceiling: float = LOW_CEILING) -> pd.DataFrame:

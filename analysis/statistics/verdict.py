@@ -1,7 +1,7 @@
 """The verdict on the whole thought, read from intervals: does the answer follow it, need it, or neither?
 
 It rests on three numbers with their intervals: the specific transfer of the whole thought in either direction, and the
-disruption by an unrelated question's thought. The first rule that fits decides (`judge`).
+disruption by an unrelated question's thought. The first rule that fits decides (`label_of`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from codi_tracing.analysis.statistics.ceiling import (
     unrelated_disruption,
 )
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS, pooled_shares
-from codi_tracing.analysis.statistics.inference import FEWEST_CLUSTERS
 from codi_tracing.analysis.statistics.measures import given_answers, right_runs, three_answers
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
-CARRIED, LITTLE = 0.5, 0.2  # bounds of an interval: most of the answer, and hardly any of it
+MUCH, LITTLE = 0.5, 0.2  # bounds of an interval: most of the answer, and hardly any of it
 CHANCE = 0.1  # upper bound of the accuracy on open answers, below which nothing is concluded
 MEANINGS = {
     "carried": "Carried: the answer follows the thought",
@@ -62,20 +62,20 @@ class Verdict(NamedTuple):
         return bool(self.denoising.low >= low_ceiling and self.noising.low >= low_ceiling)
 
 
-def judge(
+def label_of(
     denoising: Estimate, noising: Estimate, disruption: Estimate, accuracy: Estimate, closed: Closed | None = None
 ) -> tuple[str, str]:
     """The label, and the reason where it is `undecided`."""
     if reason := undecided(denoising, noising, disruption, accuracy, closed):
         return "undecided", reason
     both = (denoising, noising)
-    if all(s.low >= CARRIED for s in both):
+    if all(s.low >= MUCH for s in both):
         return "carried", ""
-    if any(a.low >= CARRIED and b.high < CARRIED for a, b in (both, both[::-1])):
+    if any(a.low >= MUCH and b.high < MUCH for a, b in (both, both[::-1])):
         return "one direction only", ""
     if all(s.low > LITTLE for s in both):
         return "partly carried", ""
-    if all(s.high <= LITTLE for s in both) and disruption.low >= CARRIED:
+    if all(s.high <= LITTLE for s in both) and disruption.low >= MUCH:
         return "needed, not carried", ""
     if all(s.high <= LITTLE for s in (*both, disruption)):
         return "unused", ""
@@ -83,7 +83,7 @@ def judge(
     reasons = [
         f"the interval of {name}, {estimate}, contains {' and '.join(f'{bound:g}' for bound in contained)}"
         for name, estimate in zip(names, (*both, disruption), strict=True)
-        if (contained := [bound for bound in (LITTLE, CARRIED) if estimate.low <= bound <= estimate.high])
+        if (contained := [bound for bound in (LITTLE, MUCH) if estimate.low <= bound <= estimate.high])
     ]
     return ("undecided", "; ".join(reasons)) if reasons else ("no label", "")
 
@@ -132,7 +132,7 @@ def verdict(table: pd.DataFrame, closed: Closed | None = None) -> Verdict:
             reason = "no unrelated thought was written, so there is no control"
     except ValueError as error:
         reason = str(error)
-    label, why = ("undecided", reason) if reason else judge(*numbers, right, closed)
+    label, why = ("undecided", reason) if reason else label_of(*numbers, right, closed)
     return Verdict(label, _sentence(label, why, numbers, right, shares), *numbers, right, shares)
 
 
@@ -145,7 +145,7 @@ def _sentence(
 ) -> str:
     """The verdict in words, with its shares and numbers, each with its own n."""
     denoising, noising, disruption = numbers
-    strong, weak = ("denoising", "noising") if denoising.low >= CARRIED else ("noising", "denoising")
+    strong, weak = ("denoising", "noising") if denoising.low >= MUCH else ("noising", "denoising")
     parts = [MEANINGS[label].format(strong=strong, weak=weak, reason=reason) + "."]
     followed = [(f"{percent(answers['partner'])} {way}", answers["partner"]) for way, answers in shares.items()]
     if followed:

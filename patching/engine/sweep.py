@@ -87,9 +87,7 @@ def sweep_cells(
     remote: bool | str | None = None,
     store: BatchStore | None = None,
 ) -> pd.DataFrame:
-    """Run `cells` on tokenized pairs; metrics are names or functions, by default those that the protocol can read.
-
-    Pairs without unrelated donor lack those rows.
+    """Run `cells` on tokenized pairs; metrics are names or functions. Pairs without unrelated donor lack those rows.
 
     `step_metrics` are read at every latent step after the last one that a cell writes, in rows with a `read_step`.
     Means are taken over `everyone`, which may be more pairs than are patched; unrelated donors are drawn from them

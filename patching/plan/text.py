@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from codi_tracing.analysis.statistics.inference import FEWEST_CLUSTERS, share_intervals
+from codi_tracing.analysis.statistics.inference import share_intervals
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 from codi_tracing.patching.engine.partition import GIB
 from codi_tracing.patching.plan.cost import FAILED_REQUEST, INLINE, REQUEST_LIMIT, Cost
 from codi_tracing.patching.plan.count import Plan

@@ -13,8 +13,8 @@ import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.run_folder import read_manifest
+from codi_tracing.analysis.io.summary_files import write_summary
 from codi_tracing.analysis.io.table_file import write_table
-from codi_tracing.analysis.report.summary_files import write_summary
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.patching.engine.table_rows import in_order
 from codi_tracing.patching.runs.batch_files import FOLDER, BatchFileError, BatchHeader, read_batch
@@ -35,7 +35,8 @@ def finish(out: Path, about: dict[str, Any]) -> Path:
         pair, reason = next(iter(failed.items()))
         raise ValueError(f"every pair failed, so there is no table; the first is pair {pair}: {reason}")
     write_table(table, out / TABLE)
-    write_summary(out, Results(table, about["config"]["low_ceiling"]))
+    results = Results(table, about["config"]["low_ceiling"])
+    write_summary(out, results.summary, results.all_sites())
     about = {
         **about,
         "data": {

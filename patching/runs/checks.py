@@ -119,14 +119,14 @@ def findings(
         Check("accuracy", "finding", right.effect >= 0.5, right.effect,
               f"The unpatched model answers {percent(right)} of the questions correctly ({right.sample}, both "
               "questions of each)."),
-        Check("verdict", "finding", judged.is_high(low_ceiling), number_of(judged.denoising), judged.sentence),
+        Check("verdict", "finding", judged.is_high(low_ceiling), known_number(judged.denoising), judged.sentence),
         *interchange(table, donors),
         noise_finding(table),
         first_against_last(table, model.n_layers),
     ]  # fmt: skip
 
 
-def number_of(estimate: Estimate) -> float | None:
+def known_number(estimate: Estimate) -> float | None:
     """The estimate, or None where it is unknown."""
     return None if estimate.effect != estimate.effect else estimate.effect
 

@@ -69,7 +69,7 @@ def test_the_python_examples_of_the_readme_work_as_written(clone):
     names = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert Path("effect.html").stat().st_size > 10_000
+    assert Path("transfer.html").stat().st_size > 10_000
     assert names["thought"].resid.shape[:3] == (4, names["model"].n_layers, names["model"].n_latents)
     assert (names["thought"].resid[:, 2, 3] == 0).all()
 

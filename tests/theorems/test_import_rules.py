@@ -137,7 +137,7 @@ def test_no_experiment_imports_another():
 
 
 def test_patching_takes_from_analysis_the_table_its_statistics_and_its_files_and_draws_nothing():
-    files = tuple(f"analysis.io.{name}" for name in ("atomic", "run_folder", "table_file", "text"))
+    files = tuple(f"analysis.io.{name}" for name in ("atomic", "run_folder", "summary_files", "table_file", "text"))
     allowed = ("analysis.table", "analysis.rows", "analysis.statistics", *files)
     for module in of_package("patching"):
         used = {name for name in ours(modules()[module]) if name.startswith("analysis")}

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 
 from codi_tracing.analysis.experiments.matched import (
-    QUESTION_HIDDEN,
     matched_chart,
     matched_control,
     matched_data,
     matched_sentence,
 )
+from codi_tracing.analysis.rows import QUESTION_HIDDEN
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 METRIC_OF = {"host": "answer_is_corrupted", "donor": "answer_is_clean", "hybrid": "answer_is_hybrid"}

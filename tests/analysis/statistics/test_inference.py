@@ -9,7 +9,6 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from codi_tracing.analysis.statistics.inference import (
-    FEWEST_CLUSTERS,
     benjamini_hochberg,
     cluster_share_intervals,
     difference_intervals,
@@ -19,6 +18,7 @@ from codi_tracing.analysis.statistics.inference import (
     share_intervals,
     sign_flip_p,
 )
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
 
 def interval(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:

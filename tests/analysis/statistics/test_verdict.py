@@ -6,7 +6,7 @@ import pytest
 
 from codi_tracing.analysis.statistics.ceiling import Estimate
 from codi_tracing.analysis.statistics.results import Results
-from codi_tracing.analysis.statistics.verdict import Closed, judge, verdict
+from codi_tracing.analysis.statistics.verdict import Closed, label_of, verdict
 from tests.support.tables import WRONG, outcomes
 
 
@@ -45,9 +45,9 @@ def test_the_first_rule_that_the_intervals_meet_decides(partner, unrelated, labe
 def test_numbers_between_the_rules_have_no_label_where_no_interval_holds_a_bound():
     middle = Estimate(0.3, 0.25, 0.4, 500, 500)
     little, whole = Estimate(0.1, 0.05, 0.15, 500, 500), Estimate(1.0, 0.98, 1.0, 500, 500)
-    assert judge(middle, little, whole, whole) == ("no label", "")
+    assert label_of(middle, little, whole, whole) == ("no label", "")
     wide = middle._replace(low=0.1)
-    label, reason = judge(wide, little, whole, whole)
+    label, reason = label_of(wide, little, whole, whole)
     assert label == "undecided"
     assert "transfer, denoising, 0.30 [0.10, 0.40], contains 0.2" in reason
 

@@ -20,7 +20,7 @@ def test_help_shows_what_to_type():
 
 @pytest.mark.parametrize(
     "words",
-    ["run", "plan", "merge", "report", "check", "train", "card", "ask", "convert", "eval", "pairs check", "pairs make"],
+    ["run", "plan", "merge", "report", "check", "train", "ask", "convert", "eval", "pairs check", "pairs make"],
 )
 def test_every_command_says_what_it_is_for(codi, words):
     printed = codi(*words.split(), "--help")

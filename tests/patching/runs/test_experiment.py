@@ -30,8 +30,9 @@ def run(finished_report):
 
 def test_a_run_leaves_every_file_of_the_experiment(run):
     names = ["manifest.json", "cells.parquet", "checks.json", "report.html"]
-    names += ["prepared_pairs.json", "patching_results.json", "aggregate_statistics.json"]
-    aggregates = ("kl_by_layer", "all_pairs_by_layer", "critical_layers", "layer_similarity")
+    names += ["summary.json", "sites.csv", "prepared_pairs.json", "patching_results.json", "aggregate_statistics.json"]
+    # A random model answers no pair, so that no layer's transfer is drawn.
+    aggregates = ("kl_by_layer", "all_pairs_by_layer", "layer_similarity", "layer_curve_graded")
     names += [f"charts/aggregate/{name}.{kind}" for name in aggregates for kind in ("html", "png", "svg", "json")]
     names += [f"charts/individual/pair_{i}.{kind}" for i in range(6) for kind in ("png", "json")]
     assert [name for name in names if not (run / name).is_file()] == []
@@ -46,7 +47,7 @@ def test_the_table_holds_every_layer_in_both_directions_and_every_control(run):
         assert (layers.groupby("pair_id").size() == 3).all()
     thoughts = table[table["kind"] == "thought"]
     assert {"clean", "corrupted", "self"} <= set(thoughts["source"])
-    assert table["metric"].nunique() == 8
+    assert table["metric"].nunique() == 12
 
 
 def test_the_manifest_counts_what_was_read_used_and_excluded(run):
