@@ -16,7 +16,7 @@ from codi_tracing.analysis.statistics.corners import CORNER_ANSWERS
 from codi_tracing.analysis.statistics.inference import ALPHA
 from codi_tracing.analysis.statistics.measures import THREE_ANSWERS, TRANSFER
 from codi_tracing.analysis.statistics.results import Results
-from codi_tracing.configs.vocabulary import SEGMENTS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS, SEGMENTS
 
 TextRows = list[list[str]]
 
@@ -48,12 +48,13 @@ def comparison(first: Path, second: Path, metric: str = TRANSFER) -> Iterator[st
     compared = compare_runs(first, second, metric)
     for name, run in zip(names, (first, second), strict=True):
         yield f"{name}: {read_run(run).results.verdict.sentence}\n"
-    differing = int((compared["p_fwer"] <= ALPHA).sum())
+    differing, clusters = int((compared["p_fwer"] <= ALPHA).sum()), compared["clusters"].max()
     kind = "specific " if compared["specific"].any() else ""
-    yield (
-        f"By {kind}{metric_noun(metric)}, the runs differ at {differing} of {len(compared)} places, family-wise "
-        f"5 % (n = {compared['n'].max()} pairs that both have, {compared['clusters'].max()} clusters). The most:"
-    )
+    found = f"the runs differ at {differing} of {len(compared)} places, family-wise 5 %"
+    if clusters < FEWEST_CLUSTERS:
+        found = f"no difference can be tested ({FEWEST_CLUSTERS} clusters are needed)"
+    sample = f"n = {compared['n'].max()} pairs that both have, {clusters} clusters"
+    yield f"By {kind}{metric_noun(metric)}, {found} ({sample}). The largest differences:"
     rows = [["direction", "site", names[0], names[1], "difference", "95 % interval", "p, family-wise", ""]]
     largest = compared.assign(segment=compared["kind"].isin(SEGMENTS), size=compared["difference"].abs())
     largest = largest.sort_values(["segment", "size"], ascending=False, kind="stable")  # whole segments first
@@ -61,7 +62,8 @@ def comparison(first: Path, second: Path, metric: str = TRANSFER) -> Iterator[st
         values = (f"{row[name]:z.2f}" for name in ("first", "second", "difference"))
         interval = interval_text(row["low"], row["high"]) or "none"
         word = "differs" if row["p_fwer"] <= ALPHA else ""
-        rows.append([row["direction"], site_name(row, True), *values, interval, f"{row['p_fwer']:.2g}", word])
+        p = "none" if row["p_fwer"] != row["p_fwer"] else f"{row['p_fwer']:.2g}"
+        rows.append([row["direction"], site_name(row, True), *values, interval, p, word])
     yield rows
 
 

@@ -123,7 +123,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         f"Measures. {len(table):,} values of {table['metric'].nunique()} metrics: {measured}. Logit metrics are read "
         "at the first answer token where the two answers differ, at the same position in all runs, what both answers "
         "share before it forced; decoding is greedy, nothing forced.",
-        "Statistics. " + " ".join(_about_statistics(manifest.get("data") or {}, table)),
+        "Statistics. " + " ".join(_about_statistics(table)),
         f"Software. {software or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
     ]
 
@@ -147,7 +147,7 @@ def _about_data(data: Mapping[str, Any], table: pd.DataFrame, extra_problems: An
     )
 
 
-def _about_statistics(data: Mapping[str, Any], table: pd.DataFrame) -> Iterator[str]:
+def _about_statistics(table: pd.DataFrame) -> Iterator[str]:
     """Pooling, intervals, tests and their assumptions, as the code has them."""
     yield (
         "Transfer is pooled over the answered pairs (sum of numerators over sum of denominators). The unit of "

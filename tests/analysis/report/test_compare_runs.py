@@ -31,6 +31,10 @@ def test_codi_compare_says_where_the_runs_differ_and_writes_what_it_says(runs, t
     assert result.exit_code == 0, result.output
     assert "thought: " in result.output
     assert "residual stream, layer 0" in result.output
+    assert (
+        "no difference can be tested (8 clusters are needed) (n = 6 pairs that both have, 6 clusters)" in result.output
+    )
+    assert "nan" not in result.output
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".parquet", ".png", ".svg", ".html", ".json"}
     written = pd.read_parquet(tmp_path / "out" / "comparison.parquet")
     table = comparison_data(*(read_table(run / "cells.parquet") for run in runs))
