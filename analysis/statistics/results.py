@@ -16,7 +16,14 @@ from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS
 from codi_tracing.analysis.statistics.inference import ALPHA
 from codi_tracing.analysis.statistics.measures import TRANSFER, answered_pairs
-from codi_tracing.analysis.statistics.sites import Largest, largest_site, rank_sites, site_of, site_statistics
+from codi_tracing.analysis.statistics.sites import (
+    Largest,
+    largest_site,
+    rank_sites,
+    site_details,
+    site_of,
+    site_statistics,
+)
 from codi_tracing.analysis.statistics.verdict import Closed, Verdict, verdict
 from codi_tracing.analysis.table import SITE_KEYS
 from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
@@ -157,11 +164,12 @@ class Results:
         }
 
     def all_sites(self) -> pd.DataFrame:
-        """Every site of every direction, ranked, for `sites.csv`; empty where none was written."""
+        """Every site of every direction, ranked, with its details, for `sites.csv`; empty where none was written."""
         parts = []
         for direction in self.main_table["direction"].unique():
             try:
-                parts.append(self.sites(direction))
+                details = site_details(self.table, direction)
+                parts.append(self.sites(direction).merge(details, on=list(SITE_KEYS), how="left"))
             except ValueError:  # the summary's sentences say why
                 continue
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(SITE_KEYS))

@@ -21,7 +21,14 @@ from codi_tracing.analysis.statistics.inference import (
     rank_sets,
     sign_flip_p,
 )
-from codi_tracing.analysis.statistics.measures import THREE_ANSWERS, TRANSFER, given_answers, measured, three_answers
+from codi_tracing.analysis.statistics.measures import (
+    DISRUPTION,
+    THREE_ANSWERS,
+    TRANSFER,
+    given_answers,
+    measured,
+    three_answers,
+)
 from codi_tracing.analysis.table import SITE_KEYS
 from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
@@ -96,19 +103,40 @@ def site_statistics(
     if is_tested:
         control = by_site(effects, source="unrelated")[[*keys, "effect"]].rename(columns={"effect": "control"})
         sites = sites.merge(control, on=keys, how="left")
-    return sites if metric != TRANSFER else sites.merge(_answers(table, direction), on=keys, how="left")
+    return (
+        sites if metric != TRANSFER else sites.merge(_answers(table, direction).drop(columns="n"), on=keys, how="left")
+    )
 
 
-def _answers(table: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """The shares of the three answers by site, of the pair's other run."""
-    given = given_answers(table)
+def site_details(table: pd.DataFrame, direction: str = "denoising") -> pd.DataFrame:
+    """What `sites.csv` has of each site beside `site_statistics`, one row per site.
+
+    `disruption` by the pair's other run and `control_disruption` by an unrelated one; `control_partner`, … the three
+    answers under the control; `all_pairs_partner`, … and `all_pairs_n` those of all pairs whose two runs answer
+    differently, right or wrong.
+    """
+    rows = single_site_rows(measured(table, DISRUPTION), DISRUPTION, direction)
+    keys, effects = list(SITE_KEYS), effect(rows)
+    details = by_site(effects)[[*keys, "effect"]].rename(columns={"effect": "disruption"})
+    if has_unrelated(rows):
+        control = by_site(effects, source="unrelated")[[*keys, "effect"]]
+        details = details.merge(control.rename(columns={"effect": "control_disruption"}), on=keys, how="left")
+        answers = _answers(table, direction, control=True).drop(columns="n")
+        details = details.merge(answers.rename(columns={name: f"control_{name}" for name in THREE_ANSWERS}), on=keys)
+    everyone = _answers(table, direction, answered=False)
+    names = {name: f"all_pairs_{name}" for name in (*THREE_ANSWERS, "n")}
+    return details.merge(everyone.rename(columns=names), on=keys, how="left")
+
+
+def _answers(table: pd.DataFrame, direction: str, answered: bool = True, control: bool = False) -> pd.DataFrame:
+    """The shares of the three answers by site, written from the pair's other run or from the control."""
+    given = given_answers(table, answered)
     given = single_site_rows(given.assign(metric=TRANSFER), TRANSFER, direction)
-    given = given[from_other_run(given)]
+    given = given[given["source"] == "unrelated"] if control else given[from_other_run(given)]
+    columns = [*SITE_KEYS, *THREE_ANSWERS, "n"]
     if given.empty:
-        return pd.DataFrame(columns=[*SITE_KEYS, *THREE_ANSWERS]).astype(
-            {name: table[name].dtype for name in SITE_KEYS}
-        )
-    return three_answers(given, list(SITE_KEYS))[[*SITE_KEYS, *THREE_ANSWERS]]
+        return pd.DataFrame(columns=columns).astype({name: table[name].dtype for name in SITE_KEYS})
+    return three_answers(given, list(SITE_KEYS))[columns]
 
 
 def rank_sites(sites: pd.DataFrame, top: Estimate, low_ceiling: float = LOW_CEILING) -> pd.DataFrame:

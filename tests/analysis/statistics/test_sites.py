@@ -111,3 +111,15 @@ def test_sites_and_the_ceiling_are_on_the_same_pairs():
     assert found.ceiling("denoising").n == 20
     assert found.summary["answered_pairs"] == 20
     assert found.summary["pairs"] == 30
+
+
+def test_the_file_of_sites_has_disruption_the_controls_answers_and_all_pairs():
+    table = outcomes({(None, "other"): "p" * 10, (None, "unrelated"): "o" * 10,
+                      (0, "other"): "ppphhhhooo", (0, "unrelated"): "phhhhooooo"},
+                     right=[False] * 3 + [True] * 7)  # fmt: skip
+    row = Results(table).all_sites().iloc[0]
+    assert row["n"] == 7
+    assert row[["partner", "host", "another"]].tolist() == pytest.approx([0, 4 / 7, 3 / 7])
+    assert row[["disruption", "control_disruption"]].tolist() == pytest.approx([3 / 7, 5 / 7])
+    assert row[["control_partner", "control_host"]].tolist() == pytest.approx([0, 2 / 7])
+    assert row[["all_pairs_partner", "all_pairs_host", "all_pairs_n"]].tolist() == pytest.approx([0.3, 0.4, 10])
