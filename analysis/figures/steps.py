@@ -54,7 +54,8 @@ def steps_data(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame:
     rows = rows.assign(donor=rows["donor"].mask(blank, UNTRAINED), frozen=rows["freeze"].fillna("none"))
     rows = rows[~(blank & (rows["source"] == "unrelated"))]
     if metric != TRANSFER:
-        rows = pd.concat([rows[~blank], oriented(rows[blank])])
+        untrained = rows["donor"] == UNTRAINED
+        rows = pd.concat([rows[~untrained], oriented(rows[untrained])])
     single = one_of(rows, "step")
     ends = {"prefix": rows["step"] == 0, "suffix": rows["step_last"] == rows["step_last"].max()}
     parts = [rows[single].assign(window="one step")]
