@@ -43,7 +43,7 @@ os.chdir(
 # ## The model and the pair
 #
 # `thought` is one of two tiny models in [traces/embedded](../../traces/embedded/README.md). It adds and subtracts in
-# short stories, and **it was trained so that its answer passes through the thought, with a result of the chain at each
+# short stories, and **it was trained so that its answer follows the thought, with a result of the chain at each
 # step**. The findings below are there by design: they show that the instrument works and are no evidence about CODI.
 
 # %%
