@@ -57,9 +57,7 @@ def matched_data(table: pd.DataFrame) -> pd.DataFrame:
 def matched_control(table: pd.DataFrame) -> tuple[pd.DataFrame, Estimate] | None:
     """The same shares with the question hidden from the answer, and the accuracy of unpatched hosts under it.
 
-    Of pairs that differ in both, whose hosts are right with the question seen.
-
-    None where it was not run.
+    Of pairs that differ in both, whose hosts are right with the question seen; None where it was not run.
     """
     hidden = table[table["knockout"] == QUESTION_HIDDEN]
     alone = hidden[(hidden["source"] == "self") & (hidden["metric"] == "answer_is_corrupted")]

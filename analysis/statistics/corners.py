@@ -10,8 +10,8 @@ from __future__ import annotations
 import pandas as pd
 
 from codi_tracing.analysis.statistics.ceiling import thought_rows
-from codi_tracing.analysis.statistics.effects import pooled, pooled_shares
-from codi_tracing.analysis.statistics.measures import answered_pairs, rows_of_metric
+from codi_tracing.analysis.statistics.effects import pooled
+from codi_tracing.analysis.statistics.measures import answered_pairs, rows_of_metric, shares_of
 from codi_tracing.configs.vocabulary import DIRECTIONS
 
 CORNERS = {
@@ -52,13 +52,8 @@ def _corner_shares(table: pd.DataFrame, answered: bool) -> pd.DataFrame:
     if not chosen.any():
         return pd.DataFrame()
     runs = runs[chosen].assign(other=lambda kept: 1 - kept["clean"] - kept["corrupted"])
-    by = ["protocol", "question", "thought"]
-    shares = pd.DataFrame()
-    for answer in CORNER_ANSWERS:
-        part = pooled_shares(runs, runs[answer], by)
-        names = {"effect": f"answer_{answer}", "low": f"low_{answer}", "high": f"high_{answer}"}
-        part = part.drop(columns=["mean", "median"]).rename(columns=names)
-        shares = part if shares.empty else shares.merge(part.drop(columns=["n", "clusters"]), on=by)
+    shares = shares_of(runs, ["protocol", "question", "thought"], CORNER_ANSWERS)
+    shares = shares.rename(columns={answer: f"answer_{answer}" for answer in CORNER_ANSWERS})
     corner_of = {pair: name for name, pair in CORNERS.items()}
     corner = [corner_of[both] for both in zip(shares["question"], shares["thought"], strict=True)]
     shares = shares.assign(corner=corner, pairs=ROWS[answered])

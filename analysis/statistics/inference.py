@@ -23,6 +23,13 @@ MOST_RANKED = 200  # sites whose ranks are computed: the differences of all pair
 AT_ONCE = 4_000_000  # numbers in one array: a bound on memory
 
 
+def too_few(clusters: int) -> str:
+    """Why so few clusters have no interval, p or rank."""
+    count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
+    smallest = f"the smallest possible p is {2 / 2**clusters:.2g}"
+    return f"{count} fewer than the {FEWEST_CLUSTERS} that intervals and tests need ({smallest})"
+
+
 def share_intervals(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
     """95 % Clopper–Pearson interval of shares of `n` independent cases; `n` and `share × n` need not be whole."""
     share, n = np.broadcast_arrays(np.asarray(share, float), np.asarray(n, float))
@@ -165,8 +172,8 @@ def benjamini_hochberg(p: Array) -> Array:
     return q
 
 
-def rank_sets(values: Array, scale: float = 1.0, draws: int = 2_000, seed: int = 0) -> tuple[Array, Array]:
-    """Simultaneous 95 % sets of the sites' ranks, 1 the largest; `values[cluster, site]` have equal units.
+def rank_sets(values: Array, draws: int = 2_000, seed: int = 0) -> tuple[Array, Array]:
+    """Simultaneous 95 % sets of the sites' ranks, 1 the largest; `values[cluster, site]` are in units of transfer.
 
     A site's best rank is 1 + how many sites are larger than it, its worst the number of sites less how many are smaller
     (Mogstad, Romano, Shaikh and Wilhelm 2024). Each difference of two sites is tested by sign flips of whole clusters,
@@ -179,7 +186,7 @@ def rank_sets(values: Array, scale: float = 1.0, draws: int = 2_000, seed: int =
     if not len(first):
         return np.ones(sites), np.ones(sites)
     differences = values[:, first] - values[:, second]
-    signs, least = flips(clusters, draws, seed), LEAST_ERROR * abs(scale)
+    signs, least = flips(clusters, draws, seed), LEAST_ERROR
     observed = t_statistics(np.ones((1, clusters)), differences, least)[0]
     open_tests = np.ones(len(first), bool)
     while open_tests.any():  # step-down: what is rejected no longer counts for the critical value

@@ -82,12 +82,14 @@ def given_answers(table: pd.DataFrame, answered: bool = True) -> pd.DataFrame:
 
 def three_answers(given: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The share of each of the three answers in `given_answers`, one row per group: `partner`, `low_partner`, …"""
-    parts = []
-    for answer in THREE_ANSWERS:
-        part = pooled_shares(given, given[answer], by).drop(columns=["mean", "median"])
-        names = {"effect": answer, "low": f"low_{answer}", "high": f"high_{answer}"}
-        parts.append(part.rename(columns=names))
-    shares = parts[0]
-    for part in parts[1:]:
-        shares = pd.concat([shares, part.drop(columns=[*by, "n", "clusters"])], axis=1)
+    return shares_of(given, by, THREE_ANSWERS)
+
+
+def shares_of(rows: pd.DataFrame, by: Sequence[str], answers: Sequence[str]) -> pd.DataFrame:
+    """The share of each of several columns of 0 and 1, one row per group: the column, `low_` and `high_` of it, n."""
+    shares = pd.DataFrame()
+    for answer in answers:
+        part = pooled_shares(rows, rows[answer], by).drop(columns=["mean", "median"])
+        part = part.rename(columns={"effect": answer, "low": f"low_{answer}", "high": f"high_{answer}"})
+        shares = part if shares.empty else pd.concat([shares, part.drop(columns=[*by, "n", "clusters"])], axis=1)
     return shares

@@ -14,9 +14,10 @@ from codi_tracing.analysis.rows import main_protocol
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING, NONE, Estimate, thought_rows
 from codi_tracing.analysis.statistics.corners import corners, decomposition
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS
-from codi_tracing.analysis.statistics.inference import ALPHA
+from codi_tracing.analysis.statistics.inference import ALPHA, too_few
 from codi_tracing.analysis.statistics.measures import TRANSFER, answered_pairs
 from codi_tracing.analysis.statistics.sites import (
+    SHARE_OF_CEILING,
     Largest,
     largest_site,
     rank_sites,
@@ -112,25 +113,26 @@ class Results:
     def critical_sentence(self) -> str:
         """Which sites are critical, or why none can be."""
         sites, top = self.sites(self.first_direction), self.ceiling(self.first_direction)
-        sample = f"n = {sites['n'].max()} pairs in {sites['clusters'].max()} clusters"
+        clusters = int(sites["clusters"].max())
+        sample = f"{self.first_direction}, n = {sites['n'].max()} pairs in {clusters} clusters"
         if not sites["specific"].all():
             return "No site is tested: no unrelated donor was swept."
-        if sites["clusters"].max() < FEWEST_CLUSTERS:
-            smallest = 2 / 2 ** sites["clusters"].max()
-            return (
-                f"Nothing can be called critical: with {sites['clusters'].max()} clusters no p can be below "
-                f"{smallest:.2g} ({FEWEST_CLUSTERS} clusters are needed)."
-            )
+        if clusters < FEWEST_CLUSTERS:
+            return f"Nothing can be called critical: {too_few(clusters)}."
         if not top.low >= self.low_ceiling:
             return (
                 f"No site is called critical: the lower bound of the ceiling, {top}, is below {self.low_ceiling:g} "
-                f"({top.sample})."
+                f"({self.first_direction}, {top.sample})."
             )
         names = site_names(sites[sites["critical"]])
         below = site_names(sites[sites["below"]])
         less = f" Significantly less than the control: {_listed(below)}." if below else ""
         if not names:
-            return f"None of {len(sites)} sites is critical (p > {ALPHA:g}, family-wise; {sample}).{less}"
+            small = int(((sites["p_fwer"] <= ALPHA) & (sites["effect"] > 0)).sum())
+            why = f"p > {ALPHA:g}, family-wise"
+            if small:
+                why = f"{small} above 0, family-wise, but not by {SHARE_OF_CEILING:.0%} of the ceiling"
+            return f"None of {len(sites)} sites is critical ({why}; {sample}).{less}"
         which = f"{len(names)} of {len(sites)} sites are" if len(names) > 1 else f"1 of {len(sites)} sites is"
         return f"{which} critical: {_listed(names)} (family-wise p ≤ {ALPHA:g}; {sample}).{less}"
 

@@ -20,6 +20,7 @@ from codi_tracing.analysis.statistics.inference import (
     difference_intervals,
     rank_sets,
     sign_flip_p,
+    too_few,
 )
 from codi_tracing.analysis.statistics.measures import (
     DISRUPTION,
@@ -89,7 +90,8 @@ def site_statistics(
     p_fwer, p, best, worst = unknown, unknown, unknown, unknown
     if is_tested:
         p_fwer, p = sign_flip_p(numerators, scale, draws, seed)
-        best, worst = rank_sets(numerators / scale, 1.0, seed=seed)
+        best, worst = rank_sets(numerators / scale, seed=seed)
+        p_fwer, p = (np.where(sites["clusters"] < FEWEST_CLUSTERS, np.nan, each) for each in (p_fwer, p))
     q = benjamini_hochberg(p)
     keys = list(SITE_KEYS)
     moved = effect(from_run(chosen)).assign(moved=lambda written: written["numerator"].abs())
@@ -175,11 +177,7 @@ def largest_site(
     if not ranked["specific"].all():
         return Largest(None, "No site is called the largest: no unrelated donor was swept, so none was tested.")
     if leader["clusters"] < FEWEST_CLUSTERS:
-        return Largest(
-            None,
-            f"No site is called the largest: {leader['clusters']} clusters are fewer than the {FEWEST_CLUSTERS} that a "
-            f"test needs (the smallest possible p is {2 / 2 ** leader['clusters']:.2g}).",
-        )
+        return Largest(None, f"No site is called the largest: {too_few(leader['clusters'])}.")
     if not top.low >= low_ceiling:
         return Largest(
             None,
@@ -187,13 +185,16 @@ def largest_site(
         )
     if pd.isna(leader["rank_high"]):
         return Largest(None, f"No site is called the largest: more than {MOST_RANKED} sites are not ranked.")
-    equal = int(leader["rank_high"]) - 1
-    if equal or not leader["low"] > 0:
+    words = f"{leader['effect']:z.2f} {interval_text(leader['low'], leader['high'])}"
+    if not leader["low"] > 0:
+        return Largest(
+            None, f"No site is called the largest: the interval of the first, {names[0]}, {words}, reaches 0."
+        )
+    if leader["rank_high"] > 1:
         cannot = [name for name, best in zip(names, ranked["rank_low"], strict=True) if best == 1]
         shown = "; ".join(cannot[:4]) + (f" and {len(cannot) - 4} more" if len(cannot) > 4 else "")
         return Largest(None, f"No site is called the largest: any of {len(cannot)} may be it ({shown}).")
     lead, low, high = _lead(table, ranked, controls)
-    words = f"{leader['effect']:z.2f} {interval_text(leader['low'], leader['high'])}"
     ahead = f"it exceeds {names[1]} by {lead:z.2f} {interval_text(low, high)}"
     if lead < LEAST_LEAD:
         return Largest(None, f"No site is called the largest: {names[0]} has {words}, but {ahead}, less than 0.05.")

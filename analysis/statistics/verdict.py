@@ -22,6 +22,7 @@ from codi_tracing.analysis.statistics.ceiling import (
     unrelated_disruption,
 )
 from codi_tracing.analysis.statistics.effects import CLOSED_CONTROLS, CONTROLS, pooled_shares
+from codi_tracing.analysis.statistics.inference import too_few
 from codi_tracing.analysis.statistics.measures import given_answers, right_runs, three_answers
 from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
@@ -93,7 +94,7 @@ def undecided(
 ) -> str:
     """Why nothing can be concluded; empty where something can."""
     if accuracy.high < CHANCE and closed is None:
-        return f"the model answers {percent(accuracy)} of the questions correctly, at most {CHANCE:.0%}"
+        return f"the model answers {percent(accuracy)} of the questions correctly, an interval below {CHANCE:.0%}"
     if closed is not None and accuracy.low <= closed.commonest:
         return (
             f"the model answers {percent(accuracy)} correctly, and the commonest of {closed.options} options is right "
@@ -107,11 +108,9 @@ def undecided(
         )
     fewest = min(denoising, noising, disruption, key=lambda estimate: (estimate.clusters, estimate.n))
     if fewest.clusters < FEWEST_CLUSTERS or fewest.n < FEWEST_CLUSTERS:
-        p = 2 / 2**fewest.clusters
-        return (
-            f"{fewest.n} answered pairs with a control are in {fewest.clusters} clusters, and {FEWEST_CLUSTERS} are "
-            f"needed (with {fewest.clusters}, no p can be below {p:.2g})"
-        )
+        if fewest.clusters >= FEWEST_CLUSTERS:
+            return f"{fewest.n} answered pairs with a control are fewer than the {FEWEST_CLUSTERS} needed"
+        return f"of the answered pairs with a control (n = {fewest.n}), {too_few(fewest.clusters)}"
     if not all(np.isfinite([s.low, s.high]).all() for s in (denoising, noising, disruption)):
         return "the probabilities of a pair's two answers do not differ between its two runs"
     return ""

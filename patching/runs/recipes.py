@@ -151,7 +151,9 @@ def sweep(executor: Executor[SweepResult, Donors]) -> list[SweepResult]:
     cells = make_cells(sites, sources, config.directions, config.freeze, config.draws)
     cells += make_cells(sites, sources, config.directions, draws=config.draws) if config.also_unfrozen else []
     cells += knockout_cells([edge(text) for text in config.knockouts], config.directions)
-    metrics = metrics_of_protocol(config.metrics, config.protocol)
+    metrics: Sequence[str] = config.metrics  # a metric that was asked for is refused where it cannot be read
+    if "metrics" not in config.model_fields_set:
+        metrics = metrics_of_protocol(metrics, config.protocol)
     return [executor.sweep([*cells, *corner_cells(config)], metrics=metrics, protocol=config.protocol)]
 
 

@@ -242,7 +242,7 @@ def test_the_command_line_runs_a_config_on_the_server_that_the_environment_names
         env={**environment, "NDIF_HOST": plain_server.url},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Undecided, because 4 answered pairs" in done.stdout
+    assert "Undecided, because of the answered pairs with a control (n = 4)" in done.stdout
     checked = codi("remote", "check", ROOT / "configs" / "tiny.toml")
     assert checked.exit_code == 0, checked.output
     assert "self_patch" in checked.output

@@ -83,7 +83,7 @@ def test_the_report_leads_with_the_verdict_then_the_checks(run):
     text = (run / "report.html").read_text()
     order = [
         "<h2>Verdict",
-        "Undecided, because 3 answered pairs",
+        "Undecided, because of the answered pairs with a control (n = 3), 3 clusters are fewer",
         "<h2>Checks",
         "Nothing changes.",
         "Only 40%",

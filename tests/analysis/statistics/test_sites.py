@@ -32,9 +32,11 @@ def test_no_layer_is_critical_under_a_ceiling_whose_lower_bound_is_low():
 
 
 def test_a_significant_but_tiny_transfer_is_not_critical():
-    ranked = critical(experiment(layers=(0.02, 0.03), noise=0.001))
+    table = experiment(layers=(0.02, 0.03), noise=0.001)
+    ranked = critical(table)
     assert (ranked["p_fwer"] <= 0.05).all()
     assert not ranked["critical"].any()
+    assert "2 above 0, family-wise, but not by 5% of the ceiling; denoising" in Results(table).critical_sentence
 
 
 def test_a_sweep_without_its_unrelated_donor_has_no_p_values_and_nothing_critical():
@@ -87,7 +89,9 @@ def test_no_site_is_the_largest_under_a_low_ceiling():
 def test_with_five_clusters_the_text_says_that_nothing_could_be_significant():
     found = Results(experiment(pairs=5))
     assert not found.sites()["critical"].any()
-    assert found.critical_sentence.startswith("Nothing can be called critical: with 5 clusters no p can be below 0.062")
+    assert found.critical_sentence.startswith(
+        "Nothing can be called critical: 5 clusters are fewer than the 8 that intervals"
+    )
     assert "No site is called the largest: 5 clusters are fewer than the 8" in found.largest.sentence
     assert found.sites()[["low", "high", "p_fwer", "rank_low"]].isna().all(axis=None)
 

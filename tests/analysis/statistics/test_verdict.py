@@ -87,7 +87,8 @@ def test_one_direction_is_named_with_both_numbers():
 def test_below_eight_clusters_there_are_shares_and_no_label(pairs):
     found = Results(thoughts(share(pairs, pairs), "o" * pairs)).summary
     assert found["verdict"]["label"] == "undecided"
-    assert f"in {pairs} clusters, and 8 are needed (with {pairs}, no p can be below" in found["sentences"][0]
+    assert f"(n = {pairs}), {pairs} cluster" in found["sentences"][0]
+    assert "fewer than the 8 that intervals and tests need (the smallest possible p is" in found["sentences"][0]
     assert "thought in 100 % denoising and 100 % noising (n =" in found["sentences"][0]
     assert "[" not in found["sentences"][0]  # no interval anywhere
     assert verdict(thoughts(share(8, 8), "o" * 8)).label == "carried"
@@ -96,7 +97,7 @@ def test_below_eight_clusters_there_are_shares_and_no_label(pairs):
 def test_a_model_that_answers_nothing_is_undecided_and_says_why():
     found = verdict(thoughts(share(60), right=False))
     assert found.label == "undecided"
-    assert "answers 0 % [0, 6] of the questions correctly, at most 10%" in found.sentence
+    assert "answers 0 % [0, 6] of the questions correctly, an interval below 10%" in found.sentence
     few = verdict(thoughts(share(60), right=[True] * 2 + [False] * 58))
     assert "Unpatched, 3 % [0, 12] of the answers are right" in few.sentence
     assert few.label == "undecided"
@@ -105,7 +106,7 @@ def test_a_model_that_answers_nothing_is_undecided_and_says_why():
 def test_twelve_copies_of_four_pairs_conclude_as_the_four_do():
     four = thoughts("ppph", "oooo")
     copies = thoughts("ppph" * 12, "oooo" * 12, clusters=[*range(4)] * 12)
-    assert "in 4 clusters" in sentence(copies)
+    assert "(n = 48), 4 clusters are fewer than the 8" in sentence(copies)
     assert verdict(copies).label == verdict(four).label == "undecided"
     sixteen, copied = (
         thoughts(share(12, 16), "o" * 16),
@@ -122,7 +123,7 @@ def test_every_number_has_its_own_n_where_few_pairs_have_a_control():
     lone = table["source"].eq("unrelated") & ~table["pair_id"].isin(["0", "1"])
     found = sentence(table[~lone])
     assert "thought in 100 % [75, 100] denoising and 100 % [75, 100] noising (n = 13 pairs in 13 clusters)" in found
-    assert "2 answered pairs with a control are in 2 clusters" in found
+    assert "of the answered pairs with a control (n = 2), 2 clusters are fewer" in found
     assert "1.00 noising, an unrelated thought destroys 1.00 of the answer (n = 2 pairs in 2 clusters)" in found
 
 

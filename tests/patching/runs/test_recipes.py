@@ -181,3 +181,21 @@ def test_default_sources_that_cannot_be_written_are_left_out_and_named_ones_refu
     config = RunConfig(**about, sources=["noise"])
     with pytest.raises(ValueError, match="source 'noise' cannot be written at 'kv'; use it at latent, resid"):
         run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
+
+
+def test_a_single_pass_reads_what_it_can_by_default_and_refuses_what_was_asked_for(model, pairs, pairs_file):
+    about = {
+        "name": "test",
+        "checkpoint": "model",
+        "pairs": {"file": pairs_file, "limit": 2},
+        "protocol": "single_pass",
+    }
+    config = RunConfig(**about)
+    table = run_recipe(RunExecutor(model, select_pairs(model, pairs, config), config))
+    assert "gives_clean" in set(table["metric"])
+    assert "probability_clean" not in set(table["metric"])
+    asked = RunConfig(**about, metrics=["logit_difference", "probability_clean"])
+    with pytest.raises(
+        ValueError, match="protocol 'single_pass' scores no whole answers; drop the metric 'probability_"
+    ):
+        run_recipe(RunExecutor(model, select_pairs(model, pairs, asked), asked))
