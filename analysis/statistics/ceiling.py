@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
     @property
     def sample(self) -> str:
         """The numbers of pairs and clusters in words."""
-        return f"n = {self.n} pairs in {self.clusters} clusters"
+        return f"n = {self.n} pair{'s' * (self.n != 1)} in {self.clusters} cluster{'s' * (self.clusters != 1)}"
 
 
 NONE = Estimate(np.nan, np.nan, np.nan, 0, 0)

@@ -12,6 +12,7 @@ from codi_tracing.analysis.rows import has_unrelated, single_site_rows
 from codi_tracing.analysis.statistics.effects import SUMS, by_site, effect, specific
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.analysis.table import SITE_KEYS
+from codi_tracing.configs.vocabulary import FEWEST_CLUSTERS
 
 DECIMALS = 3  # effects that agree to 0.001 are tied
 
@@ -24,6 +25,8 @@ class DirectionAgreement(NamedTuple):
     clusters: int
 
     def __str__(self) -> str:
+        if np.isnan(self.spearman):
+            return f"the ranks of {self.sites} sites in {self.clusters} clusters are not compared between directions"
         return (
             f"denoising and noising rank {self.sites} sites alike by {self.spearman:z.2f} (Spearman; "
             f"{self.clusters} clusters)"
@@ -53,8 +56,13 @@ def both_directions(table: pd.DataFrame, metric: str = TRANSFER) -> pd.DataFrame
 
 
 def direction_agreement(sites: pd.DataFrame) -> DirectionAgreement:
-    """How similarly denoising and noising order the sites of `both_directions`; NaN with fewer than three sites."""
+    """How alike denoising and noising order the sites of `both_directions`; NaN below 3 sites or 8 clusters."""
     effects = [sites[f"effect_{direction}"].round(DECIMALS) for direction in ("denoising", "noising")]
-    varies = len(sites) > 2 and all(side.notna().all() and side.nunique() > 1 for side in effects)
+    clusters = int(sites["clusters"].max())
+    varies = (
+        len(sites) > 2
+        and clusters >= FEWEST_CLUSTERS
+        and all(side.notna().all() and side.nunique() > 1 for side in effects)
+    )
     rho = float(stats.spearmanr(effects[0], effects[1]).statistic) if varies else np.nan
-    return DirectionAgreement(rho, len(sites), int(sites["clusters"].max()))
+    return DirectionAgreement(rho, len(sites), clusters)

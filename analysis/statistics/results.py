@@ -116,7 +116,7 @@ class Results:
         clusters = int(sites["clusters"].max())
         sample = f"{self.first_direction}, n = {sites['n'].max()} pairs in {clusters} clusters"
         if not sites["specific"].all():
-            return "No site is tested: no unrelated donor was swept."
+            return "No site is tested: no pair has an unrelated donor there."
         if clusters < FEWEST_CLUSTERS:
             return f"Nothing can be called critical: {too_few(clusters)}."
         if not top.low >= self.low_ceiling:

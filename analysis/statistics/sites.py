@@ -175,7 +175,7 @@ def largest_site(
     if len(ranked) < 2:
         return Largest(None, f"Only {names[0]} was written, so there is nothing to rank.")
     if not ranked["specific"].all():
-        return Largest(None, "No site is called the largest: no unrelated donor was swept, so none was tested.")
+        return Largest(None, "No site is called the largest: no pair has an unrelated donor there, so none was tested.")
     if leader["clusters"] < FEWEST_CLUSTERS:
         return Largest(None, f"No site is called the largest: {too_few(leader['clusters'])}.")
     if not top.low >= low_ceiling:

@@ -128,7 +128,7 @@ def verdict(table: pd.DataFrame, closed: Closed | None = None) -> Verdict:
                 ceiling(table, "denoising", controls), ceiling(table, "noising", controls), unrelated_disruption(table),
             )  # fmt: skip
         else:
-            reason = "no unrelated thought was written, so there is no control"
+            reason = "no pair has an unrelated donor, so there is no control"
     except ValueError as error:
         reason = str(error)
     label, why = ("undecided", reason) if reason else label_of(*numbers, right, closed)

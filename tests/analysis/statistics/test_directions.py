@@ -41,3 +41,8 @@ def test_both_directions_stand_beside_each_other_as_they_stand_alone():
         own = alone[(alone["direction"] == direction) & (alone["kind"] == "resid")].set_index("layer")
         for name in ("effect", "low", "high"):
             assert both[f"{name}_{direction}"].tolist() == pytest.approx(own[name].tolist())
+
+
+def test_below_eight_clusters_ranks_are_not_compared():
+    found = direction_agreement(both_directions(experiment(layers=(0.9, 0.7, 0.1), pairs=7)))
+    assert "ranks of 3 sites in 7 clusters are not compared" in str(found)

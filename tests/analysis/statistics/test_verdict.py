@@ -131,7 +131,7 @@ def test_without_an_unrelated_thought_nothing_is_concluded():
     table = thoughts(share(60))
     found = verdict(table[table["source"] != "unrelated"])
     assert found.label == "undecided"
-    assert "no unrelated thought was written" in found.sentence
+    assert "no pair has an unrelated donor" in found.sentence
 
 
 def test_a_verdict_needs_both_directions():
