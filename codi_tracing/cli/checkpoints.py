@@ -139,7 +139,7 @@ def convert(
     if alpha is not None and not 0 < alpha < inf:
         raise ValueError(f"--alpha is {alpha:g}, expected a number above 0")
     from codi_tracing.traces.convert.convert import convert
-    from codi_tracing.traces.convert.weights_file import ConversionError
+    from codi_tracing.traces.convert.upstream import ConversionError
 
     try:
         report = convert(

@@ -163,16 +163,7 @@ def side_record(question: str, chain: Sequence[Step]) -> dict[str, Any]:
 
 def equal_tokens(checkpoint: str) -> SameLength:
     """A function that says whether two questions have equally many tokens under a checkpoint's tokenizer."""
-    from pathlib import Path
+    from codi_tracing.traces.model.tokenizer import tokenizer_of
 
-    from transformers import AutoTokenizer
-
-    from codi_tracing.traces.model.checkpoint import base_location, read_card
-    from codi_tracing.traces.model.loading import refusing
-
-    folder = Path(checkpoint)
-    card = read_card(folder)
-    base = base_location(folder, card)
-    with refusing(f"{folder}: its base", base):
-        tokenizer = AutoTokenizer.from_pretrained(base, revision=card.revision or "main", trust_remote_code=False)
+    tokenizer = tokenizer_of(checkpoint)
     return lambda a, b: len(tokenizer(a)["input_ids"]) == len(tokenizer(b)["input_ids"])

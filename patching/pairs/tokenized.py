@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from codi_tracing.patching.answer_metrics import Keys
 from codi_tracing.patching.pairs.pair import Pair, format_number, in_clusters
 from codi_tracing.patching.pairs.validity import is_same_question, text_faults
+from codi_tracing.traces.text import clean_text
 
 if TYPE_CHECKING:
     from codi_tracing.traces.loop.tokens import TextEncoder
@@ -53,8 +54,9 @@ def tokenize_pairs(model: TextEncoder, pairs: Sequence[Pair]) -> tuple[list[Toke
 def tokenize_pair(model: TextEncoder, pair: Pair, rank: int = 0) -> TokenizedPair:
     """Tokenise both questions and both answers once, and collect every fault of text and tokens."""
     from codi_tracing.traces.loop.tokens import answer_ids, positions_needed, question_ids
+    from codi_tracing.traces.model.tokenizer import unknown_words
 
-    eos, unk = model.tokenizer.eos_token_id, model.tokenizer.unk_token_id
+    eos = model.tokenizer.eos_token_id
     clean, corrupted = (question_ids(model, side.question) for side in pair.sides.values())
     a, b = ([*answer_ids(model, f" {format_number(side.answer)}"), eos] for side in pair.sides.values())
     differ = _common_length(a, b)
@@ -64,8 +66,9 @@ def tokenize_pair(model: TextEncoder, pair: Pair, rank: int = 0) -> TokenizedPai
     spare = model.n_positions - positions_needed(model, longest_question, longest_answer)
 
     faults = text_faults(pair)
-    if unknown := unk is not None and unk in (*clean, *corrupted, *a, *b):
-        faults.append("it has words that this checkpoint's tokenizer does not know")
+    sides = [f"{clean_text(side.question)} {format_number(side.answer)}" for side in pair.sides.values()]
+    if unknown := [word for text in sides for word in unknown_words(model.tokenizer, text)]:
+        faults.append(f"this checkpoint's tokenizer does not know its {unknown[0]!r}")
     if spare < 0:
         faults.append(f"its question, thought and answer are {-spare} positions longer than the model can read")
     if len(clean) != len(corrupted):

@@ -27,7 +27,7 @@ class Codi(nn.Module):
         d_model, self.vocabulary = base.config.hidden_size, base.config.vocab_size
         base.resize_token_embeddings(self.vocabulary + 3, mean_resizing=False)
         self.bot_id, self.eot_id = self.vocabulary + 1, self.vocabulary + 2  # pad comes first
-        lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+        lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.1, task_type="CAUSAL_LM")
         self.codi = get_peft_model(base, lora)
         self.prj = nn.Sequential(nn.Dropout(0.0), nn.Linear(d_model, prj_dim), nn.GELU(), nn.Linear(prj_dim, d_model))
         self.prj.add_module("ln", nn.LayerNorm(d_model))
@@ -79,15 +79,18 @@ def random_base(family: str, vocabulary: int, *, layers: int = 2, tied: bool = T
 
 
 def byte_level_bpe(texts: list[str], family: str, vocabulary: int = 400) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE; the Llama one puts BOS first, as Llama's own does."""
+    """A small byte-level BPE; Llama's puts BOS first, GPT-2's has one token for BOS, EOS and unknown, as real ones."""
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers.processors import TemplateProcessing
 
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=["<eos>", "<bos>"], show_progress=False)
+    special = ["<eos>", "<bos>"] if family == "llama" else ["<eos>"]
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=special, show_progress=False)
     if family == "llama":
         bpe._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", bos_token="<bos>")
+        return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", bos_token="<bos>")
+    one = dict.fromkeys(("eos_token", "bos_token", "unk_token"), "<eos>")
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **one)
 
 
 def write_upstream(folder: Path, family: str, texts: list[str], *, layers: int = 2, tied: bool = True, seed: int = 0,
@@ -95,6 +98,11 @@ def write_upstream(folder: Path, family: str, texts: list[str], *, layers: int =
     """Write `folder/base` and `folder/codi` (upstream's one state dict); returns the reference model, tokenizer."""
     tokenizer = byte_level_bpe(texts, family)
     base = random_base(family, len(tokenizer), layers=layers, tied=tied, seed=seed)
+    return write_over(folder, base, tokenizer, family, safetensors), tokenizer
+
+
+def write_over(folder: Path, base, tokenizer, family: str, safetensors: bool = False) -> Codi:
+    """Write `folder/base`, and `folder/codi` with a random CODI over it; returns the reference model."""
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     codi = Codi(base, TARGETS[family]).eval()
@@ -102,7 +110,7 @@ def write_upstream(folder: Path, family: str, texts: list[str], *, layers: int =
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
     save_upstream(codi.state_dict(), folder / "codi", safetensors)
-    return codi, tokenizer
+    return codi
 
 
 def write_llama_1b(folder: Path) -> None:

@@ -45,7 +45,7 @@ READERS_AND_WRITERS = {
         "traces.gsm8k",
         "traces.convert.convert",
         "traces.convert.upstream",
-        "traces.convert.weights_file",
+        "traces.model.weight_files",
         "traces.model.checkpoint",
         "traces.model.integrity",
         "traces.model.loading",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,9 @@ from codi_tracing.traces.convert.upstream import (
     LORA_B,
     PROJECTION,
     SPECIAL,
+    ConversionError,
     LoadedBase,
+    PartCount,
     TensorNames,
     count_parts,
     differing,
@@ -35,11 +37,12 @@ from codi_tracing.traces.convert.upstream import (
     lora_rank,
     with_embedding,
 )
-from codi_tracing.traces.convert.weights_file import UPSTREAM_FILES, ConversionError, PartCount, StateDict, read_state
 from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_tensors
+from codi_tracing.traces.model.weight_files import MODEL_FILES, StateDict, read_state, weight_files
 
 LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
+SOURCE_PATTERNS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 ALPHA_FILES = ("adapter_config.json", "lora_config.json", "config.json")
 
 
@@ -63,8 +66,8 @@ def convert(
         raise CheckpointError(f"{out}: is the current folder, which cannot be replaced; choose another with --out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another folder with --out")
-    weights = find_weights(str(source))
-    state = read_state(weights)
+    files = find_weights(str(source))
+    weights, state = files[0], read_state(files)
     alpha, alpha_from = find_alpha(weights.parent, alpha)
     if not any(name.startswith(BASE_PREFIX) for name in state):
         first = min(state, default="none")
@@ -85,7 +88,7 @@ def convert(
         revision=None if own else loaded.revision,
         provenance={
             "converted_from": weights.name if Path(source).exists() else f"{source}@{weights.parent.name}",
-            "sha256": file_sha256(weights),
+            "sha256": files_sha256(files),
             "alpha": alpha,
             "alpha_from": alpha_from,
             "base_tensors": {"compared": report[0].expected, "own": len(own)},
@@ -133,16 +136,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
         os.replace(folder, out)
 
 
-def find_weights(source: str) -> Path:
-    """The file of the state dict: `source` itself, or in the folder or the Hub repository `source`."""
+def find_weights(source: str) -> list[Path]:
+    """The state dict's file or shards: `source` itself, or in the folder or the Hub repository `source`."""
     path = Path(source)
-    if path.is_file():
-        return path
-    folder = path if path.is_dir() else fetch(source)
-    for name in UPSTREAM_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{source}: holds neither {' nor '.join(UPSTREAM_FILES)}; give upstream CODI's output folder")
+    if path.is_file() and path.suffix != ".json":
+        return [path]
+    names = (path.name.removesuffix(".index.json"),) if path.is_file() else MODEL_FILES
+    folder = path if path.is_dir() else path.parent if path.is_file() else fetch(source)
+    if not (files := weight_files(str(folder), names)):
+        names = " nor ".join(MODEL_FILES)
+        raise CheckpointError(f"{source}: holds neither {names}, nor shards of them; give upstream CODI's output")
+    return files
 
 
 def fetch(repository: str) -> Path:
@@ -153,7 +157,7 @@ def fetch(repository: str) -> Path:
     if repository.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise CheckpointError(f"{repository}: no such file or folder; give upstream CODI's output, or a Hub id")
     try:
-        return Path(snapshot_download(repository, allow_patterns=[*UPSTREAM_FILES, *ALPHA_FILES]))
+        return Path(snapshot_download(repository, allow_patterns=[*SOURCE_PATTERNS, *ALPHA_FILES]))
     except (OSError, HFValidationError) as error:
         raise CheckpointError(
             f"{repository}: is no file or folder here and not in the local Hugging Face cache ({reason(error)}); "
@@ -249,6 +253,11 @@ def write_adapter(folder: Path, state: StateDict, names: TensorNames, alpha: flo
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def files_sha256(paths: Sequence[Path]) -> str:
+    """SHA-256 of the bytes of all files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

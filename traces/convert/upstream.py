@@ -1,6 +1,6 @@
 """Upstream CODI's state dict, checked tensor by tensor against a base.
 
-Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`):
+Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`, whole or in shards):
 
     codi.base_model.model.<module>.base_layer.weight      the base under an adapted module
     codi.base_model.model.<module>.lora_A.default.weight  [rank, in], and lora_B [out, rank]
@@ -12,6 +12,7 @@ Upstream saves one state dict (`pytorch_model.bin` or `model.safetensors`):
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,33 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from codi_tracing.traces.convert.weights_file import OLD_BUFFERS, PartCount, StateDict
-from codi_tracing.traces.model.checkpoint import named_tensors, new_projection
+from codi_tracing.traces.model.checkpoint import CheckpointError, named_tensors, new_projection
 from codi_tracing.traces.model.families import Family
-from codi_tracing.traces.model.loading import open_base, refusing
+from codi_tracing.traces.model.loading import open_base
+from codi_tracing.traces.model.refusals import refusing
+from codi_tracing.traces.model.weight_files import OLD_BUFFERS, StateDict
 
 BASE_PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
 SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
+
+
+class PartCount(NamedTuple):
+    """One line of the report: how many tensors of a part were expected, landed, are missing or unexpected."""
+
+    part: str
+    expected: int
+    landed: int
+    missing: int
+    unexpected: int
+
+
+class ConversionError(CheckpointError):
+    """The source cannot be converted exactly; `report` counts its tensors, if they were read."""
+
+    def __init__(self, sentence: str, report: Iterable[PartCount] = ()):
+        self.report = tuple(report)
+        super().__init__(sentence)
 
 
 class LoadedBase(NamedTuple):
@@ -51,10 +71,10 @@ def load_base(name: str) -> LoadedBase:
     """Load a base with its tokenizer; its weights keep the stored dtype."""
     from transformers import AutoModelForCausalLM
 
-    _, family, tokenizer = open_base("the base", name)
+    opened = open_base("the base", name)
     with refusing("the base", name):
         lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
-    return LoadedBase(name, lm, tokenizer, family, None if Path(name).is_dir() else commit(name))
+    return LoadedBase(name, lm, opened.tokenizer, opened.family, None if Path(name).is_dir() else commit(name))
 
 
 def commit(repository: str) -> str | None:

@@ -29,9 +29,13 @@ class TextEncoder(Protocol):
 
 
 def question_ids(model: TextEncoder, question: str) -> list[int]:
-    """Token ids of a question with the tokenizer's special tokens, and EOS if the checkpoint was trained with it."""
-    ids = model.tokenizer(clean_text(question))["input_ids"]
-    return ids if model.card.remove_eos else [*ids, model.tokenizer.eos_token_id]
+    """Token ids of a question: BOS once, where the tokenizer adds it, and EOS only if the checkpoint wants it."""
+    tokenizer, text = model.tokenizer, clean_text(question)
+    ids, bos, eos = tokenizer(text)["input_ids"], tokenizer.bos_token_id, tokenizer.eos_token_id
+    if ids[-1:] == [eos] or ids[:2] == [bos, bos]:
+        own = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = own if ids[:1] != [bos] or own[:1] == [bos] else [bos, *own]
+    return ids if model.card.remove_eos else [*ids, eos]
 
 
 def opening_ids(model: TextEncoder) -> list[int]:

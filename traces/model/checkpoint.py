@@ -183,6 +183,8 @@ def read_projection(folder: Path, d_model: int) -> tuple[nn.Sequential, Tensor, 
         if tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, expected {list(tensor.shape)}"
             raise CheckpointError(f"{path}: {name} has shape {shapes}; it belongs to another base")
+        if not torch.isfinite(tensors[name]).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; restore the file")
     state = {name.removeprefix("prj.").replace("ln.", "4."): t for name, t in tensors.items() if name[:4] == "prj."}
     project.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return project.requires_grad_(False), tensors["bot"].float(), tensors["eot"].float()

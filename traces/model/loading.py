@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,13 +23,15 @@ from codi_tracing.traces.model.checkpoint import (
     find_checkpoint,
     read_card,
     read_projection,
-    read_tensors,
     reason,
 )
 from codi_tracing.traces.model.codi_model import CodiModel, LoadReport
 from codi_tracing.traces.model.families import Family, family_of
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
-from codi_tracing.traces.model.integrity import check_base, check_lora
+from codi_tracing.traces.model.integrity import LORA_PREFIX, check_base, check_config, check_lora
+from codi_tracing.traces.model.refusals import refusing
+from codi_tracing.traces.model.tokenizer import open_tokenizer
+from codi_tracing.traces.model.weight_files import StateDict
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -64,22 +68,54 @@ def load_codi(
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")
     elsewhere = deployment is not None and deployment.host != "local"
     where, number = pick_device("cpu" if elsewhere else device), getattr(torch, name)
-    lm, tokenizer, family = _load_base(base, folder, card, where, number, deployment if elsewhere else None, adapted)
-    if not elsewhere and getattr(lm.config, "num_key_value_heads", None) is not None:
-        lm._module.set_attn_implementation(GROUPED)
-    project, bot, eot = read_projection(folder, lm.config.hidden_size)
-    return CodiModel(
+    opened = open_base(f"{folder}: its base", base, card.revision)
+    if opened.meta is None and not elsewhere:
+        raise CheckpointError(f"{folder}: its base {base} has no weights here (model.safetensors or pytorch_model.bin)")
+    stored = check_lora(folder / ADAPTER, opened.meta, opened.family)
+    project, bot, eot = read_projection(folder, opened.config.hidden_size)
+    lm = _load_lm(opened, base, folder, card, where, number, deployment if elsewhere else None, adapted)
+    model = CodiModel(
         lm=lm,
-        tokenizer=tokenizer,
-        family=family,
+        tokenizer=opened.tokenizer,
+        family=opened.family,
         project=project.to(where, number).requires_grad_(False),
         bot=bot.to(where, number),
         eot=eot.to(where, number),
         card=card,
         folder=folder,
-        loaded=None if elsewhere else _compare_adapter(lm._module, folder / ADAPTER),
+        loaded=None if elsewhere else _compare_adapter(lm._module, stored, folder / ADAPTER),
         deployment=deployment,
     )
+    _decide_options(model, elsewhere)
+    return model
+
+
+def _decide_options(model: CodiModel, elsewhere: bool) -> None:
+    """Set what a config may change silently: evaluation mode, cache, outputs, attention; refuse values that overflow.
+
+    On a deployment, each session sets evaluation mode (`remote.session`).
+    """
+    config, module = model.lm.config, model.lm._module
+    window = getattr(config, "sliding_window", None)
+    if window is not None and elsewhere:
+        raise CheckpointError(f"{model.folder}: its base's attention slides over {window} tokens, expected all of them")
+    config.use_cache, config.return_dict = True, True
+    config.output_attentions, config.output_hidden_states = False, False
+    if window is not None:  # no run may be longer; and the cache, which holds many runs, may not slide
+        config.max_position_embeddings, config.sliding_window = min(window, model.n_positions), None
+    shortest = model.n_latents + 4  # a token of the question, BoT, EoT, a token of the answer
+    if model.n_positions < shortest:
+        raise CheckpointError(f"{model.folder}: its base reads {model.n_positions} positions, a run needs {shortest}")
+    if elsewhere:
+        return
+    if getattr(config, "num_key_value_heads", None) is not None:
+        module.set_attn_implementation(GROUPED)
+    module.eval()
+    model.project.eval()
+    for name, value in (*module.named_parameters(), *model.project.named_parameters(), ("bot", model.bot)):
+        if not torch.isfinite(value).all():
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{model.folder}: {name} holds NaN or infinity in {dtype}; restore it")
 
 
 def as_remote(remote: Remote | str | bool | None) -> Remote | None:
@@ -108,31 +144,39 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     return blank
 
 
-def open_base(what: str, base: str, revision: str | None = None) -> tuple[Any, Family, Any]:
-    """A base's config, its family and its tokenizer, after a check of its files; `what` it is begins an error."""
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging
+class OpenedBase(NamedTuple):
+    """A base without its weights: its config, family and tokenizer, and its modules on the meta device.
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    `meta` is None where no file of weights is here.
+    """
+
+    config: Any
+    family: Family
+    tokenizer: Any
+    meta: nn.Module | None
+
+
+def open_base(what: str, base: str, revision: str | None = None) -> OpenedBase:
+    """Open a base after a check of its config, its files and its tokenizer; `what` it is begins an error."""
+    from transformers import AutoConfig
+
     pinned: dict[str, Any] = {"revision": revision} if revision else {}
     with refusing(what, base):  # without trust_remote_code=False, transformers asks at the keyboard
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned)
         family = family_of(config, base)
-        check_base(base, config, revision)
-        return config, family, AutoTokenizer.from_pretrained(base, trust_remote_code=False, **pinned)
+        check_config(config, base)
+        meta = check_base(base, config, family, revision)
+        return OpenedBase(config, family, open_tokenizer(base, revision, config.vocab_size), meta)
 
 
-def _load_base(
-    base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype, elsewhere: Remote | None = None,
-    adapted: bool = True,
-):  # fmt: skip
-    """The base under nnsight with the adapter, its tokenizer and its family; without weights if it runs `elsewhere`."""
+def _load_lm(
+    opened: OpenedBase, base: str, folder: Path, card: Card, device: torch.device, dtype: torch.dtype,
+    elsewhere: Remote | None = None, adapted: bool = True,
+) -> Any:  # fmt: skip
+    """The base under nnsight with the adapter; without weights if it runs `elsewhere`."""
     from nnsight.modeling.transformers import TransformersModel
 
     what = f"{folder}: its base"
-    _, family, tokenizer = open_base(what, base, card.revision)
-    check_lora(folder / ADAPTER)
     adapter, options = str((folder / ADAPTER).resolve()), {"device_map": device, "dispatch": True}
     if elsewhere is not None:  # the configs of base and adapter alone are read
         base, adapter, options = elsewhere.base or base, elsewhere.adapter or adapter, {}
@@ -140,12 +184,21 @@ def _load_base(
     if card.revision:
         options["revision"] = card.revision
     skip_hub_lookup(base)
-    with refusing(what, base):
-        lm = TransformersModel(
-            base, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
-            trust_remote_code=False, **options,
+    with refusing(what, base), unchanged_random_state(device):
+        return TransformersModel(
+            base, task="text-generation", tokenizer=opened.tokenizer, peft=adapter if adapted else None, dtype=dtype,
+            attn_implementation="sdpa", trust_remote_code=False, **options,
         )  # fmt: skip
-    return lm, tokenizer, family
+
+
+@contextmanager
+def unchanged_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the random state of torch, NumPy and Python as it was: PEFT draws matrices before it loads them."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
 
 
 def skip_hub_lookup(base: str) -> None:
@@ -156,32 +209,14 @@ def skip_hub_lookup(base: str) -> None:
         huggingface._ID_CACHE[base] = base
 
 
-@contextmanager
-def refusing(what: str, base: str) -> Iterator[None]:
-    """Raise any error of transformers, PEFT or the Hub while a base loads as a `CheckpointError` of one sentence."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except OSError as error:
-        if os.path.isdir(base):
-            raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)}); restore its files") from None
-        raise CheckpointError(
-            f"{what} {base} is no folder here and not in the local Hugging Face cache ({reason(error)}); "
-            f"fetch it once while online: hf download {base}"
-        ) from None
-    except Exception as error:  # a damaged config makes the libraries raise anything
-        raise CheckpointError(f"{what} {base} cannot be loaded ({reason(error)})") from error
-
-
-def _compare_adapter(module: nn.Module, adapter: Path) -> LoadReport:
+def _compare_adapter(module: nn.Module, tensors: StateDict, adapter: Path) -> LoadReport:
     """Count the LoRA modules whose matrices equal the adapter's file; PEFT leaves missing ones at zero."""
-    stored = read_tensors(adapter / "adapter_model.safetensors")
+    stored = dict(tensors)
     lora = {name.replace(".default.", "."): p for name, p in module.named_parameters() if ".lora_" in name}
     expected = {name.partition(".lora_")[0] for name in lora}
     differing = []
     for name, parameter in lora.items():
-        tensor = stored.pop(f"base_model.model.{name}", None)
+        tensor = stored.pop(f"{LORA_PREFIX}{name}", None)
         if tensor is None or not torch.equal(tensor.to(parameter), parameter):
             differing.append(name.partition(".lora_")[0])
     report = LoadReport(expected=len(expected), landed=len(expected - set(differing)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import nnsight
@@ -48,10 +49,16 @@ def start(
             if gradients:
                 raise ValueError("a deployment's sandbox computes no gradients; load the model here for them")
             submits = model.ledger is not None and model.ledger.batch
-            return (SubmittedJob if submits else NdifJob)(model, body, deployment)
+            return (SubmittedJob if submits else NdifJob)(model, partial(in_evaluation_mode, model, body), deployment)
     with torch.set_grad_enabled(gradients), model.lm.session(remote=False if deployment is None else LOCAL):
-        value = nnsight.save(body())
+        value = nnsight.save(in_evaluation_mode(model, body))
     return LocalResult(value)
+
+
+def in_evaluation_mode(model: CodiModel, body: Callable[[], Any]) -> Any:
+    """Call `body` with every module in evaluation mode: whoever attaches an adapter may leave its dropout live."""
+    model.lm._module.eval()
+    return body()
 
 
 def deployment_of(model: CodiModel, remote: bool | str | None) -> Remote | None:

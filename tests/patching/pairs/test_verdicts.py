@@ -97,7 +97,7 @@ def test_each_reason_under_a_tokenizer_is_a_sentence(model, pairs):
     reasons = {found.pair_id: found.reasons for found in judge(odd_pairs(pairs), model)}
     assert reasons["longer"][0].startswith("its questions have ")
     assert reasons["equal tokens"] == ("its questions are the same to this checkpoint's tokenizer",)
-    assert reasons["unknown words"] == ("it has words that this checkpoint's tokenizer does not know",)
+    assert reasons["unknown words"] == ("this checkpoint's tokenizer does not know its 'Zebras'",)
     assert len(reasons["everything"]) == 3
 
 

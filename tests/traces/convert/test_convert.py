@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from codi_tracing.cli.main import app
 from codi_tracing.traces.convert.convert import convert
-from codi_tracing.traces.convert.upstream import BASE_PREFIX
-from codi_tracing.traces.convert.weights_file import ConversionError
+from codi_tracing.traces.convert.upstream import BASE_PREFIX, ConversionError
 from codi_tracing.traces.loop.thought import run
 from codi_tracing.traces.loop.tokens import answer_ids, encode, question_ids
 from codi_tracing.traces.model.checkpoint import CARD, CheckpointError, read_card
@@ -283,7 +282,7 @@ class Bomb:
 def test_a_pickle_with_code_in_it_is_refused_and_never_run(gpt2, tmp_path):
     (tmp_path / "codi").mkdir()
     torch.save({"codi.x": Bomb(str(tmp_path / "ran"))}, tmp_path / "codi" / "pytorch_model.bin")
-    with pytest.raises(ConversionError, match="refused, because it is damaged or holds Python objects"):
+    with pytest.raises(CheckpointError, match="refused, because it is damaged or holds Python objects"):
         convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
     assert not (tmp_path / "ran").exists()
 

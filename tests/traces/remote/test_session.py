@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ from codi_tracing.traces.loop import thought
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.remote.ndif import DeploymentError
-from codi_tracing.traces.remote.session import PACKAGE, deployment_of, start
+from codi_tracing.traces.remote.session import PACKAGE, deployment_of, in_evaluation_mode, start
 from codi_tracing.traces.remote.submitted_jobs import Ledger
 from tests.support.places import ROOT
 
@@ -132,7 +133,7 @@ def test_a_sweep_runs_in_a_process_that_lacks_this_package(random_checkpoint, pa
     model.lm._module.set_attn_implementation("sdpa")  # a deployment's
 
     def start_and_record(model, body, **options):
-        blobs.append(dumps(body))
+        blobs.append(dumps(partial(in_evaluation_mode, model, body)))  # as for a deployment
         started = start(model, body)
         here.append(started.result())
         return started
