@@ -69,6 +69,14 @@ def test_a_shipped_config_runs_by_name_outside_the_clone_from_a_read_only_instal
     assert digests(installed) == before
 
 
+def test_commands_work_without_assertions_and_docstrings(tmp_path):
+    words = ("-m", "codi_tracing", "ask", "thought", "On Sunday Ann had 7 pens. Ann found 5 pens on Monday. How many?")
+    assert python(*words, folder=tmp_path, PYTHONOPTIMIZE="2") == python(*words, folder=tmp_path)
+    printed = python("-m", "codi_tracing", "run", "tiny", "--limit", "2", folder=tmp_path, PYTHONOPTIMIZE="2")
+    assert "Report: runs/tiny/report.html" in printed
+    assert "--limit" in python("-m", "codi_tracing", "run", "--help", folder=tmp_path, PYTHONOPTIMIZE="2")
+
+
 def test_scripts_work_beside_a_users_own_folders_of_our_names(tmp_path):
     for folder in FOLDERS[:1] + FOLDERS[2:]:
         (tmp_path / folder).mkdir()

@@ -141,11 +141,11 @@ def find_weights(source: str) -> list[Path]:
     path = Path(source)
     if path.is_file() and path.suffix != ".json":
         return [path]
-    names = (path.name.removesuffix(".index.json"),) if path.is_file() else MODEL_FILES
+    names = [path.name.removesuffix(".index.json")] if path.is_file() else list(MODEL_FILES)
     folder = path if path.is_dir() else path.parent if path.is_file() else fetch(source)
     if not (files := weight_files(str(folder), names)):
-        names = " nor ".join(MODEL_FILES)
-        raise CheckpointError(f"{source}: holds neither {names}, nor shards of them; give upstream CODI's output")
+        either = " nor ".join(MODEL_FILES)
+        raise CheckpointError(f"{source}: holds neither {either}, nor shards of them; give upstream CODI's output")
     return files
 
 

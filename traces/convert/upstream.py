@@ -28,6 +28,13 @@ from codi_tracing.traces.model.weight_files import OLD_BUFFERS, StateDict
 
 BASE_PREFIX, LORA_A, LORA_B = "codi.base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
 PROJECTION = tuple(f"prj.{layer}.{name}" for layer in ("1", "3", "ln") for name in ("weight", "bias"))
+NO_PLAIN_LORA = {  # in a tensor's name: what it is
+    "lora_magnitude_vector": "a DoRA",
+    "modules_to_save": "modules that were trained whole",
+    "lora_embedding_": "an adapted embedding",
+    "lm_head.lora_": "an adapted LM head",
+    "lora_B.default.bias": "biases of a LoRA",
+}
 SPECIAL = 3  # rows after the vocabulary: pad, BoT, EoT
 
 
@@ -156,6 +163,9 @@ def fault(state: StateDict, names: TensorNames, base: LoadedBase) -> str | None:
     """The first fault of the state dict over this base, as the end of a sentence."""
     stored = set(state)
     missing, unexpected = sorted(names.required - stored), sorted(stored - names.required - names.optional)
+    for part, what in NO_PLAIN_LORA.items():
+        if odd := sorted(name for name in stored if part in name):
+            return f"holds {what} ({odd[0]}), expected a plain LoRA over the linear layers of the blocks"
     if not stored & set(PROJECTION):
         return "has no projection (prj.1, prj.3, prj.ln); give a model trained with use_prj"
     if not names.modules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ def refusing(what: str, base: str) -> Iterator[None]:
 
     Their warnings and progress bars are switched off.
     """
+    if sys.flags.optimize > 1:
+        raise CheckpointError(f"{what}: Python runs without docstrings (-OO), which transformers needs; use -O")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

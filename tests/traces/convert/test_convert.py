@@ -145,6 +145,27 @@ def test_safetensors_with_tied_weights_stored_once_is_read_the_same(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_an_output_in_shards_is_the_same_as_a_whole_one(state, gpt2, ending, tmp_path):
+    state.pop(f"{BASE_PREFIX}lm_head.weight")
+    save_upstream(state, tmp_path / "whole", safetensors=ending == "safetensors")
+    stem, names = {"bin": "pytorch_model", "safetensors": "model"}[ending], sorted(state)
+    halves = {f"{stem}-0000{i + 1}-of-00002.{ending}": names[i::2] for i in (0, 1)}
+    for file, half in halves.items():
+        save_upstream({name: state[name] for name in half}, tmp_path / "codi", safetensors=ending == "safetensors")
+        (tmp_path / "codi" / f"{stem}.{ending}").rename(tmp_path / "codi" / file)
+    index = tmp_path / "codi" / f"{stem}.{ending}.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, half in halves.items() for name in half}}))
+    for source, out in ((tmp_path / "whole", "a"), (tmp_path / "codi", "b"), (index, "c")):
+        convert(source, gpt2[0] / "base", tmp_path / out, alpha=16)
+    for file in ("codi.safetensors", "adapter/adapter_model.safetensors"):
+        one, *others = (load_file(tmp_path / out / file) for out in "abc")
+        assert all(set(one) == set(other) and all(torch.equal(one[n], other[n]) for n in one) for other in others)
+    next((tmp_path / "codi").glob(f"*-00002.{ending}")).unlink()
+    with pytest.raises(CheckpointError, match=f"its file {stem}-0000"):
+        convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "d", alpha=16)
+
+
 def test_a_tied_head_stored_in_the_embeddings_place_is_the_embedding(state, gpt2, tmp_path):
     del state[f"{BASE_PREFIX}transformer.wte.weight"]
     save_upstream(state, tmp_path / "codi")
@@ -194,6 +215,10 @@ def drop(part):
     return lambda state: {name: tensor for name, tensor in state.items() if part not in name}
 
 
+def add(name):
+    return lambda state: {**state, f"{BASE_PREFIX}{name}": torch.zeros(2, 2)}
+
+
 def change(part, function):
     return lambda state: {name: function(tensor) if part in name else tensor for name, tensor in state.items()}
 
@@ -205,6 +230,11 @@ def change(part, function):
         (drop("prj.3.bias"), "1 missing, the first is prj.3.bias"),
         (drop("lora_"), "adapts none of c_attn, c_proj, c_fc"),
         (drop("h.1.attn.c_attn.lora_B"), "1 missing, the first is codi.base_model.model.transformer.h.1"),
+        (add("transformer.h.0.mlp.c_fc.lora_magnitude_vector.default.weight"), "holds a DoRA (codi.base_model"),
+        (add("lm_head.modules_to_save.default.weight"), "holds modules that were trained whole (codi.base_model.mod"),
+        (add("transformer.wte.lora_embedding_A.default"), "holds an adapted embedding (codi.base_model.model.tra"),
+        (add("lm_head.lora_A.default.weight"), "holds an adapted LM head (codi.base_model.model.lm_head.lora_A"),
+        (add("transformer.h.0.mlp.c_fc.lora_B.default.bias"), "holds biases of a LoRA (codi.base_model.model.tra"),
         (drop("ln_f.weight"), "1 missing, the first is codi.base_model.model.transformer.ln_f.weight"),
         (drop("codi."), "is no CODI state dict: none of its 6 tensors is under 'codi.base_model.model.'"),
         (lambda state: {}, "is no CODI state dict: none of its 0 tensors"),
