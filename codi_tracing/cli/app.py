@@ -93,7 +93,8 @@ CONFIG is a TOML file or the name of a shipped one; CHECKPOINT is a folder or
 the name of a shipped one (thought, bypass). Paths on the command line are
 relative to the current folder, paths in a config to that file.
 
-Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted.""",
+Exit codes: 0 done, 1 an invariant failed or a training diverged, 2 bad
+input, 130 interrupted.""",
 )
 
 ConfigFile = Annotated[
