@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -55,6 +56,9 @@ def train(config: TrainConfig, report: Report) -> None:
 
     Raises `DivergedError`, and then leaves the files that were written before as they are.
     """
+    config.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=config.out):
+        pass  # a folder that cannot be written is refused now, not after the training
     with seeded(config):
         if config.architecture is not None:
             train_base(config, config.architecture, report)

@@ -34,4 +34,4 @@ def test_a_training_that_diverges_is_one_sentence_with_its_exit_code(codi, confi
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("codi: ")]
     assert "expected finite numbers; lower optimiser.lr, which is 1e+30" in line
-    assert not (tmp_path / "a").exists()
+    assert not list((tmp_path / "a").iterdir())

@@ -179,3 +179,12 @@ def test_nothing_drops_out_of_a_model_in_training(tmp_path):
         path.write_text(json.dumps({**config, "attention_dropout": dropout}), encoding="utf-8")
         train(recipe(tmp_path), lambda _, figures: losses.append(figures["loss"]))
     assert losses[:2] == losses[2:]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    (tmp_path / "codi").write_text("a file")
+    reports = []
+    with pytest.raises(FileExistsError):
+        train(recipe(tmp_path), lambda *a: reports.append(a))
+    assert reports == []
