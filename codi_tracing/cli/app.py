@@ -25,6 +25,11 @@ class CodiGroup(TyperGroup):
         return sorted(super().list_commands(ctx), key=COMMANDS.index)
 
     def invoke(self, ctx: Any) -> Any:
+        if current_folder() is None:
+            stop(
+                "the current folder no longer exists; change to one that does, and give the command again",
+                EXIT_BAD_INPUT,
+            )
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
@@ -47,8 +52,17 @@ def stop(sentence: str, code: int) -> NoReturn:
 
 
 def from_here(text: object) -> str:
-    """The text with paths under the current folder made relative."""
-    return str(text).replace(f"{Path.cwd()}{os.sep}", "")
+    """The text with paths under the current folder made relative, unless that is the root of all paths."""
+    here = current_folder()
+    return str(text) if here is None or here == here.parent else str(text).replace(f"{here}{os.sep}", "")
+
+
+def current_folder() -> Path | None:
+    """The current folder; None if it was removed, or may not be read."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def printable(text: str) -> str:
@@ -93,7 +107,8 @@ CONFIG is a TOML file or the name of a shipped one; CHECKPOINT is a folder or
 the name of a shipped one (thought, bypass). Paths on the command line are
 relative to the current folder, paths in a config to that file.
 
-Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted.""",
+Exit codes: 0 done, 1 an invariant failed or a training diverged, 2 bad
+input, 130 interrupted.""",
 )
 
 ConfigFile = Annotated[

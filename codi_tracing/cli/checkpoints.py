@@ -113,12 +113,15 @@ def train(config: ConfigFile, out: Out = None) -> None:
     settings = load_config(config, TrainConfig, out=absolute(out))
     if settings.base is not None and not (settings.base / "config.json").is_file():
         raise ValueError(f"{settings.base}: holds no base model; train it first: codi train train_base")
-    from codi_tracing.traces.training.train import train
+    from codi_tracing.traces.training.train import DivergedError, train
 
     def say(step: int, figures: dict) -> None:
         typer.echo(f"step {step:>6}  " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
-    train(settings, say)
+    try:
+        train(settings, say)
+    except DivergedError as error:
+        stop(str(error), EXIT_FAILED)
     typer.echo(f"written to {from_here(settings.out)}")
 
 

@@ -2,8 +2,8 @@
 
 One model is teacher and student. The teacher reads question, written chain and answer; the student reads the question,
 thinks `n_latents` latent steps and answers. The loss is the student's cross-entropy on the answer, the teacher's on
-chain and answer, and the smooth-L1 distance between their hidden states at the token before the answer, at every layer,
-divided by the teacher's standard deviation.
+chain and answer, and the smooth-L1 distance between their hidden states at the answer prefix's last token, at
+every layer, divided by the teacher's standard deviation.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Thinker:
         return cache, mask, last, torch.stack(outputs, 1)
 
     def answer(self, answer: Tensor, cache, mask: Tensor, last: Tensor, hidden: Tensor):
-        """The teacher-forced answer phase; rows in `hidden` (bool `[pair]`) do not see question and BoT."""
+        """The teacher-forced answer phase; rows in `hidden` (bool `[pair]`) do not see question and BoT.
+
+        Padding stands on the right, where no token of the answer sees it.
+        """
         embeds = self.decoder.embed_tokens(answer)
         embeds = torch.cat([self.eot.expand(len(answer), 1, -1), embeds[:, 1:]], 1)
         width, past = answer.shape[1], mask.shape[1]
@@ -92,13 +95,12 @@ def codi_loss(
     cache, mask, last, outputs = thinker.think(batch.question, batch.question_mask)
     student = thinker.answer(batch.answer, cache, mask, last, hidden)
     logits = head(student.last_hidden_state)
-    student_loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.answer[:, 1:].flatten())
+    student_loss = next_token_loss(logits, batch.answer_labels)
 
-    colon = batch.answer.shape[1] - 3  # the token before the number: placeholder, prefix, number, EOS
     pairs, distances = torch.arange(len(batch.answer)), []
     for student_state, teacher_state in zip(student.hidden_states[1:], teacher.hidden_states[1:], strict=True):
         target = teacher_state[pairs, batch.teacher_colon].detach()
-        distances.append(F.smooth_l1_loss(student_state[:, colon], target) / target.std())
+        distances.append(F.smooth_l1_loss(student_state[pairs, batch.answer_colon], target) / target.std())
     distill_loss = torch.stack(distances).mean()
 
     loss = student_loss + teacher_loss + distill_weight * distill_loss
@@ -106,7 +108,7 @@ def codi_loss(
         "student": student_loss.item(),
         "teacher": teacher_loss.item(),
         "distill": distill_loss.item(),
-        "accuracy": (logits[:, colon].argmax(-1) == batch.answer[:, -2]).float().mean().item(),
+        "accuracy": answer_accuracy(logits, batch.answer_labels, batch.answer_colon),
     }
     if decode_weight > 0:
         decoded = head(outputs)
@@ -120,3 +122,10 @@ def codi_loss(
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits `[pair, token, vocab]` at each position against the label of the next."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def answer_accuracy(logits: Tensor, labels: Tensor, colon: Tensor) -> float:
+    """Share of rows whose every token after the answer prefix is predicted, EOS included."""
+    later = torch.arange(labels.shape[1] - 1) >= colon[:, None]
+    counted = later & (labels[:, 1:] != IGNORED)
+    return ((logits[:, :-1].argmax(-1) == labels[:, 1:]) | ~counted).all(-1).float().mean().item()

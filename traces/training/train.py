@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -31,22 +33,51 @@ from codi_tracing.traces.model.checkpoint import (
     write_checkpoint,
 )
 from codi_tracing.traces.model.families import FAMILIES
+from codi_tracing.traces.model.loading import open_base, refusing
 from codi_tracing.traces.training.batches import ANSWER_PREFIX, LONGEST_CHAIN, BatchSampler, longest_chain
-from codi_tracing.traces.training.distillation import Thinker, codi_loss, merged_weights, next_token_loss
+from codi_tracing.traces.training.distillation import (
+    Thinker,
+    answer_accuracy,
+    codi_loss,
+    merged_weights,
+    next_token_loss,
+)
 from codi_tracing.traces.training.word_problems import build_tokenizer
 
 Report = Callable[[int, dict], None]
 
 
+class DivergedError(ArithmeticError):
+    """The loss or its gradient is no longer a finite number."""
+
+
 def train(config: TrainConfig, report: Report) -> None:
-    """Train a base (config table `[architecture]`) or a CODI model over one (`[codi]`)."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    if config.architecture is not None:
-        train_base(config, config.architecture, report)
-    elif config.codi is not None and config.base is not None:
-        train_codi(config, config.codi, config.base, report)
+    """Train a base (config table `[architecture]`) or a CODI model over one (`[codi]`).
+
+    Raises `DivergedError`, and then leaves the files that were written before as they are.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=config.out):
+        pass  # a folder that cannot be written is refused now, not after the training
+    with seeded(config):
+        if config.architecture is not None:
+            train_base(config, config.architecture, report)
+        elif config.codi is not None and config.base is not None:
+            train_codi(config, config.codi, config.base, report)
+
+
+@contextmanager
+def seeded(config: TrainConfig) -> Iterator[None]:
+    """The config's seed and CPU threads; afterwards the process has its own again."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def train_base(config: TrainConfig, shape: Architecture, report: Report) -> None:
@@ -72,9 +103,8 @@ def train_base(config: TrainConfig, shape: Architecture, report: Report) -> None
     def loss_of(step: int) -> tuple[Tensor, dict]:
         batch = sampler.batch(config.optimiser.batch)
         logits = base(input_ids=batch.teacher, attention_mask=batch.teacher_mask).logits
-        numbers = logits[torch.arange(len(logits)), batch.teacher_colon].argmax(-1)
-        correct = numbers == batch.answer[:, -2]
-        return next_token_loss(logits, batch.teacher_labels), {"accuracy": correct.float().mean().item()}
+        accuracy = answer_accuracy(logits, batch.teacher_labels, batch.teacher_colon)
+        return next_token_loss(logits, batch.teacher_labels), {"accuracy": accuracy}
 
     optimise(list(base.parameters()), config.optimiser, loss_of, report)
     base.save_pretrained(config.out)
@@ -96,7 +126,8 @@ def initial_parts(base: LlamaForCausalLM, settings: Codi) -> CodiParts:
 
     rows = cast(nn.Embedding, base.get_input_embeddings()).weight.detach()
     if settings.start is not None:
-        adapted = PeftModel.from_pretrained(base, settings.start / ADAPTER, is_trainable=True)
+        with refusing("the checkpoint to start from,", str(settings.start)):
+            adapted = PeftModel.from_pretrained(base, settings.start / ADAPTER, is_trainable=True)
         return CodiParts(adapted, *read_projection(settings.start, rows.shape[1]))
     targets = list(FAMILIES["llama"].adapted)
     lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
@@ -111,11 +142,12 @@ def initial_parts(base: LlamaForCausalLM, settings: Codi) -> CodiParts:
 
 def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: Report) -> None:
     """Self-distil a CODI model over the frozen base in `base_folder` and save its checkpoint folder."""
-    from transformers import AutoTokenizer
-
-    sampler = BatchSampler(AutoTokenizer.from_pretrained(base_folder), settings.n_latents, config.seed + 1)
+    shape, _, tokenizer = open_base("the base", str(base_folder))
+    if shape.model_type != "llama":
+        raise ValueError(f"{base_folder}: is a base of family {shape.model_type!r}; only 'llama' can be trained")
+    sampler = BatchSampler(tokenizer, settings.n_latents, config.seed + 1)
     chance = torch.Generator().manual_seed(config.seed)
-    base: Any = LlamaForCausalLM.from_pretrained(base_folder)
+    base: Any = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32)  # in eval mode: nothing drops out
     parts = initial_parts(base, settings)
     parts.adapted.base_model.disable_adapter_layers()  # LoRA acts through `merged_weights`
     lora = [parameter for name, parameter in parts.adapted.named_parameters() if "lora_" in name]
@@ -138,7 +170,7 @@ def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: R
 
     def save(step: int, figures: dict) -> None:
         report(step, figures)
-        if step % 500 == 0 or step == steps - 1:
+        if (step > 0 and step % 500 == 0) or step == steps - 1:
             write_checkpoint(config.out, *parts, card)
 
     optimise(trained, config.optimiser, loss_of, save)
@@ -154,7 +186,10 @@ def schedule(step: int, steps: int, warmup: int = 100) -> float:
 def optimise(
     parameters: list[Any], settings: Optimiser, loss_of: Callable[[int], tuple[Tensor, dict]], report: Report
 ) -> None:
-    """AdamW with `schedule` and gradients clipped at norm 1; `loss_of(step)` returns the loss and figures to report."""
+    """AdamW with `schedule` and gradients clipped at norm 1; `loss_of(step)` returns the loss and figures to report.
+
+    Raises `DivergedError` before a step that would make the parameters NaN.
+    """
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(settings.steps):
         for group in optimiser.param_groups:
@@ -162,7 +197,10 @@ def optimise(
         loss, figures = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not (loss.isfinite() and norm.isfinite()):
+            what = f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}, expected finite numbers"
+            raise DivergedError(f"step {step}: {what}; lower optimiser.lr, which is {settings.lr:g}")
         optimiser.step()
         if step % 50 == 0 or step == settings.steps - 1:
             report(step, {"loss": loss.item(), **figures})

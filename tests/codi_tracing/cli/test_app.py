@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from codi_tracing.cli.app import aligned
+from codi_tracing.cli.app import aligned, from_here
 from tests.support.command_line import refused
 
 
@@ -15,7 +15,8 @@ def test_help_shows_what_to_type():
     ).stdout
     for command in ("codi run tiny", "codi pairs check", "codi ask", "codi check", "codi report"):
         assert command in printed
-    assert "Exit codes: 0 done, 1 an invariant failed, 2 bad input, 130 interrupted." in printed
+    codes = "Exit codes: 0 done, 1 an invariant failed or a training diverged, 2 bad input, 130 interrupted."
+    assert codes in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,30 @@ def test_an_interruption_is_printed_and_has_its_exit_code(codi, monkeypatch):
 
 def test_columns_are_aligned_and_numbers_stand_to_the_right():
     assert aligned([["layer", "what"], ["0", "a"], ["11", "bc"]]) == "layer  what\n    0  a\n   11  bc"
+
+
+@pytest.mark.parametrize("words", ["pairs check pairs.json", "run tiny", "report a", "eval thought --data a --out b"])
+def test_a_command_in_a_folder_that_was_removed_is_one_sentence(words, codi, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert refused(codi(*words.split())).startswith(
+        "codi: the current folder no longer exists; change to one that does"
+    )
+    assert codi("--help").exit_code == 0
+
+
+def test_a_sentence_in_the_root_folder_keeps_its_paths_and_addresses(codi, monkeypatch):
+    monkeypatch.chdir("/")
+    assert from_here("/tmp/a.json: see https://ndif.us") == "/tmp/a.json: see https://ndif.us"
+    assert "no_such_folder/manifest.json: no such file" in refused(codi("report", "no_such_folder"))
+
+
+def test_a_folder_that_may_not_be_written_is_one_sentence(codi, monkeypatch, tmp_path):
+    def forbidden(path, *_, **__):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr("codi_tracing.cli.checkpoints.write_lines", forbidden)
+    (tmp_path / "q.jsonl").write_text('{"question": "How many?", "answer": 1}')
+    line = refused(codi("eval", "thought", "--data", "q.jsonl", "--out", "a.jsonl"))
+    assert line == "codi: a.jsonl: Read-only file system"

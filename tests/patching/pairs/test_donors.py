@@ -3,8 +3,12 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from codi_tracing.patching.pairs import donors as drawing
 from codi_tracing.patching.pairs.donors import draw_unrelated
 from codi_tracing.patching.pairs.pair import Pair, Side, in_clusters
 from codi_tracing.patching.pairs.tokenized import TokenizedPair, tokenize_pairs
@@ -43,8 +47,14 @@ def pool(answers, clusters) -> list[TokenizedPair]:
     return [TokenizedPair(i, pair, 7, (), ((), ()), 0) for i, pair in enumerate(pairs)]
 
 
+@pytest.fixture(params=[0, drawing.MOST_COMPARED], ids=["some compared", "all compared"])
+def most_compared(request, monkeypatch):
+    """Draw as among many pairs, and as among few."""
+    monkeypatch.setattr(drawing, "MOST_COMPARED", request.param)
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_no_donor_serves_more_pairs_than_it_must(seed):
+def test_no_donor_serves_more_pairs_than_it_must(seed, most_compared):
     rng = random.Random(seed)
     count = rng.randrange(8, 40)
     pairs = pool([float(rng.randrange(50)) for _ in range(count)], [rng.randrange(12) for _ in range(count)])
@@ -57,7 +67,7 @@ def test_no_donor_serves_more_pairs_than_it_must(seed):
     assert max(Counter(donors[0].pair_id for donors in few if donors).values()) <= most
 
 
-def test_a_pair_that_would_have_no_donor_else_shares_one():
+def test_a_pair_that_would_have_no_donor_else_shares_one(most_compared):
     pairs = pool([1.0, 1.0, 1.0, 2.0], range(4))  # the answer 2 is the only other one
     drawn = draw_unrelated(pairs, 0)
     assert [donors[0].pair_id for donors in drawn[:3]] == ["3", "3", "3"]
@@ -75,3 +85,70 @@ def test_no_donor_is_of_the_pairs_cluster_even_if_only_a_question_joins_them():
     )
     ready = [TokenizedPair(i, pair, 7, (), ((), ()), 0) for i, pair in enumerate(pairs)]
     assert [[donor.pair_id for donor in donors] for donors in draw_unrelated(ready, 0)[:2]] == [["2"], ["2"]]
+
+
+def unfit(pairs, index):
+    """Ranks of the pairs that cannot be a pair's donor, by comparing all."""
+    p = pairs[index].pair
+    answers = (p.clean.answer, p.corrupted.answer)
+    return {q.rank for q in pairs if q.pair.cluster_id == p.cluster_id or q.pair.clean.answer in answers}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=40),
+    st.integers(0, 99),
+    st.sampled_from([0, 100, drawing.MOST_COMPARED]),
+)
+def test_every_donor_fits_and_every_pair_has_as_many_as_fit_however_many_are_compared(kinds, seed, most_compared):
+    pairs = pool([float(answer) for _, answer in kinds], [cluster for cluster, _ in kinds])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "MOST_COMPARED", most_compared)
+        drawn = draw_unrelated(pairs, seed, draws=3)
+        assert draw_unrelated(pairs, seed, draws=3) == drawn
+        assert draw_unrelated(pairs, seed) == [donors[:1] for donors in drawn]
+        assert draw_unrelated(pairs[:2], seed, draws=3, among=pairs) == drawn[:2]
+    for index, donors in enumerate(drawn):
+        ranks, excluded = {int(donor.pair_id) for donor in donors}, unfit(pairs, index)
+        assert not ranks & excluded
+        assert len(ranks) == len(donors) == min(3, len(pairs) - len(excluded))
+
+
+def many(count: int, kind: str) -> list[TokenizedPair]:
+    """Pairs of one token count, of which most share nothing, a cluster, an answer, or any donor with another."""
+    rng = random.Random(0)
+    answers = [float(rng.randrange(50)) for _ in range(count)]
+    clusters: list[int] = list(range(count))
+    most = [rng.random() < 0.9 for _ in range(count)]
+    if kind == "cluster":
+        clusters = [-1 if m else c for m, c in zip(most, clusters, strict=True)]
+    if kind == "answer":
+        answers = [-1.0 if m else a for m, a in zip(most, answers, strict=True)]
+    if kind == "no donor":
+        clusters = [-1] * count
+    return pool(answers, clusters)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "cluster", "answer", "no donor"])
+def test_the_comparisons_of_pairs_with_donors_grow_with_the_number_of_pairs(kind, monkeypatch):
+    compared: Counter[int] = Counter()
+    fits = drawing._Group.fits
+
+    def counting(group, pairs, donors):
+        compared[len(group.cluster)] += np.broadcast(pairs, donors).size
+        return fits(group, pairs, donors)
+
+    monkeypatch.setattr(drawing._Group, "fits", counting)
+    monkeypatch.setattr(drawing, "MOST_COMPARED", 10_000)
+    for count in (1_000, 4_000):
+        drawn = draw_unrelated(many(count, kind), 0, draws=2)
+        assert all(len(donors) == (0 if kind == "no donor" else 2) for donors in drawn)
+    assert compared[4_000] <= 4.5 * compared[1_000] + 2 * 10_000
+    assert compared[4_000] < 200 * 4_000  # 32 million are all
+
+
+@pytest.mark.parametrize(("kind", "most"), [("nothing", 1), ("cluster", 13), ("answer", 13)])
+def test_among_many_pairs_donors_serve_about_equally_many(kind, most, monkeypatch):
+    """Where nine tenths share a cluster or an answer, the donors of the other tenth serve nine each at the least."""
+    monkeypatch.setattr(drawing, "MOST_COMPARED", 10_000)
+    drawn = draw_unrelated(many(3_000, kind), 0)
+    assert max(Counter(donors[0].pair_id for donors in drawn).values()) <= most

@@ -1,16 +1,29 @@
 """Training: the student's loop in plain PyTorch equals the traced loop, and the recipe has its effects."""
 
+import json
+import random
+
 import pytest
 import torch
 
 from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids
-from codi_tracing.traces.model.checkpoint import read_card
+from codi_tracing.traces.model.checkpoint import CheckpointError, read_card
 from codi_tracing.traces.model.loading import load_codi
 from codi_tracing.traces.training.batches import BatchSampler
 from codi_tracing.traces.training.distillation import Thinker, merged_weights
-from codi_tracing.traces.training.train import schedule, train
+from codi_tracing.traces.training.train import DivergedError, schedule, train
+from codi_tracing.traces.training.word_problems import build_tokenizer
+from tests.support.tokenizers import write_base
+from tests.support.upstream import random_base
+
+
+def recipe(folder, base="base", lr=1e-3, steps=3, batch=8, **changes) -> TrainConfig:
+    """A short training over a base in this folder."""
+    optimiser = {"steps": steps, "batch": batch, "lr": lr}
+    codi = {"rank": 4, "prj_dim": 16}
+    return TrainConfig(out=folder / "codi", base=folder / base, optimiser=optimiser, codi=codi, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +102,89 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
     assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_over_a_base_whose_numbers_are_several_tokens_a_batch_of_32_trains_and_the_checkpoint_loads(
+    multi_token, tmp_path
+):
+    write_base(tmp_path / "base", multi_token)
+    reports = []
+    train(recipe(tmp_path, lr=1e-2, steps=4, batch=32), lambda *a: reports.append(a))
+    first, last = (figures["loss"] for _, figures in reports)
+    assert last < first
+    model = load_codi(tmp_path / "codi", device="cpu")
+    assert torch.isfinite(record(model, ["Ann had 7 coins. How many coins does Ann have now?"]).logits).all()
+
+
+def test_a_training_leaves_the_random_state_and_the_threads_of_its_caller(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    threads = torch.get_num_threads()
+    torch.manual_seed(11)
+    random.seed(11)
+    states = torch.get_rng_state(), random.getstate()
+    during = []
+    train(recipe(tmp_path, seed=5, threads=threads + 1), lambda *_: during.append(torch.get_num_threads()))
+    assert set(during) == {threads + 1}
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+
+
+def test_a_base_of_another_family_is_refused(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer(), family="gpt2")
+    with pytest.raises(ValueError, match="base: is a base of family 'gpt2'; only 'llama' can be trained"):
+        train(recipe(tmp_path), lambda *_: None)
+
+
+def test_a_checkpoint_of_another_base_is_no_start(trained, tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    optimiser = {"steps": 1, "batch": 2, "lr": 1e-3}
+    for start in (trained[0] / "codi", tmp_path / "none"):
+        config = TrainConfig(out=tmp_path / "a", base=tmp_path / "base", optimiser=optimiser, codi={"start": start})
+        with pytest.raises(CheckpointError, match=rf"^the checkpoint to start from, .*{start.name} cannot be loaded"):
+            train(config, lambda *_: None)
+
+
+def test_a_base_in_bfloat16_is_trained_in_float32(tmp_path):
+    tokenizer = build_tokenizer()
+    random_base("llama", len(tokenizer)).bfloat16().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    train(recipe(tmp_path), lambda *_: None)
+    assert load_codi(tmp_path / "codi", device="cpu").bot.dtype == torch.float32
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = None
+    write_base(tmp_path / "base", tokenizer)
+    with pytest.raises(ValueError, match="has no EOS token, which ends every answer; set its eos_token"):
+        train(recipe(tmp_path), lambda *_: None)
+
+
+def test_a_training_that_diverges_stops_and_leaves_the_earlier_checkpoint(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    train(recipe(tmp_path), lambda *_: None)
+    files = {path: path.read_bytes() for path in (tmp_path / "codi").rglob("*") if path.is_file()}
+    with pytest.raises(DivergedError, match=r"^step \d+: the loss is .*; lower optimiser.lr, which is 1e\+30$"):
+        train(recipe(tmp_path, lr=1e30, steps=8), lambda *_: None)
+    assert {path: path.read_bytes() for path in (tmp_path / "codi").rglob("*") if path.is_file()} == files
+
+
+def test_nothing_drops_out_of_a_model_in_training(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    path = tmp_path / "base" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    losses = []
+    for dropout in (0.0, 0.9):
+        path.write_text(json.dumps({**config, "attention_dropout": dropout}), encoding="utf-8")
+        train(recipe(tmp_path), lambda _, figures: losses.append(figures["loss"]))
+    assert losses[:2] == losses[2:]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path):
+    write_base(tmp_path / "base", build_tokenizer())
+    (tmp_path / "codi").write_text("a file")
+    reports = []
+    with pytest.raises(FileExistsError):
+        train(recipe(tmp_path), lambda *a: reports.append(a))
+    assert reports == []
