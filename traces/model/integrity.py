@@ -110,6 +110,8 @@ def check_tied(base: str, head: StoredTensor | None, table: StoredTensor | None)
 def check_lora(adapter: Path, base: nn.Module | None, family: Family) -> StateDict:
     """The tensors of an adapter; refused, with the cause, unless it is a whole and plain LoRA that fits the base."""
     path = adapter / "adapter_config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, so the LoRA is missing; restore it")
     config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is not the config of a LoRA ('peft_type' is not LORA); restore the file")

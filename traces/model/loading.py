@@ -61,8 +61,6 @@ def load_codi(
     folder = find_checkpoint(folder)
     card = read_card(folder)
     base = base_location(folder, card)
-    if not (folder / ADAPTER / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder / ADAPTER}: no adapter_config.json, so the LoRA is missing")
     name = card.dtype if dtype == "auto" else dtype
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is unknown; use auto, float32, bfloat16 or float16")

@@ -33,7 +33,9 @@ from codi_tracing.traces.model.checkpoint import (
     write_checkpoint,
 )
 from codi_tracing.traces.model.families import FAMILIES
-from codi_tracing.traces.model.loading import open_base, refusing
+from codi_tracing.traces.model.integrity import check_lora
+from codi_tracing.traces.model.loading import open_base
+from codi_tracing.traces.model.refusals import refusing
 from codi_tracing.traces.training.batches import ANSWER_PREFIX, LONGEST_CHAIN, BatchSampler, longest_chain
 from codi_tracing.traces.training.distillation import (
     Thinker,
@@ -142,12 +144,15 @@ def initial_parts(base: LlamaForCausalLM, settings: Codi) -> CodiParts:
 
 def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: Report) -> None:
     """Self-distil a CODI model over the frozen base in `base_folder` and save its checkpoint folder."""
-    shape, _, tokenizer = open_base("the base", str(base_folder))
-    if shape.model_type != "llama":
-        raise ValueError(f"{base_folder}: is a base of family {shape.model_type!r}; only 'llama' can be trained")
-    sampler = BatchSampler(tokenizer, settings.n_latents, config.seed + 1)
+    opened = open_base("the base", str(base_folder))
+    if opened.config.model_type != "llama":
+        kind = opened.config.model_type
+        raise ValueError(f"{base_folder}: is a base of family {kind!r}; only 'llama' can be trained")
+    sampler = BatchSampler(opened.tokenizer, settings.n_latents, config.seed + 1)
     chance = torch.Generator().manual_seed(config.seed)
     base: Any = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32)  # in eval mode: nothing drops out
+    if settings.start is not None:
+        check_lora(settings.start / ADAPTER, opened.meta, opened.family)
     parts = initial_parts(base, settings)
     parts.adapted.base_model.disable_adapter_layers()  # LoRA acts through `merged_weights`
     lora = [parameter for name, parameter in parts.adapted.named_parameters() if "lora_" in name]

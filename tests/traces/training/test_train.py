@@ -139,9 +139,9 @@ def test_a_base_of_another_family_is_refused(tmp_path):
 def test_a_checkpoint_of_another_base_is_no_start(trained, tmp_path):
     write_base(tmp_path / "base", build_tokenizer())
     optimiser = {"steps": 1, "batch": 2, "lr": 1e-3}
-    for start in (trained[0] / "codi", tmp_path / "none"):
+    for start, sentence in ((trained[0] / "codi", "it belongs to another base"), (tmp_path / "none", "no such file")):
         config = TrainConfig(out=tmp_path / "a", base=tmp_path / "base", optimiser=optimiser, codi={"start": start})
-        with pytest.raises(CheckpointError, match=rf"^the checkpoint to start from, .*{start.name} cannot be loaded"):
+        with pytest.raises(CheckpointError, match=rf"{start.name}.*{sentence}"):
             train(config, lambda *_: None)
 
 
@@ -157,7 +157,7 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
     tokenizer = build_tokenizer()
     tokenizer.eos_token = None
     write_base(tmp_path / "base", tokenizer)
-    with pytest.raises(ValueError, match="has no EOS token, which ends every answer; set its eos_token"):
+    with pytest.raises(ValueError, match="its tokenizer has no EOS, at which answers end; set eos_token"):
         train(recipe(tmp_path), lambda *_: None)
 
 
