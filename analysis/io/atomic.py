@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+STALE = 600  # seconds after which an unfinished file is what a killed process left
 
 
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file through a temporary one in the same folder, so that no reader sees half of it.
 
-    A link's target is written. ValueError where the path is a folder, a device or a pipe.
+    The umask decides who may read it. A link is replaced, not followed. ValueError where the path is a folder, a device
+    or a pipe. What a killed process left of an earlier attempt is deleted.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
+    if path.exists() and not (path.is_file() or path.is_symlink()):
         raise ValueError(f"{path}: is no regular file; choose another")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+    temporary, handle = open_temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # temporary files are private
-        os.replace(temporary, target)
+        os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def open_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, opened to write; one that a killed process left is deleted."""
+    usual = path.with_name(f".{path.name[:100]}.tmp")
+    if usual.is_file() and time.time() - usual.lstat().st_mtime > STALE:
+        usual.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        return usual, os.open(usual, flags, 0o666)
+    except FileExistsError:  # another process is writing the same file
+        other = usual.with_suffix(f".{os.getpid()}.tmp")
+        other.unlink(missing_ok=True)
+        return other, os.open(other, flags, 0o666)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> Path:

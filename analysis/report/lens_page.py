@@ -12,7 +12,7 @@ from pandas.api.types import is_numeric_dtype
 
 from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.io.html import render
-from codi_tracing.analysis.io.images import save_figures, vega_bundle
+from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
 from codi_tracing.analysis.lens.charts import (
     attention_by_layer,
     attention_map,
@@ -166,7 +166,6 @@ def write_lens_report(folder: Path | str, question_id: str | None = None, figure
                 raise
             shown[name] = Shown(name, "", False, f"Not shown: {error}.")
     bundle = vega_bundle()
-    save_figures(specs, figures or folder / "charts", bundle)
     model = lens.about.get("model") or {}
     page = render(
         "lens.html",
@@ -179,7 +178,9 @@ def write_lens_report(folder: Path | str, question_id: str | None = None, figure
         specs=specs,
         bundle=bundle,
     )
-    return write_whole(folder / "lens.html", page.encode())
+    written = write_whole(folder / "lens.html", page.encode())
+    warn_of_faults(save_figures(specs, figures or folder / "charts", bundle))
+    return written
 
 
 def _share(row: dict[Hashable, Any]) -> str:

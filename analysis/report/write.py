@@ -14,7 +14,7 @@ from codi_tracing.analysis.figures.comparison import comparison_chart
 from codi_tracing.analysis.figures.pairs import pair_specs
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.html import render
-from codi_tracing.analysis.io.images import save_figures, vega_bundle
+from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.io.summary_files import write_summary
 from codi_tracing.analysis.report.catalogue import Figure, figures_of_run, has_original_cells
@@ -53,13 +53,6 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
         specs |= {} if spec is None else {name: spec}
         shown.append(Shown(name, figure.section, spec is not None, text))
     bundle = vega_bundle()
-    if figures is not False:
-        save_figures(specs, folder / "charts" / "aggregate" if figures is True else figures, bundle)
-    if figures is True:
-        questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in run.pairs}
-        save_pairs(table, questions, folder / "charts" / "individual", progress)
-        if has_original_cells(run.experiment, table):
-            write_original_pictures(folder)
     explorer = explorer_data(run.results, run.pairs)
     page = render(
         "report.html",
@@ -69,7 +62,16 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
         specs=specs,
         bundle=bundle,
     )
-    return write_whole(folder / "report.html", page.encode())
+    written, faults = write_whole(folder / "report.html", page.encode()), {}
+    if figures is not False:
+        faults |= save_figures(specs, folder / "charts" / "aggregate" if figures is True else figures, bundle)
+    if figures is True:
+        questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in run.pairs}
+        faults |= save_pairs(table, questions, folder / "charts" / "individual", progress)
+        if has_original_cells(run.experiment, table):
+            write_original_pictures(folder)
+    warn_of_faults(faults)
+    return written
 
 
 def try_figure(figure: Figure, results: Results) -> tuple[dict[str, Any] | None, str]:
@@ -88,15 +90,19 @@ def try_figure(figure: Figure, results: Results) -> tuple[dict[str, Any] | None,
 def write_comparison(first: Path, second: Path, folder: Path, metric: str = TRANSFER) -> Path:
     """The table and the chart of two runs compared, as comparison.parquet and comparison.png, .svg, .html, .json."""
     compared = compare_runs(first, second, metric)
-    save_figures({"comparison": comparison_chart(compared, run_names(first, second)).to_dict()}, folder)
+    chart = comparison_chart(compared, run_names(first, second)).to_dict()
+    warn_of_faults(save_figures({"comparison": chart}, folder))
     write_whole(folder / "comparison.parquet", compared.to_parquet(index=False))
     return folder
 
 
 def save_pairs(
     table: pd.DataFrame, questions: Mapping[str, str], folder: Path, progress: Progress | None = None
-) -> None:
-    """Each pair's chart as PNG and Vega-Lite JSON, `pair_<id>`, in names that every file system takes."""
+) -> dict[str, str]:
+    """Each pair's chart as PNG and Vega-Lite JSON, `pair_<id>`, in names that every file system takes.
+
+    Returns why a chart could not be drawn, by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     specs = dict(pair_specs(table, questions))
     paths = [folder / f"{stem}.json" for stem in file_stems(specs).values()]
@@ -105,6 +111,7 @@ def save_pairs(
     drawing = Drawing(paths)
     for _ in progress(drawing) if progress else drawing:
         pass
+    return {path.stem: fault for path, fault in drawing.faults.items()}
 
 
 def file_stems(pair_ids: Iterable[str]) -> dict[str, str]:

@@ -145,11 +145,12 @@ def score_dump(
     typer.echo("\nLatents whose likeliest token is a number, by step:")
     typer.echo(aligned([names, [f"{share:.1%}" for share in numbers]]))
     if out is not None:
-        from codi_tracing.analysis.io.images import save_figures
+        from codi_tracing.analysis.io.atomic import write_whole
+        from codi_tracing.analysis.io.images import save_figures, warn_of_faults
         from codi_tracing.analysis.lens.charts import decodable_bars
 
-        save_figures({"decodable": decodable_bars(shares).to_dict()}, out)
-        shares.to_parquet(out / "decodable.parquet", index=False)
+        warn_of_faults(save_figures({"decodable": decodable_bars(shares).to_dict()}, out))
+        write_whole(out / "decodable.parquet", shares.to_parquet(index=False))
         typer.echo(f"\nTable and chart: {from_here(out)}")
 
 
