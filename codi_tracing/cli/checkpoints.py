@@ -102,10 +102,14 @@ def evaluate(
 
 
 @app.command()
-def train(config: ConfigFile, out: Out = None) -> None:
+def train(
+    config: ConfigFile,
+    out: Out = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace what was trained before in the folder.")] = False,
+) -> None:
     """Train a base, or a CODI model over a base. The shipped checkpoints were trained with it.
 
-    The checkpoint's codi.json records the recipe of the config.
+    The checkpoint's codi.json records the recipe of the config, and how many steps were made.
     """
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.train_schema import TrainConfig
@@ -119,7 +123,7 @@ def train(config: ConfigFile, out: Out = None) -> None:
         typer.echo(f"step {step:>6}  " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
     try:
-        train(settings, say)
+        train(settings, say, fresh)
     except DivergedError as error:
         stop(str(error), EXIT_FAILED)
     typer.echo(f"written to {from_here(settings.out)}")

@@ -86,8 +86,12 @@ def named_tensors(module: nn.Sequential) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, adapted: Any, project: nn.Sequential, bot: Tensor, eot: Tensor, card: Card):
-    """Write a checkpoint folder from a PEFT model, its projection and its two special vectors."""
+    """Write a checkpoint folder from a PEFT model, its projection and its two special vectors.
+
+    The card is deleted first and written last: a folder without it is no checkpoint, so that it is whole or absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
     for adapter in adapted.peft_config.values():
         adapter.base_model_name_or_path = card.base  # not the path of its training
     adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # which are frozen
@@ -102,9 +106,10 @@ def write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write `codi.json`."""
-    text = json.dumps({"version": VERSION, **asdict(card)}, indent=2)
-    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    """Write `codi.json`, completely or not at all."""
+    text, unfinished = json.dumps({"version": VERSION, **asdict(card)}, indent=2), folder / f".{CARD}.tmp"
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(folder / CARD)
 
 
 CARD_FIELDS: dict[str, tuple[Any, str]] = {  # of a card: types, and how a sentence names them

@@ -15,8 +15,9 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from codi_tracing.configs.train_schema import Architecture, Codi, Optimiser, TrainConfig
 from codi_tracing.traces.model.checkpoint import (
     ADAPTER,
+    CARD,
     Card,
     new_projection,
     read_card,
@@ -53,12 +55,17 @@ class DivergedError(ArithmeticError):
     """The loss or its gradient is no longer a finite number."""
 
 
-def train(config: TrainConfig, report: Report) -> None:
+def train(config: TrainConfig, report: Report, fresh: bool = False) -> None:
     """Train a base (config table `[architecture]`) or a CODI model over one (`[codi]`).
 
+    What was trained before in the folder is replaced only with `fresh`, and then not before there is something new.
     Raises `DivergedError`, and then leaves the files that were written before as they are.
     """
     config.out.mkdir(parents=True, exist_ok=True)
+    if not fresh and (before := [name for name in (CARD, "config.json") if (config.out / name).exists()]):
+        raise ValueError(
+            f"{config.out}: holds a trained model ({before[0]}); --fresh replaces it, or choose another --out"
+        )
     with TemporaryFile(dir=config.out):
         pass  # a folder that cannot be written is refused now, not after the training
     with seeded(config):
@@ -109,8 +116,13 @@ def train_base(config: TrainConfig, shape: Architecture, report: Report) -> None
         return next_token_loss(logits, batch.teacher_labels), {"accuracy": accuracy}
 
     optimise(list(base.parameters()), config.optimiser, loss_of, report)
-    base.save_pretrained(config.out)
-    tokenizer.save_pretrained(config.out)
+    marker = config.out / "config.json"  # written last: without it, the folder holds no base
+    marker.unlink(missing_ok=True)
+    with TemporaryDirectory(dir=config.out, prefix=".") as temporary:
+        base.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == marker.name):
+            path.replace(config.out / path.name)
 
 
 class CodiParts(NamedTuple):
@@ -176,7 +188,8 @@ def train_codi(config: TrainConfig, settings: Codi, base_folder: Path, report: R
     def save(step: int, figures: dict) -> None:
         report(step, figures)
         if (step > 0 and step % 500 == 0) or step == steps - 1:
-            write_checkpoint(config.out, *parts, card)
+            made = {**card.provenance, "steps_made": step + 1}
+            write_checkpoint(config.out, *parts, replace(card, provenance=made))
 
     optimise(trained, config.optimiser, loss_of, save)
 

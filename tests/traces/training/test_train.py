@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ import torch
 from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.traces.loop.recording import record
 from codi_tracing.traces.loop.tokens import answer_ids
+from codi_tracing.traces.model import checkpoint
 from codi_tracing.traces.model.checkpoint import CheckpointError, read_card
-from codi_tracing.traces.model.loading import load_codi
+from codi_tracing.traces.model.loading import load_codi, open_base
+from codi_tracing.traces.training import train as training
 from codi_tracing.traces.training.batches import BatchSampler
 from codi_tracing.traces.training.distillation import Thinker, merged_weights
 from codi_tracing.traces.training.train import DivergedError, schedule, train
@@ -166,7 +170,7 @@ def test_a_training_that_diverges_stops_and_leaves_the_earlier_checkpoint(tmp_pa
     train(recipe(tmp_path), lambda *_: None)
     files = {path: path.read_bytes() for path in (tmp_path / "codi").rglob("*") if path.is_file()}
     with pytest.raises(DivergedError, match=r"^step \d+: the loss is .*; lower optimiser.lr, which is 1e\+30$"):
-        train(recipe(tmp_path, lr=1e30, steps=8), lambda *_: None)
+        train(recipe(tmp_path, lr=1e30, steps=8), lambda *_: None, fresh=True)
     assert {path: path.read_bytes() for path in (tmp_path / "codi").rglob("*") if path.is_file()} == files
 
 
@@ -177,7 +181,7 @@ def test_nothing_drops_out_of_a_model_in_training(tmp_path):
     losses = []
     for dropout in (0.0, 0.9):
         path.write_text(json.dumps({**config, "attention_dropout": dropout}), encoding="utf-8")
-        train(recipe(tmp_path), lambda _, figures: losses.append(figures["loss"]))
+        train(recipe(tmp_path), lambda _, figures: losses.append(figures["loss"]), fresh=True)
     assert losses[:2] == losses[2:]
 
 
@@ -188,3 +192,81 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path
     with pytest.raises(FileExistsError):
         train(recipe(tmp_path), lambda *a: reports.append(a))
     assert reports == []
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("what", ["base", "codi"])
+def test_what_was_trained_before_is_replaced_only_when_asked(trained, tmp_path, what):
+    folder = shutil.copytree(trained[0] / what, tmp_path / what)
+    (folder / "notes.md").write_text("mine")
+    before = contents(folder)
+    steps, shape = {"steps": 1, "batch": 2, "lr": 1e-3}, {"d_model": 32, "d_mlp": 32, "layers": 1}
+    config = (
+        TrainConfig(out=folder, optimiser=steps, architecture=shape)
+        if what == "base"
+        else TrainConfig(out=folder, base=trained[0] / "base", optimiser=steps, codi={"rank": 2, "prj_dim": 16})
+    )
+    with pytest.raises(ValueError, match="holds a trained model .*; --fresh replaces it, or choose another --out"):
+        train(config, lambda *_: None)
+    assert contents(folder) == before
+    train(config, lambda *_: None, fresh=True)
+    after = contents(folder)
+    assert after.keys() == before.keys()
+    assert after[Path("notes.md")] == b"mine"
+    assert after != before
+
+
+@pytest.mark.parametrize("what", ["base", "codi"])
+def test_a_training_killed_while_it_saves_leaves_no_checkpoint_that_loads(trained, tmp_path, what, monkeypatch):
+    """Every call that writes is the last one in turn; what then stands there is whole or no checkpoint."""
+    steps, shape = {"steps": 1, "batch": 2, "lr": 1e-3}, {"d_model": 32, "d_mlp": 32, "layers": 1}
+    calls = {"left": 10**6}
+
+    def counted(function):
+        def call(*args, **options):
+            calls["left"] -= 1
+            if calls["left"] < 0:
+                raise KeyboardInterrupt
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    monkeypatch.setattr(checkpoint, "save_file", counted(checkpoint.save_file))
+    for left in range(12):
+        out = tmp_path / str(left)
+        config = (
+            TrainConfig(out=out, optimiser=steps, architecture=shape)
+            if what == "base"
+            else TrainConfig(out=out, base=trained[0] / "base", optimiser=steps, codi={"rank": 2, "prj_dim": 16})
+        )
+        train(config, lambda *_: None)
+        whole, calls["left"] = contents(out), left
+        try:
+            train(config.model_copy(update={"seed": 1}), lambda *_: None, fresh=True)
+        except KeyboardInterrupt:
+            marker = out / ("codi.json" if what == "codi" else "config.json")
+            assert not marker.exists() or contents(out) == whole
+            if not marker.exists():
+                with pytest.raises(CheckpointError):
+                    load_codi(out, device="cpu") if what == "codi" else open_base("the base", str(out))
+        else:
+            break
+        finally:
+            calls["left"] = 10**6
+    else:
+        pytest.fail("every training was killed")
+    assert left > 3
+
+
+def test_a_checkpoint_says_how_many_steps_were_made(tmp_path, monkeypatch):
+    write_base(tmp_path / "base", build_tokenizer())
+    made = []
+    monkeypatch.setattr(training, "write_checkpoint", lambda *parts: made.append(parts[-1].provenance["steps_made"]))
+    monkeypatch.setattr(training, "codi_loss", lambda thinker, *_: (thinker.project[1].weight.sum(), {}))
+    train(recipe(tmp_path, steps=1003, batch=1), lambda *_: None)
+    assert made == [501, 1001, 1003]
