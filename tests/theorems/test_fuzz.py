@@ -132,7 +132,7 @@ def test_gsm8ks_lines_load_or_are_refused_with_a_data_error(tmp_path):
     def read(data):
         path.write_bytes(data)
         loaded = []
-        result = outcome(lambda: loaded.extend(read_problems(path)), DataError, about=path)
+        result = outcome(lambda: loaded.extend(read_problems(path).problems), DataError, about=path)
         for problem in loaded:
             json.dumps(problem, allow_nan=False, ensure_ascii=False).encode()
         return result

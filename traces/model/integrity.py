@@ -5,7 +5,6 @@ transformers initialises a tensor that is missing from the file at random, and t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def safetensors_of(base: str, revision: str | None = None) -> list[Path]:
         return [whole]
     if (index := find(INDEX)) is None:
         return []
-    shards = {shard: find(shard) for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))}
+    shards = {shard: find(shard) for shard in sorted(set(read_json(index)["weight_map"].values()))}
     if missing := [shard for shard, path in shards.items() if path is None]:
         raise CheckpointError(f"{base}: its file {missing[0]} is missing; restore it")
     return [path for path in shards.values() if path is not None]
