@@ -110,7 +110,9 @@ def problem_of(record: FileRecord) -> GsmProblem:
         if isinstance(value, dict) and {"clean", "corrupted"} & set(value):
             raise DataError("is a pair of questions, expected one question; `codi pairs check` reads pairs")
         found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"found {found!r:.100}, expected an object with question and answer, or with fields of FORMS")
+        raise DataError(
+            f"found {found!r:.100}, expected question and answer, or another public form: see traces/gsm8k.py"
+        )
     parts = [value[name] for name in form.question]
     if not all(isinstance(part, str) and part.strip() for part in parts):
         raise DataError(f"its {' and '.join(map(repr, form.question))} is no text")

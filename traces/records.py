@@ -98,7 +98,7 @@ def parse_records(text: str, columns: Sequence[frozenset[str]], suffix: str = ""
         except ValueError:
             if start == "[":
                 records, faults = _read_lines(text, frozenset("[]"))
-                if len(records) <= len(faults):  # not a record in each line
+                if len(records) <= len(faults) or not isinstance(records[0].value, dict):  # no record in each line
                     raise
                 return records, faults
         else:

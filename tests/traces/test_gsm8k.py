@@ -42,7 +42,7 @@ def test_a_line_separator_within_a_text_ends_no_line(file):
     [
         ("{", "is not valid JSON"), ('{"question": 3, "answer": 1}', "its 'question' is no text"),
         ("3", "found 'int'"),
-        ('{"question": "A?"}', "found 'question', expected an object with question and answer"),
+        ('{"question": "A?"}', "found 'question', expected question and answer"),
         ('{"question": "A?", "answer": "none"}', "its answer 'none' is no number, expected a number, or a solution"),
         ('{"question": "A?", "answer": NaN}', "its answer nan is no number"), ("A?", "is not valid JSON"),
         ('{"question": "A?", "answer": [1, 2]}', r"its answer \(of type list\) is no number"),
@@ -123,7 +123,7 @@ def test_a_csv_is_read_by_its_header(tmp_path, mark):
     assert [(p.line, p.question, p.answer) for p in read.problems] == [(2, f'A{mark} "B" C?', 8)]
     assert read.faults == [
         "line 4: has 5 cells, expected 4",
-        "line 3: found 'ID, Body, Answer', expected an object with question and answer, or with fields of FORMS",
+        "line 3: found 'ID, Body, Answer', expected question and answer, or another public form: see traces/gsm8k.py",
     ]
 
 
@@ -140,8 +140,10 @@ def test_a_csv_with_other_columns_is_refused_with_their_names(tmp_path, text, se
 def test_an_unreadable_file_is_one_sentence(file, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for path, sentence in (
-        (tmp_path, "is a folder"), (tmp_path / "no", "no such file"), (tmp_path / "bytes", "is not UTF-8 text (byte 0)"),
-    ):  # fmt: skip
+        (tmp_path, "is a folder"),
+        (tmp_path / "no", "no such file"),
+        (tmp_path / "bytes", "is not UTF-8 text (byte 0)"),
+    ):
         with pytest.raises(DataError, match=re.escape(sentence)):
             read_problems(path)
     for text, sentence in (
