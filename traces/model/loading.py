@@ -20,6 +20,7 @@ from codi_tracing.traces.model.checkpoint import (
     base_location,
     find_checkpoint,
     read_card,
+    read_json,
     read_projection,
     read_tensors,
     reason,
@@ -140,12 +141,28 @@ def _load_base(
     if card.revision:
         options["revision"] = card.revision
     skip_hub_lookup(base)
-    with refusing(what, base):
+    with refusing(what, base), reading_byte_order_marks():
         lm = TransformersModel(
             base, task="text-generation", tokenizer=tokenizer, peft=adapter if adapted else None, dtype=dtype,
             trust_remote_code=False, **options,
         )  # fmt: skip
     return lm, tokenizer, family
+
+
+@contextmanager
+def reading_byte_order_marks() -> Iterator[None]:
+    """Let PEFT read an adapter's config that begins with a byte order mark; its own reader refuses one."""
+    from peft.config import PeftConfigMixin
+
+    def read(path: str, **_: Any) -> dict[str, Any]:
+        return {key: value for key, value in read_json(Path(path)).items() if key != "runtime_config"}
+
+    own = PeftConfigMixin.__dict__["from_json_file"]
+    PeftConfigMixin.from_json_file = staticmethod(read)
+    try:
+        yield
+    finally:
+        PeftConfigMixin.from_json_file = own
 
 
 def skip_hub_lookup(base: str) -> None:
