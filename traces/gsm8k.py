@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codi_tracing.traces.records import FileRecord, parse_records, read_text
+from codi_tracing.traces.records import FileRecord, json_type, parse_records, read_text
 from codi_tracing.traces.text import LARGEST, read_number
 
 # Calculations of SVAMP, MultiArith and Coconut without brackets: ( 8.0 - 3.0 ), X=(7.0*(6.0+2.0)), 16-3=13.
@@ -26,8 +26,8 @@ class QuestionForm(NamedTuple):
     chain: tuple[str, ...] = ()
 
     @property
-    def required(self) -> frozenset[str]:
-        return frozenset((*self.question, self.answer))
+    def required(self) -> tuple[str, ...]:
+        return (*self.question, self.answer)
 
 
 FORMS = (
@@ -36,6 +36,7 @@ FORMS = (
     QuestionForm(("sQuestion",), "lSolutions", ("lEquations",)),  # MultiArith
     QuestionForm(("question_concat",), "Answer", ("Equation",)),  # SVAMP
     QuestionForm(("Body", "Question"), "Answer", ("Equation",)),  # SVAMP
+    QuestionForm(("Question",), "Answer", ("Equation",)),
     QuestionForm(("input",), "target"),  # GSM-Hard
     QuestionForm(("instruction",), "response"),  # GSM-Hard
 )
@@ -100,7 +101,7 @@ def first_faults(faults: Sequence[str], most: int = 3) -> str:
 
 def form_of(value: Any) -> QuestionForm | None:
     """The form of a question's record, the first that fits; None for anything else."""
-    return next((form for form in FORMS if isinstance(value, dict) and form.required <= set(value)), None)
+    return next((form for form in FORMS if isinstance(value, dict) and set(form.required) <= set(value)), None)
 
 
 def problem_of(record: FileRecord) -> GsmProblem:
@@ -109,10 +110,8 @@ def problem_of(record: FileRecord) -> GsmProblem:
     if form is None:
         if isinstance(value, dict) and {"clean", "corrupted"} & set(value):
             raise DataError("is a pair of questions, expected one question; `codi pairs check` reads pairs")
-        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-        raise DataError(
-            f"found {found!r:.100}, expected question and answer, or another public form: see traces/gsm8k.py"
-        )
+        found = f"{', '.join(map(str, value))!r:.100}" if isinstance(value, dict) else json_type(value)
+        raise DataError(f"found {found}, expected question and answer, or another public form: see traces/gsm8k.py")
     parts = [value[name] for name in form.question]
     if not all(isinstance(part, str) and part.strip() for part in parts):
         raise DataError(f"its {' and '.join(map(repr, form.question))} is no text")
@@ -124,11 +123,11 @@ def problem_of(record: FileRecord) -> GsmProblem:
         if abs(answer) >= LARGEST:
             raise ValueError("is too large")
     except ValueError as error:
-        shown = f"{key!r:.60}" if isinstance(key, str | int | float) else f"(of type {type(key).__name__})"
+        shown = f"{key!r:.60}" if isinstance(key, str | int | float) else json_type(key)
         expected = "expected a number, or a solution that ends in '#### 18'"
         raise DataError(f"its answer {shown} {error}, {expected}") from None
     chain = next((value[name] for name in form.chain if value.get(name)), None)
-    solution = str(given) if chain is None else f"{chain_text(chain, answer)}\n#### {given}"
+    solution = str(given) if chain is None else f"{annotated_chain(chain, answer)}\n#### {given}"
     question = " ".join(map(str.strip, parts)) if len(parts) > 1 else parts[0]
     try:
         f"{question}{solution}".encode()
@@ -137,7 +136,7 @@ def problem_of(record: FileRecord) -> GsmProblem:
     return GsmProblem(record.number, question, solution, answer)
 
 
-def chain_text(chain: Any, answer: float) -> str:
+def annotated_chain(chain: Any, answer: float) -> str:
     """The calculations of a solution as GSM8K annotates them: <<16-3=13>> <<13*5=65>>."""
     return " ".join(annotated(str(part), answer) for part in (chain if isinstance(chain, list) else [chain]))
 

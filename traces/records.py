@@ -73,6 +73,12 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return _RepeatedKeys({first: value.pop(first), **value})
 
 
+def json_type(value: Any) -> str:
+    """The JSON type of a value, in words."""
+    types = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return types.get(type(value), "a number")
+
+
 def read_text(path: Path, holds: str) -> str:
     """The text of a file that `holds` something; ValueError, in a phrase that follows its name, where it has none."""
     if path.is_dir():
@@ -86,7 +92,7 @@ def read_text(path: Path, holds: str) -> str:
     return text
 
 
-def parse_records(text: str, columns: Sequence[frozenset[str]], suffix: str = "") -> tuple[list[FileRecord], list[str]]:
+def parse_records(text: str, columns: Sequence[Sequence[str]], suffix: str = "") -> tuple[list[FileRecord], list[str]]:
     """The records of a text and, of those that cannot be read, a sentence each; ValueError where there is no record.
 
     A CSV is read if its header has all of one of these sets of `columns`.
@@ -133,21 +139,27 @@ def _read_lines(text: str, skipped: frozenset[str] = frozenset()) -> tuple[list[
     return records, faults
 
 
-def _read_csv(text: str, columns: Sequence[frozenset[str]], suffix: str) -> tuple[list[FileRecord], list[str]] | None:
+def _read_csv(text: str, columns: Sequence[Sequence[str]], suffix: str) -> tuple[list[FileRecord], list[str]] | None:
     """The rows of a CSV with a known header; ValueError for a file of that name with another; None for other texts."""
     body = text.lstrip()
     first, above = body.partition("\n")[0], text[: len(text) - len(body)].count("\n")
     try:
-        headers = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark))] for mark in DELIMITERS}
+        headers: dict[str, list[str]] = {
+            mark: [name.strip() for name in next(csv.reader([first], delimiter=mark))] for mark in DELIMITERS
+        }
     except csv.Error:
         return None
-    known = [mark for mark, names in headers.items() if any(fields <= set(names) for fields in columns)]
+    known = [mark for mark, names in headers.items() if any(set(fields) <= set(names) for fields in columns)]
     if not known:
         if suffix.lower() not in (".csv", ".tsv"):
             return None
-        expected = " or ".join(", ".join(sorted(fields)) for fields in columns)
-        raise ValueError(f"has the columns {', '.join(max(headers.values(), key=len))!r:.200}, expected {expected}")
-    names, records, faults = headers[known[0]], [], []
+        found = ", ".join(max(headers.values(), key=lambda names: len(names)))
+        raise ValueError(
+            f"has the columns {found!r:.200}, expected {', '.join(columns[0])}, or {', '.join(columns[1])}, …"
+        )
+    names = headers[known[0]]
+    records: list[FileRecord] = []
+    faults: list[str] = []
     if len(set(names)) < len(names):
         raise ValueError(f"has the columns {', '.join(names)!r:.200}, expected each once")
     rows = csv.reader(io.StringIO(body), delimiter=known[0], strict=True)

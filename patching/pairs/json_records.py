@@ -10,11 +10,11 @@ from shlex import quote
 from typing import Any
 
 from codi_tracing.traces.gsm8k import QUESTION_COLUMNS, DataError, form_of, problem_of
-from codi_tracing.traces.records import FileRecord, parse_records, read_text
+from codi_tracing.traces.records import FileRecord, json_type, parse_records, read_text
 from codi_tracing.traces.text import read_number
 
 MAX_LISTED = 20  # faults in one message; `PairsError.problems` has all of them
-PAIR_COLUMNS = frozenset(("pair_id", "variant", "question", "answer"))  # of a CSV
+CSV_COLUMNS = ("pair_id", "variant", "question", "answer")  # of a CSV
 PAIR_FIELDS = frozenset(("pair_id", "variant", "clean", "corrupted"))  # no question has them
 SHIPPED_FILES = {"arithmetic": Path(__file__).parents[1] / "data" / "arithmetic_pairs.json"}
 
@@ -54,7 +54,7 @@ def read_records(path: Path) -> tuple[list[FileRecord], list[str]]:
         )
     try:
         text = read_text(path, "pairs, a JSON list or one pair a line")
-        records, faults = parse_records(text, (PAIR_COLUMNS, *QUESTION_COLUMNS), path.suffix)
+        records, faults = parse_records(text, (CSV_COLUMNS, *QUESTION_COLUMNS), path.suffix)
     except ValueError as error:
         raise PairsError([f"{error}; mend it there" if "JSON (" in str(error) else str(error)]) from None
     if len(records) == 1 and records[0].unit == "line" and not _is_pair_or_question(records[0].value):
@@ -134,9 +134,3 @@ def is_plain(value: Any) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def json_type(value: Any) -> str:
-    """The JSON type of a value, in words."""
-    types = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return types.get(type(value), "a number")

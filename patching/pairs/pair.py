@@ -35,13 +35,12 @@ from codi_tracing.patching.pairs.json_records import (
     is_number,
     is_plain,
     is_text,
-    json_type,
     number_records,
     question_advice,
     read_records,
     record_name,
 )
-from codi_tracing.traces.records import FileRecord
+from codi_tracing.traces.records import FileRecord, json_type
 from codi_tracing.traces.text import read_number
 
 VARIANTS = ("clean", "corrupted")

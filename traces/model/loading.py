@@ -157,12 +157,13 @@ def reading_byte_order_marks() -> Iterator[None]:
     def read(path: str, **_: Any) -> dict[str, Any]:
         return {key: value for key, value in read_json(Path(path)).items() if key != "runtime_config"}
 
-    own = PeftConfigMixin.__dict__["from_json_file"]
-    PeftConfigMixin.from_json_file = staticmethod(read)
+    mixin: Any = PeftConfigMixin
+    own = mixin.__dict__["from_json_file"]
+    mixin.from_json_file = staticmethod(read)
     try:
         yield
     finally:
-        PeftConfigMixin.from_json_file = own
+        mixin.from_json_file = own
 
 
 def skip_hub_lookup(base: str) -> None:

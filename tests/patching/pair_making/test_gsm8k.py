@@ -163,7 +163,7 @@ def test_the_command_prints_the_funnel_and_writes_pairs(tmp_path, name):
     ("words", "sentence"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["bad.jsonl"], "bad.jsonl: line 1 is not JSON"),
+        (["bad.jsonl"], "bad.jsonl: line 1: is not valid JSON"),
         (["gsm8k.jsonl", "--delta", "0"], "a delta of 0 changes nothing"),
         (["gsm8k.jsonl", "--edit", "x"], "edit 'x' is unknown"),
         (["gsm8k.jsonl", "--checkpoint", "nowhere"], "nowhere: no such folder"),
