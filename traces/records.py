@@ -153,7 +153,8 @@ def _read_csv(text: str, columns: Sequence[Sequence[str]], suffix: str) -> tuple
     if not known:
         if suffix.lower() not in (".csv", ".tsv"):
             return None
-        found = ", ".join(max(headers.values(), key=lambda names: len(names)))
+        longest: list[str] = max(headers.values(), key=len)
+        found = ", ".join(longest)
         raise ValueError(
             f"has the columns {found!r:.200}, expected {', '.join(columns[0])}, or {', '.join(columns[1])}, …"
         )

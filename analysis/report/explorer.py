@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -97,7 +98,7 @@ def pair_of(pair: Mapping[str, Any], own: pd.DataFrame) -> dict[str, Any]:
     sides = {
         side: {
             "question": pair[side]["question"],
-            "key": str(pair[side]["answer"]),
+            "key": f"{Decimal(str(key)):f}" if isinstance(key := pair[side]["answer"], float) else str(key),
             "answer": number(own[side].get("answer", np.nan)),
             **{name: number(own[side].get(name, np.nan)) for name in ("probability_clean", "probability_corrupted")},
         }

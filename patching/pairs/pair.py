@@ -12,7 +12,7 @@ or of the original experiment's records, two for each pair, one of each variant:
 
 `cluster_id` (what the pair was made from), `edit` (how the questions differ), `reasoning_steps` and `chain` are
 optional. Pairs that share a question text are in one cluster, whatever the file says. Every further field is kept in
-`Pair.extra` or `Side.extra`.
+`Pair.extra` or `Side.extra`. An answer may also be text, as "$1,200"; a CSV holds the second form.
 """
 
 from __future__ import annotations
