@@ -150,7 +150,7 @@ def _sentence(
 
 
 def _unknown_key(key: str, table: str | None, dotted: str, kind: type[Record], values: dict[str, Any]) -> str | None:
-    """The sentence on a key that is no key here: one of another experiment, or of none; the nearest known key.
+    """The sentence on a key that is no key here: one of another experiment, or of none; a near known key, or all.
 
     Of two keys that are equally near, the one in the same table is named.
     """
@@ -168,7 +168,9 @@ def _unknown_key(key: str, table: str | None, dotted: str, kind: type[Record], v
     known |= {name: name for name in record.model_fields}
     if table is not None:
         known |= {name: f"{table}.{name}" for name in CONFIG_TABLES[table].model_fields}
-    return f"unknown key '{dotted}', the nearest known key is '{known[get_close_matches(key[:100], known, 1, 0)[0]]}'"
+    if nearest := get_close_matches(key[:100], known, 1):
+        return f"unknown key '{dotted}', the nearest known key is '{known[nearest[0]]}'"
+    return f"unknown key '{dotted}'; the known keys are {', '.join(sorted(set(known.values())))}"
 
 
 def _known_names(name: str, known: tuple[str, ...]) -> str:

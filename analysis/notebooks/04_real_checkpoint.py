@@ -177,7 +177,7 @@ def accuracy_chart(found, title, n):
 if published is None or not GSM8K.is_file():
     print(f"SKIPPED: GSM8K's accuracy needs {FOLDER} and {GSM8K}")
 else:
-    questions = read_problems(GSM8K)[:ASKED]
+    questions = read_problems(GSM8K).problems[:ASKED]
     steps = (0, published.n_latents)
     print(accuracy_by_steps(published, questions, steps, max_new_tokens=32).round(3).to_string(index=False))
     print("reported by its authors, on all 1319: 0.437")
@@ -244,7 +244,7 @@ if published is None or not GSM8K.is_file():
     print(f"SKIPPED: pairs from GSM8K need {FOLDER} and {GSM8K}")
     ready = []
 else:
-    made, funnel = pairs_from_gsm8k(read_problems(GSM8K))
+    made, funnel = pairs_from_gsm8k(read_problems(GSM8K).problems)
     ready, unfit = tokenize_pairs(published, pairs_from_records(made)[: 5 * PATCHED])
     ready, wrong = both_correct(published, ready, 32)
     print(f"{funnel.pairs} pairs made; of the first {5 * PATCHED}, {len(unfit)} unfit, {len(wrong)} not answered")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -72,14 +73,14 @@ def explorer_data(results: Results, prepared: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def at_places(rows: pd.DataFrame, places: pd.DataFrame, ids: Sequence[str]) -> NDArray[np.float32]:
+def at_places(rows: pd.DataFrame, places: pd.DataFrame, ids: Sequence[str]) -> NDArray[np.float64]:
     """`[place, pair]`: a metric in the patched run, draws averaged; NaN where it was not swept."""
     numbered = rows.merge(places.assign(place=range(len(places))), on=PLACE)
     wide = numbered.pivot_table(index="place", columns="pair_id", values="patched", aggfunc="mean")
-    return wide.reindex(index=range(len(places)), columns=list(ids)).to_numpy(np.float32)
+    return wide.reindex(index=range(len(places)), columns=list(ids)).to_numpy(np.float64)
 
 
-def dictionary(numbers: NDArray[np.float32]) -> tuple[list[float | None], str]:
+def dictionary(numbers: NDArray[np.float64]) -> tuple[list[float | None], str]:
     """The distinct numbers, null first, and each number's index among them, in base64."""
     known, numbered = np.unique(numbers[np.isfinite(numbers)], return_inverse=True)
     places = np.zeros(numbers.shape, "<u4")
@@ -87,8 +88,8 @@ def dictionary(numbers: NDArray[np.float32]) -> tuple[list[float | None], str]:
     return [None, *known.tolist()], base64.b64encode(places.astype("<u4").tobytes()).decode()
 
 
-def encoded(numbers: NDArray[np.float32]) -> str:
-    """32-bit numbers, the first axis slowest, in base64."""
+def encoded(numbers: NDArray[np.float64]) -> str:
+    """As 32-bit numbers, the first axis slowest, in base64."""
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
@@ -97,7 +98,7 @@ def pair_of(pair: Mapping[str, Any], own: pd.DataFrame) -> dict[str, Any]:
     sides = {
         side: {
             "question": pair[side]["question"],
-            "key": str(pair[side]["answer"]),
+            "key": f"{Decimal(str(key)):f}" if isinstance(key := pair[side]["answer"], float) else str(key),
             "answer": number(own[side].get("answer", np.nan)),
             **{name: number(own[side].get(name, np.nan)) for name in ("probability_clean", "probability_corrupted")},
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -176,6 +177,17 @@ def report_and_print(folder: Path, figures: Path | None = None) -> None:
     page = write_report(run, figures or True, progress=pair_bar)
     typer.echo(f"\nReport: {from_here(page)}\n")
     print_paragraphs(conclusions(run))
+
+
+def print_left_out(left_out: str) -> None:
+    """Print how many records of a file of questions are not used, and why."""
+    if left_out:
+        typer.echo(printable(left_out))
+
+
+def typeable(path: Path) -> str:
+    """A path as it can be typed after a command."""
+    return quote(from_here(path))
 
 
 def print_paragraphs(paragraphs: Iterable[Any]) -> None:

@@ -22,7 +22,9 @@ from codi_tracing.cli.app import (
     aligned,
     app,
     from_here,
+    print_left_out,
     stop,
+    typeable,
     write_lines,
 )
 
@@ -58,7 +60,7 @@ def check(
 @app.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[Path, typer.Option(help="Questions and answers in GSM8K's format, JSONL.")],
+    data: Annotated[Path, typer.Option(help="Questions and answers: JSONL as GSM8K's, a JSON list, CSV.")],
     steps: Annotated[list[int] | None, typer.Option(min=0, help="Number of latent steps; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first LIMIT questions.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions per forward.")] = 16,
@@ -74,7 +76,8 @@ def evaluate(
     """
     from codi_tracing.traces.gsm8k import read_problems
 
-    problems = read_problems(data)[:limit]
+    read = read_problems(data)
+    problems = read.problems[:limit]
     if out is not None and (out.suffix != ".jsonl" or out.resolve() == data.resolve()):
         raise ValueError(f"{out}: expected another file than the data's, with a name that ends in .jsonl")
     from codi_tracing.analysis.statistics.inference import share_intervals
@@ -98,6 +101,7 @@ def evaluate(
         rows.insert(
             0, [str(count), f"{right / len(new):.1%}", f"[{low:.1%}, {high:.1%}]", f"{right}/{len(new)}", trained]
         )
+    print_left_out(read.left_out)
     typer.echo(aligned([["steps", "accuracy", "95 % interval", "correct", ""], *rows]))
 
 
@@ -156,7 +160,7 @@ def convert(
         print_parts(error.report)
         raise
     print_parts(report)
-    typer.echo(f"written to {from_here(out)}; look at it with: codi check {from_here(out)} --pairs FILE")
+    typer.echo(f"written to {from_here(out)}; look at it with: codi check {typeable(out)} --pairs FILE")
 
 
 @app.command()

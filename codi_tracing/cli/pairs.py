@@ -15,8 +15,10 @@ from codi_tracing.cli.app import (
     aligned,
     first_lines,
     from_here,
+    print_left_out,
     printable,
     stop,
+    typeable,
     write_lines,
 )
 
@@ -28,7 +30,7 @@ pairs_app = typer.Typer(
 @pairs_app.command("check")
 def check_pairs(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON or JSONL: one object per pair, or two records per pair.")
+        Path, typer.Argument(metavar="FILE", help="JSON, JSONL or CSV: one object per pair, or two records per pair.")
     ],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Also tokenise and answer the pairs with this checkpoint.")
@@ -84,7 +86,7 @@ def refuse_pairs(file: Path, problems: Sequence[str], as_json: bool) -> NoReturn
 @pairs_app.command("make")
 def make_gsm8k_pairs(
     file: Annotated[
-        Path, typer.Argument(metavar="GSM8K.jsonl", help="Questions with annotated solutions, one per line.")
+        Path, typer.Argument(metavar="FILE", help="Questions with annotated solutions, as GSM8K's test.jsonl.")
     ],
     out: Annotated[Path, typer.Option(help="The file of pairs to write, .json or .jsonl.")],
     seed: Annotated[int, typer.Option(help="Seed of the choice of edits.")] = 0,
@@ -99,13 +101,13 @@ def make_gsm8k_pairs(
         Path | None, typer.Option(help="Keep edits whose questions have equal token counts in its tokenizer.")
     ] = None,
 ) -> None:
-    """Make verified pairs from GSM8K: one number or operator word changed, both answers computed.
+    """Make verified pairs from questions as GSM8K's: one number or operator word changed, both answers computed.
 
     Each operand of the annotated solution is traced to the question, and the whole chain is recomputed exactly.
     """
     from codi_tracing.traces.gsm8k import read_problems
 
-    problems = read_problems(file)
+    read = read_problems(file)
     if out.resolve() == file.resolve():
         raise ValueError(f"{out}: is the file of the questions; choose another file with --out")
     from codi_tracing.analysis.io.atomic import write_json
@@ -114,15 +116,21 @@ def make_gsm8k_pairs(
 
     same_length = equal_tokens(str(checkpoint)) if checkpoint is not None else None
     records, funnel = pairs_from_gsm8k(
-        problems, seed=seed, per_question=per_question, deltas=delta or (), edits=edit or EDITS, same_length=same_length
+        read.problems,
+        seed=seed,
+        per_question=per_question,
+        deltas=delta or (),
+        edits=edit or EDITS,
+        same_length=same_length,
     )
     if out.suffix == ".jsonl":
         write_lines(out, records)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, records)
+    print_left_out(read.left_out)
     typer.echo(aligned([("", "count"), *funnel.lines()]))
-    typer.echo(f"written to {from_here(out)}; look at them with: codi pairs check {from_here(out)}")
+    typer.echo(f"written to {from_here(out)}; look at them with: codi pairs check {typeable(out)}")
 
 
 @pairs_app.command("arithmetic")

@@ -7,7 +7,17 @@ from typing import Any
 
 import typer
 
-from codi_tracing.cli.app import EXIT_FAILED, ConfigFile, Out, absolute, from_here, printable, report_and_print, stop
+from codi_tracing.cli.app import (
+    EXIT_FAILED,
+    ConfigFile,
+    Out,
+    absolute,
+    from_here,
+    printable,
+    report_and_print,
+    stop,
+    typeable,
+)
 
 remote_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -72,13 +82,14 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
     from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
     folder = settings.out or Path("runs", settings.name)
+    words = typeable(config) + (f" --out {typeable(out)}" if out is not None else "")
     if step == "collect" and not (folder / "jobs.json").is_file():
-        raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {from_here(config)}")
+        raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {words}")
     try:
         run_experiment(settings, folder, later=step)
     except InvariantError as error:
         stop(str(error), EXIT_FAILED)
     except JobsPending as state:
-        typer.echo(f"{from_here(folder)}: {state} {from_here(config)}")
+        typer.echo(f"{from_here(folder)}: {state} {words}")
         return
     report_and_print(folder)

@@ -17,6 +17,7 @@ from codi_tracing.cli.app import (
     aligned,
     app,
     from_here,
+    print_left_out,
     print_paragraphs,
     report_and_print,
 )
@@ -61,7 +62,9 @@ def compare(
 def lens(
     checkpoint: Checkpoint,
     pairs: Annotated[Path, typer.Option(help="A file of pairs.", show_default="the shipped pairs")] = SHIPPED_PAIRS,
-    data: Annotated[Path | None, typer.Option(help="Instead of pairs: questions in GSM8K's format, JSONL.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Instead of pairs: questions and answers, as for codi eval.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first LIMIT pairs or questions.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Keep the TOP likeliest tokens.")] = 10,
     question: Annotated[
@@ -87,11 +90,12 @@ def lens(
     if data is None:
         from codi_tracing.patching.pairs.pair import load_pairs
 
-        questions = questions_from_pairs(load_pairs(pairs)[:limit])
+        left_out, questions = "", questions_from_pairs(load_pairs(pairs)[:limit])
     else:
         from codi_tracing.traces.gsm8k import read_problems
 
-        questions = questions_from_problems(read_problems(data)[:limit])
+        read = read_problems(data)
+        left_out, questions = read.left_out, questions_from_problems(read.problems[:limit])
     if question is not None and question not in {each.question_id for each in questions}:
         raise ValueError(f"--question is {question!r}; the first of {len(questions)} is {questions[0].question_id!r}")
     from codi_tracing.analysis.report.lens_page import write_lens_report
@@ -103,6 +107,7 @@ def lens(
     folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
     tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
     save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), len(questions), top, seed))
+    print_left_out(left_out)
     print_lens(folder, write_lens_report(folder, question))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,8 +14,7 @@ from typing import NamedTuple
 from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.patching.pairs.pair import Pair
 from codi_tracing.traces.gsm8k import GsmProblem
-
-_NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+from codi_tracing.traces.text import read_number
 
 
 class SolvedQuestion(NamedTuple):
@@ -65,13 +63,11 @@ def solved_question(
 
 
 def step_result(text: str) -> float:
-    """A step's result: `.5`, `1,200`, `$3`, `50%` and `3/4` are numbers too; NaN for anything else or infinite."""
-    above, slash, below = text.strip().lstrip("$").rstrip("%.").replace(",", "").partition("/")
-    if not _NUMBER.fullmatch(above) or (slash and not _NUMBER.fullmatch(below)):
+    """A step's result, written as any answer key; NaN for anything else."""
+    try:
+        return read_number(text)
+    except ValueError:
         return math.nan
-    divisor = float(below) if slash else 1.0
-    value = float(above) / divisor if divisor else math.nan
-    return value if math.isfinite(value) else math.nan
 
 
 def target_numbers(questions: Sequence[SolvedQuestion], seed: int = 0) -> list[list[TargetNumber]]:

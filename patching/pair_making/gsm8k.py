@@ -82,7 +82,9 @@ def pairs_from_gsm8k(
         funnel.edits.update(edit.name for edit in chosen)
         funnel.questions += 1
     if not records:
-        raise ValueError(f"none of {len(problems)} questions yields a pair: {dict(funnel.lost)}")
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in funnel.lost.most_common())
+        expected = "; pairs are made of solutions with calculations, <<16-3=13>>" if REASONS[0] in funnel.lost else ""
+        raise ValueError(f"none of {len(problems)} questions yields a pair: {reasons}{expected}")
     return records, funnel
 
 

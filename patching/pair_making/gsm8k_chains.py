@@ -77,7 +77,8 @@ def parse_step(text: str) -> Step:
     """One annotation, `16-3-4=9`."""
     if len(text) > MAX_STEP_LENGTH:
         raise ChainError(f"a step of {len(text)} characters is no calculation by hand")
-    calculation, equals, result = text.partition("=")
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("\u2212", "-").replace("$", ""))
+    calculation, equals, result = plain.partition("=")
     number = re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*", result)
     if not equals or number is None:
         raise ChainError(f"{text!r} does not end in = and a number")

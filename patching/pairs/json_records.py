@@ -1,13 +1,21 @@
-"""Read the records of a pairs file, each with its position: a JSON list, or JSONL. No torch."""
+"""Read the records of a pairs file, each with its position: a JSON list, JSONL or CSV. No torch."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from shlex import quote
+from typing import Any
+
+from codi_tracing.traces.gsm8k import QUESTION_COLUMNS, DataError, form_of, problem_of
+from codi_tracing.traces.records import FileRecord, json_type, parse_records, read_text
+from codi_tracing.traces.text import read_number
 
 MAX_LISTED = 20  # faults in one message; `PairsError.problems` has all of them
+CSV_COLUMNS = ("pair_id", "variant", "question", "answer")  # of a CSV
+PAIR_FIELDS = frozenset(("pair_id", "variant", "clean", "corrupted"))  # no question has them
 SHIPPED_FILES = {"arithmetic": Path(__file__).parents[1] / "data" / "arithmetic_pairs.json"}
 
 
@@ -26,21 +34,10 @@ def _without_middle(sentence: str) -> str:
     return sentence if len(sentence) <= 300 else f"{sentence[:120]} … {sentence[-150:]}"
 
 
-class FileRecord(NamedTuple):
-    """A parsed value and its position: `record` 0, 1, … of a list, or `line` 1, 2, … of a file."""
-
-    unit: str
-    number: int
-    value: Any
-
-    @property
-    def position(self) -> str:
-        return f"{self.unit} {self.number}"
-
-    @property
-    def name(self) -> str:
-        """The position, with the pair's id where it has one."""
-        return f"{self.position} (pair {self.value['pair_id']})" if is_id(self.value.get("pair_id")) else self.position
+def record_name(record: FileRecord) -> str:
+    """A record's position, with the pair's id where it has one."""
+    pair_id = record.value.get("pair_id")
+    return f"{record.position} (pair {pair_id})" if is_id(pair_id) else record.position
 
 
 def find_pairs_file(path: str | Path) -> Path:
@@ -49,15 +46,34 @@ def find_pairs_file(path: str | Path) -> Path:
 
 
 def read_records(path: Path) -> tuple[list[FileRecord], list[str]]:
-    """A file's records, and one sentence for each line that is not JSON; `PairsError` where there are no records."""
-    text = _read_text(path)
-    if not text.lstrip().startswith("[") and (path.suffix == ".jsonl" or _is_jsonl(text)):
-        return _read_lines(text)
+    """A file's records, and one sentence for each that cannot be read; `PairsError` where there are no records."""
+    if not path.exists():
+        shipped = " or ".join(SHIPPED_FILES)
+        raise PairsError(
+            [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
+        )
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PairsError([f"is not valid JSON ({error}); mend it there"]) from None
-    return number_records(value), []
+        text = read_text(path, "pairs, a JSON list or one pair a line")
+        records, faults = parse_records(text, (CSV_COLUMNS, *QUESTION_COLUMNS), path.suffix)
+    except ValueError as error:
+        raise PairsError([f"{error}; mend it there" if "JSON (" in str(error) else str(error)]) from None
+    if len(records) == 1 and records[0].unit == "line" and not _is_pair_or_question(records[0].value):
+        number_records(records[0].value)  # refuses a single object that is none
+    if not records and not faults:
+        number_records([])
+    return [record._replace(value=_with_counts(record.value)) for record in records], faults
+
+
+def _is_pair_or_question(value: Any) -> bool:
+    return isinstance(value, dict) and (not PAIR_FIELDS.isdisjoint(value) or form_of(value) is not None)
+
+
+def _with_counts(value: Any) -> Any:
+    """A record with its number of steps, text in a CSV, as a number."""
+    steps = value.get("reasoning_steps") if isinstance(value, dict) else None
+    if isinstance(steps, str) and re.fullmatch("[0-9]{1,9}", steps):
+        return {**value, "reasoning_steps": int(steps)}
+    return value
 
 
 def number_records(value: Any) -> list[FileRecord]:
@@ -69,13 +85,23 @@ def number_records(value: Any) -> list[FileRecord]:
     return [FileRecord("record", index, item) for index, item in enumerate(value)]
 
 
-def are_questions(records: Sequence[FileRecord]) -> bool:
-    """Whether these are single questions with their answers, as in GSM8K's own files, and not pairs."""
-    pair_fields = {"pair_id", "variant", "clean", "corrupted"}
-    return all(
-        isinstance(r.value, dict) and {"question", "answer"} <= set(r.value) and not pair_fields & set(r.value)
-        for r in records
-    )
+def question_advice(records: Sequence[FileRecord], path: Path | None) -> str | None:
+    """What to do where these are single questions with their answers, as in GSM8K's own files; None for pairs."""
+    values = [record.value for record in records if isinstance(record.value, dict)]
+    if not any(map(form_of, values)) or any(not PAIR_FIELDS.isdisjoint(value) for value in values):
+        return None
+    what = "holds questions, not pairs of questions"
+    if not any(map(_has_chain, records)):
+        return f"{what}, and no annotated solutions (<<16-3=13>>) of which pairs could be made; write pairs of them"
+    file, out = (path, path.with_name(f"{path.stem}_pairs.json")) if path else ("FILE", "PAIRS")
+    return f"{what}; make pairs of them with `codi pairs make {quote(str(file))} --out {quote(str(out))}`"
+
+
+def _has_chain(record: FileRecord) -> bool:
+    try:
+        return "<<" in problem_of(record).solution
+    except DataError:
+        return False
 
 
 def is_text(value: Any) -> bool:
@@ -93,7 +119,12 @@ def is_id(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # false for NaN
+    """Whether an answer key can be read."""
+    try:
+        read_number(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_plain(value: Any) -> bool:
@@ -103,49 +134,3 @@ def is_plain(value: Any) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def json_type(value: Any) -> str:
-    """The JSON type of a value, in words."""
-    types = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return types.get(type(value), "a number")
-
-
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise PairsError(["is a folder, expected a JSON file of pairs"])
-    if not path.is_file():
-        shipped = " or ".join(SHIPPED_FILES)
-        raise PairsError(
-            [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PairsError([f"is not UTF-8 text (byte {error.start}), expected JSON; save it as UTF-8"]) from None
-    if not text.strip():
-        raise PairsError(["is empty, expected a JSON list of pairs, or one pair a line"])
-    return text
-
-
-def _is_jsonl(text: str) -> bool:
-    """Whether the first line is an object; a file of one line must have the fields of a pair."""
-    first, _, rest = text.strip().partition("\n")
-    try:
-        value = json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and (bool(rest) or not {"pair_id", "question", "clean"}.isdisjoint(value))
-
-
-def _read_lines(text: str) -> tuple[list[FileRecord], list[str]]:
-    records, faults = [], []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a text
-        if not line.strip():
-            continue
-        try:
-            records.append(FileRecord("line", number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            what = f"{error.msg}, character {error.pos}" if isinstance(error, json.JSONDecodeError) else error
-            faults.append(f"line {number}: is not valid JSON ({what}); mend it there")
-    return records, faults

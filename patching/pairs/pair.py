@@ -12,7 +12,7 @@ or of the original experiment's records, two for each pair, one of each variant:
 
 `cluster_id` (what the pair was made from), `edit` (how the questions differ), `reasoning_steps` and `chain` are
 optional. Pairs that share a question text are in one cluster, whatever the file says. Every further field is kept in
-`Pair.extra` or `Side.extra`.
+`Pair.extra` or `Side.extra`. An answer may also be text, as "$1,200"; a CSV holds the second form.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +28,32 @@ from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.analysis.io.text import short_json
 from codi_tracing.patching.pairs.clusters import joined_clusters
 from codi_tracing.patching.pairs.json_records import (
-    FileRecord,
     PairsError,
-    are_questions,
     find_pairs_file,
     is_count,
     is_id,
     is_number,
     is_plain,
     is_text,
-    json_type,
     number_records,
+    question_advice,
     read_records,
+    record_name,
 )
+from codi_tracing.traces.records import FileRecord, json_type
+from codi_tracing.traces.text import read_number
 
 VARIANTS = ("clean", "corrupted")
 SIDE_FIELDS = ("question", "answer", "reasoning_steps", "chain")
-PAIR_FIELDS = ("pair_id", "cluster_id", "edit")
-RECORD_FIELDS = ("variant", *PAIR_FIELDS, *SIDE_FIELDS)
+ABOUT_FIELDS = ("pair_id", "cluster_id", "edit")
+RECORD_FIELDS = ("variant", *ABOUT_FIELDS, *SIDE_FIELDS)
 REQUIRED = ("pair_id", "variant", "question", "answer")
 # What a field may hold, as a test and in words; the optional ones may also be null.
 RULES = {
     "pair_id": (is_id, "a whole number or a name"),
     "variant": (lambda value: value in VARIANTS, "'clean' or 'corrupted'"),
     "question": (is_text, "text"),
-    "answer": (is_number, "a number, without quotes"),
+    "answer": (is_number, "a number of at most about 16 digits"),
     "reasoning_steps": (lambda value: value is None or (is_count(value) and value >= 0), "a whole number or nothing"),
     "chain": (
         lambda value: value is None or (isinstance(value, list) and all(map(is_text, value))),
@@ -94,7 +96,7 @@ def load_pairs(path: str | Path) -> list[Pair]:
     """Read a pairs file, or a shipped one by name (`arithmetic`), in file order; `PairsError` has all of its faults."""
     path = find_pairs_file(path)
     try:
-        return _parse(*read_records(path))
+        return _parse(*read_records(path), path)
     except PairsError as error:
         raise PairsError(error.problems, path) from None
 
@@ -135,19 +137,19 @@ def as_json(pair: Pair) -> dict[str, Any]:
 
 
 def format_number(value: float) -> str:
-    """A number as an answer is written: 18, not 18.0."""
-    return str(plain_number(value))
+    """A number as an answer is written: 18, not 18.0, and 0.000002, never with an exponent."""
+    return format(Decimal(repr(float(value) + 0.0)).normalize(), "f")  # + 0.0: no minus before 0
 
 
 def plain_number(value: float) -> int | float:
     """The same number, as an int where it is whole."""
-    return int(value) if float(value).is_integer() else value
+    return int(format_number(value)) if float(value).is_integer() else value
 
 
-def _parse(records: Sequence[FileRecord], faults: Sequence[str]) -> list[Pair]:
+def _parse(records: Sequence[FileRecord], faults: Sequence[str], path: Path | None = None) -> list[Pair]:
     """The pairs of a file's records; raises `PairsError` with `faults` and all further ones."""
-    if records and are_questions(records):
-        raise PairsError(["holds questions, not pairs of questions; make pairs of them with `codi pairs make`"])
+    if advice := question_advice(records, path):
+        raise PairsError([advice])
     problems = list(faults)
     by_pair: dict[str, list[FileRecord]] = defaultdict(list)
     for record in records:
@@ -158,7 +160,7 @@ def _parse(records: Sequence[FileRecord], faults: Sequence[str]) -> list[Pair]:
         faults = (
             _pair_faults(record.value) if _is_pair(record) else _field_faults(record.value, REQUIRED, RECORD_FIELDS)
         )
-        problems += [f"{record.name}: {fault}" for fault in faults]
+        problems += [f"{record_name(record)}: {fault}" for fault in faults]
         if is_id(record.value.get("pair_id")):
             by_pair[str(record.value["pair_id"])].append(record)
     for pair_id, members in by_pair.items():
@@ -172,7 +174,7 @@ def _pair_faults(record: Mapping[str, Any]) -> list[str]:
     """Faults of a pair in our own form."""
     if "variant" in record:
         return ["it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), expected one form"]
-    faults = _field_faults(record, ("pair_id",), (*PAIR_FIELDS, *VARIANTS))
+    faults = _field_faults(record, ("pair_id",), (*ABOUT_FIELDS, *VARIANTS))
     for variant in VARIANTS:
         side = record.get(variant)
         if variant not in record:
@@ -230,15 +232,15 @@ def _pair(members: Sequence[FileRecord]) -> Pair:
     if _is_pair(members[0]):
         about = members[0].value
         sides = about
-        extra = {name: value for name, value in about.items() if name not in (*PAIR_FIELDS, *VARIANTS)}
+        extra = {name: value for name, value in about.items() if name not in (*ABOUT_FIELDS, *VARIANTS)}
     else:
         sides, side_fields = {member.value["variant"]: member.value for member in members}, RECORD_FIELDS
-        about = {name: side[name] for side in sides.values() for name in PAIR_FIELDS if side.get(name) is not None}
+        about = {name: side[name] for side in sides.values() for name in ABOUT_FIELDS if side.get(name) is not None}
     pair_id, cluster = members[0].value["pair_id"], about.get("cluster_id")
     clean, corrupted = (
         Side(
             question=side["question"],
-            answer=float(side["answer"]),
+            answer=read_number(side["answer"]),
             reasoning_steps=side.get("reasoning_steps"),
             chain=tuple(side.get("chain") or ()),
             extra={name: value for name, value in side.items() if name not in side_fields},

@@ -8,9 +8,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from codi_tracing.patching.answer_metrics import Keys
-from codi_tracing.patching.pairs.pair import Pair, format_number, in_clusters
+from codi_tracing.patching.pairs.pair import Pair, Side, format_number, in_clusters
 from codi_tracing.patching.pairs.validity import is_same_question, text_faults
-from codi_tracing.traces.text import clean_text
+from codi_tracing.traces.text import clean_text, last_number
 
 if TYPE_CHECKING:
     from codi_tracing.traces.loop.tokens import TextEncoder
@@ -78,10 +78,23 @@ def tokenize_pair(model: TextEncoder, pair: Pair, rank: int = 0) -> TokenizedPai
         faults.append(f"its answers {answers} are the same to this checkpoint's tokenizer")
     if clean == corrupted and not unknown and not is_same_question(pair):
         faults.append("its questions are the same to this checkpoint's tokenizer")
+    if not unknown:
+        answers_read = zip(pair.sides.values(), (a, b), strict=True)
+        faults += [fault for side, ids in answers_read if (fault := _misread(model, side, ids))]
     return TokenizedPair(
         rank, pair, len(clean), tuple(a[:differ]), (tuple(a[differ:]), tuple(b[differ:])), differ - prefix,
         corrupted_tokens=len(corrupted), faults=tuple(faults), readable=not unknown and spare >= 0,
     )  # fmt: skip
+
+
+def _misread(model: TextEncoder, side: Side, ids: Sequence[int]) -> str | None:
+    """A fault where the answer's tokens, decoded as a model's are, are read as another number than the key."""
+    read = last_number(model.tokenizer.decode(ids[:-1], skip_special_tokens=True))  # without EOS
+    key = format_number(side.answer)
+    if read == side.answer or last_number(key) != side.answer:
+        return None  # a key that no text gives is a fault of its own
+    number = "no number" if math.isnan(read) else format_number(read)
+    return f"its answer {key} is read back as {number} from this checkpoint's tokenizer; drop the pair"
 
 
 def _common_length(*sequences: Sequence[int]) -> int:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import SequenceMatcher
+from math import isfinite
 
+from codi_tracing.analysis.io.text import shorten
 from codi_tracing.patching.pairs.pair import Pair, format_number, plain_number
-from codi_tracing.traces.text import clean_text
+from codi_tracing.traces.text import clean_text, last_number
 
 _NUMERAL = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _WORD = re.compile(r"\S+")
@@ -32,7 +34,7 @@ def question_differences(clean: str, corrupted: str) -> tuple[Difference, ...]:
     if _without_numerals(clean) == _without_numerals(corrupted):
         numerals = zip(_NUMERAL.finditer(clean), _NUMERAL.finditer(corrupted), strict=True)
         return tuple(
-            Difference(a.start(), a.end(), a[0], b[0], index, plain_number(float(_decimal(b[0]) - _decimal(a[0]))))
+            Difference(a.start(), a.end(), a[0], b[0], index, _difference(a[0], b[0]))
             for index, (a, b) in enumerate(numerals)
             if a[0] != b[0]
         )
@@ -57,6 +59,12 @@ def _without_numerals(text: str) -> str:
     return _NUMERAL.sub("\0", " ".join(text.split()))
 
 
+def _difference(clean: str, corrupted: str) -> int | float | None:
+    """How much a number changes; None where that is no finite number."""
+    change = float(_decimal(corrupted) - _decimal(clean))
+    return plain_number(change) if isfinite(change) else None
+
+
 def _decimal(numeral: str) -> Decimal:
     return Decimal(numeral.replace(",", ""))
 
@@ -76,8 +84,13 @@ def text_faults(pair: Pair) -> list[str]:
     """Why two sides cannot be compared in any model."""
     faults = []
     if pair.clean.answer == pair.corrupted.answer:
-        answer = format_number(pair.clean.answer)
+        answer = shorten(format_number(pair.clean.answer), 50)
         faults.append(f"both answers are {answer}, so their logit difference is always 0; drop the pair")
+    faults += [
+        f"its {variant} answer {shorten(format_number(side.answer), 20)} is too large to be read; drop the pair"
+        for variant, side in pair.sides.items()
+        if last_number(format_number(side.answer)) != side.answer
+    ]
     if is_same_question(pair):
         faults.append("both questions are the same, so there is nothing to exchange; drop the pair")
     return faults

@@ -110,3 +110,18 @@ def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(load, tmp_path):
     (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_config(tmp_path / "latin.toml", RunConfig)
+
+
+def test_only_a_key_that_is_near_is_suggested_for_an_unknown_one(load):
+    with pytest.raises(ConfigError, match="unknown key 'seeds', the nearest known key is 'seed'"):
+        load(RUN + "seeds = 3")
+    for key in ("zzz", "qqqqqqqq", "wandb_entity_x"):
+        with pytest.raises(ConfigError) as error:
+            load(RUN + f"{key} = 3")
+        assert f"unknown key '{key}'; the known keys are " in str(error.value)
+        assert "nearest" not in str(error.value)
+        assert ", pairs.file, pairs.filter, " in str(error.value)
+
+
+def test_a_byte_order_mark_in_a_config_changes_nothing(load):
+    assert load("\ufeff" + RUN) == load(RUN)

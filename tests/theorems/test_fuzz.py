@@ -45,6 +45,7 @@ from tests.support.mutations import (
     odd_values,
 )
 from tests.support.pair_records import PAIRS, PROBLEMS
+from tests.support.question_files import FILES
 from tests.support.run_folders import SMALL_FILES, make_run
 from tests.support.tables import experiment, one_row
 
@@ -132,12 +133,22 @@ def test_gsm8ks_lines_load_or_are_refused_with_a_data_error(tmp_path):
     def read(data):
         path.write_bytes(data)
         loaded = []
-        result = outcome(lambda: loaded.extend(read_problems(path)), DataError, about=path)
+        result = outcome(lambda: loaded.extend(read_problems(path).problems), DataError, about=path)
         for problem in loaded:
             json.dumps(problem, allow_nan=False, ensure_ascii=False).encode()
         return result
 
     of_both(fuzz("GSM8K", mutated_jsonl([PROBLEMS]), read, 1_000))
+    of_both(fuzz("public forms", mutated_bytes([text.encode() for text, *_ in FILES.values()], most=9), read, 1_000))
+
+
+def test_public_question_files_are_refused_as_pairs_with_a_pairs_error(tmp_path):
+    def read(data):
+        (tmp_path / "pairs.csv").write_bytes(data)
+        return outcome(lambda: load_pairs(tmp_path / "pairs.csv"), PairsError, about=tmp_path / "pairs.csv")
+
+    seeds = [text.encode() for text, *_ in FILES.values()] + [b"pair_id,variant,question,answer\n1,clean,a?,$5\n"]
+    assert fuzz("public forms as pairs", mutated_bytes(seeds), read, 300)["refused"] > 100
 
 
 @pytest.fixture(scope="module")

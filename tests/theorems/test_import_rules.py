@@ -43,6 +43,7 @@ READERS_AND_WRITERS = {
     "configs": {"configs.load", "configs.model_shapes", "configs.schema"},
     "traces": {
         "traces.gsm8k",
+        "traces.records",
         "traces.convert.convert",
         "traces.convert.upstream",
         "traces.model.weight_files",
@@ -268,8 +269,8 @@ def test_no_function_is_complex():
 # What loads quickly.
 
 LIGHT = (
-    "codi_tracing.cli", "traces.text", "traces.gsm8k", "patching.pairs.json_records", "patching.pairs.pair",
-    "patching.pairs.validity", "patching.pairs.summary", "patching.pair_making.gsm8k_chains",
+    "codi_tracing.cli", "traces.text", "traces.records", "traces.gsm8k", "patching.pairs.json_records",
+    "patching.pairs.pair", "patching.pairs.validity", "patching.pairs.summary", "patching.pair_making.gsm8k_chains",
     "patching.pair_making.number_words", "patching.pair_making.number_edits", "patching.pair_making.word_edits",
     "patching.pair_making.gsm8k", "patching.pair_making.matching", "patching.runs.run_folder", "patching.runs.recipes",
     "patching.interventions.cells", "patching.engine.partition", "patching.engine.model_size",

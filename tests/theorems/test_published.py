@@ -30,7 +30,7 @@ def folder(request, tmp_path_factory):
     if not GSM8K.is_file():
         pytest.skip("GSM8K is not part of the project")
     folder = tmp_path_factory.mktemp(request.param)
-    write_upstream(folder, request.param, [problem.question for problem in read_problems(GSM8K)])
+    write_upstream(folder, request.param, [problem.question for problem in read_problems(GSM8K).problems])
     for words in (
         ["convert", folder / "codi", "--base", folder / "base", "--alpha", 16, "--out", folder / "checkpoint"],
         ["pairs", "make", GSM8K, "--out", folder / "pairs.jsonl", "--checkpoint", folder / "checkpoint"],

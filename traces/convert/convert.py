@@ -7,7 +7,6 @@ stands between the question and BoT are in no tensor: they are given, and record
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from codi_tracing.traces.convert.upstream import (
 )
 from codi_tracing.traces.model.checkpoint import ADAPTER, Card, CheckpointError, reason, write_card, write_tensors
 from codi_tracing.traces.model.weight_files import MODEL_FILES, StateDict, read_state, weight_files
+from codi_tracing.traces.records import parse_json
 
 LARGEST_ALPHA = 1e6
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
@@ -170,10 +170,10 @@ def configs_beside(folder: Path) -> dict[str, dict[str, Any]]:
     configs = {}
     for path in (folder / name for name in ALPHA_FILES):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = parse_json(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             continue
-        except (ValueError, RecursionError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read ({reason(error)}); repair or delete it") from None
         if not isinstance(config, dict):
             continue

@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codi_tracing.traces.records import parse_json
+
 DTYPES = ("float32", "bfloat16", "float16")
 CARD, ADAPTER, TENSORS = "codi.json", "adapter", "codi.safetensors"
 VERSION, VERSION_1_TENSORS = 2, "thought.safetensors"
@@ -52,9 +54,11 @@ def short_repr(value: Any) -> str:
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); restore the file") from None
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: is not UTF-8 text; restore the file") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; restore the file") from None
 
 
 @dataclass(frozen=True)

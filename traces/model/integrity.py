@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,23 @@ def check_lora(adapter: Path, base: nn.Module | None, family: Family) -> StateDi
     return tensors
 
 
+@contextmanager
+def reading_byte_order_marks() -> Iterator[None]:
+    """Let PEFT read an adapter's config that begins with a byte order mark; its own reader refuses one."""
+    from peft.config import PeftConfigMixin
+
+    def read(path: str, **_: Any) -> dict[str, Any]:
+        return {key: value for key, value in read_json(Path(path)).items() if key != "runtime_config"}
+
+    mixin: Any = PeftConfigMixin
+    own = mixin.__dict__["from_json_file"]
+    mixin.from_json_file = staticmethod(read)
+    try:
+        yield
+    finally:
+        mixin.from_json_file = own
+
+
 def compare_names(adapter: Path, tensors: StateDict, base: nn.Module, family: Family) -> None:
     """Refuse an adapter whose tensors are not those that its config has over this base, by name and shape.
 
@@ -157,7 +176,7 @@ def compare_names(adapter: Path, tensors: StateDict, base: nn.Module, family: Fa
     if other := sorted(name for name in tensors if ".lora_" not in name):
         raise CheckpointError(f"{adapter}: holds {other[0][:200]}, which is no matrix of a LoRA; remove it")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), reading_byte_order_marks():
             peft.inject_adapter_in_model(peft.PeftConfig.from_pretrained(str(adapter)), base)
     except Exception as error:  # a damaged config makes PEFT raise anything
         raise CheckpointError(f"{adapter}: fits no layer of its base ({reason(error)})") from error

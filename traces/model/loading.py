@@ -28,7 +28,13 @@ from codi_tracing.traces.model.checkpoint import (
 from codi_tracing.traces.model.codi_model import CodiModel, LoadReport
 from codi_tracing.traces.model.families import Family, family_of
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
-from codi_tracing.traces.model.integrity import LORA_PREFIX, check_base, check_config, check_lora
+from codi_tracing.traces.model.integrity import (
+    LORA_PREFIX,
+    check_base,
+    check_config,
+    check_lora,
+    reading_byte_order_marks,
+)
 from codi_tracing.traces.model.refusals import refusing
 from codi_tracing.traces.model.tokenizer import open_tokenizer
 from codi_tracing.traces.model.weight_files import StateDict
@@ -182,7 +188,7 @@ def _load_lm(
     if card.revision:
         options["revision"] = card.revision
     skip_hub_lookup(base)
-    with refusing(what, base), unchanged_random_state(device):
+    with refusing(what, base), reading_byte_order_marks(), unchanged_random_state(device):
         return TransformersModel(
             base, task="text-generation", tokenizer=opened.tokenizer, peft=adapter if adapted else None, dtype=dtype,
             attn_implementation="sdpa", trust_remote_code=False, **options,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codi_tracing.traces.model.checkpoint import CheckpointError, read_tensors, reason
+from codi_tracing.traces.model.checkpoint import CheckpointError, read_json, read_tensors, reason
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 OLD_BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks of old GPT-2 code
@@ -57,10 +56,10 @@ def weight_files(where: str, names: Sequence[str] = MODEL_FILES, revision: str |
 def shards_in(index: Path) -> list[str]:
     """The names of the shards that an index lists."""
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json(index)["weight_map"].values())
         if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
             raise ValueError("its shards are no file names")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is no index of shards ({reason(error)}); restore the file") from None
     return sorted(names)
 

@@ -79,6 +79,15 @@ def test_every_pairs_value_at_every_place_is_the_tables(table, found):
     assert decoded == [said[pair["id"]] for pair in found["pairs"]]
 
 
+def test_a_decoded_answer_and_a_key_are_shown_with_every_digit(table):
+    said = table["patched"].where((table["metric"] != "answer") | (table["patched"] != 18.0), 123456789.0)
+    pairs = prepared(12)
+    pairs[0]["clean"]["answer"] = 2.0107e-06
+    found = explorer_data(Results(table.assign(patched=said)), pairs)
+    assert 123456789.0 in found["answers"]
+    assert found["pairs"][0]["clean"]["key"] == "0.0000020107"
+
+
 def test_pooled_effects_are_those_of_the_heatmap(table, found):
     sites = by_site(specific(measured(table)))
     for place in found["places"]:

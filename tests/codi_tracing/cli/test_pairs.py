@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
     [
         (PAIR[:1], "pair 0: its corrupted side is missing"),
         ([*PAIR, PAIR[0]], "pair 0: its clean side occurs 2 times"),
-        ([PAIR[0], {**PAIR[1], "answer": "8"}], "'answer' is \"8\", expected a number"),
+        ([PAIR[0], {**PAIR[1], "answer": "eight"}], "'answer' is \"eight\", expected a number"),
         ([PAIR[0], {**PAIR[1], "answer": 7}], "both answers are 7, so their logit difference is always 0"),
         ([], "the list is empty"),
     ],

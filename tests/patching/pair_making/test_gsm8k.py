@@ -26,7 +26,7 @@ PROBLEMS = [
 
 @pytest.fixture(scope="module")
 def made():
-    return pairs_from_gsm8k(read_problems(GSM8K), per_question=3)
+    return pairs_from_gsm8k(read_problems(GSM8K).problems, per_question=3)
 
 
 @needs_gsm8k
@@ -52,7 +52,7 @@ def test_an_independent_evaluator_agrees_on_every_step_and_every_answer(made):
 
 @needs_gsm8k
 def test_the_clean_side_is_gsm8ks_own_question_and_key(made):
-    problems = {str(problem.line): problem for problem in read_problems(GSM8K)}
+    problems = {str(problem.line): problem for problem in read_problems(GSM8K).problems}
     for record in made[0]:
         problem = problems[record["cluster_id"]]
         assert record["clean"]["answer"] == problem.answer
@@ -82,7 +82,9 @@ def test_results_are_whole_and_not_negative_wherever_they_were_before(made):
 
 @needs_gsm8k
 def test_a_delta_of_one_changes_every_number_by_one():
-    records, _ = pairs_from_gsm8k(read_problems(GSM8K)[:200], deltas=[1], edits=["first_operand", "later_operand"])
+    records, _ = pairs_from_gsm8k(
+        read_problems(GSM8K).problems[:200], deltas=[1], edits=["first_operand", "later_operand"]
+    )
     for record in records:
         old, new = (int(record["change"][side].replace(",", "")) for side in ("clean", "corrupted"))
         assert new - old == 1
@@ -161,7 +163,7 @@ def test_the_command_prints_the_funnel_and_writes_pairs(tmp_path, name):
     ("words", "sentence"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["bad.jsonl"], "bad.jsonl: line 1 is not JSON"),
+        (["bad.jsonl"], "bad.jsonl: line 1: is not valid JSON"),
         (["gsm8k.jsonl", "--delta", "0"], "a delta of 0 changes nothing"),
         (["gsm8k.jsonl", "--edit", "x"], "edit 'x' is unknown"),
         (["gsm8k.jsonl", "--checkpoint", "nowhere"], "nowhere: no such folder"),

@@ -81,3 +81,9 @@ def test_numbers_are_written_exactly(value, text):
 def test_a_number_without_end_cannot_be_written():
     with pytest.raises(ChainError, match="1/3 has no end in decimals"):
         write_number(Fraction(1, 3))
+
+
+@pytest.mark.parametrize("text", ["1,200\u2212$200=1,000", "$1,200-200=$1000", "1200 \u2212 200 = 1000"])
+def test_a_step_may_have_separators_currency_and_the_typographic_minus(text):
+    step = parse_step(text)
+    assert (write(step.expression), step.result) == ("1200-200", 1000)

@@ -1,15 +1,27 @@
 """Pairs are read as they were written, and every fault of a file is named at once."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codi_tracing.patching.pairs.json_records import PairsError
-from codi_tracing.patching.pairs.pair import Pair, Side, format_number, load_pairs, pairs_from_records, write_pairs
+from codi_tracing.patching.pairs.pair import (
+    Pair,
+    Side,
+    format_number,
+    load_pairs,
+    pairs_from_records,
+    plain_number,
+    write_pairs,
+)
+from codi_tracing.patching.pairs.validity import text_faults
+from codi_tracing.traces.text import LARGEST, last_number, read_number
 from tests.support.pair_records import both, pair_record, record
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -43,10 +55,17 @@ def test_pairs_keep_the_order_of_their_first_sides():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"answer": "18"}, "record 0 (pair 0): 'answer' is \"18\", expected a number, without quotes"),
-        ({"answer": True}, "record 0 (pair 0): 'answer' is true, expected a number, without quotes"),
-        ({"answer": float("nan")}, "record 0 (pair 0): 'answer' is NaN, expected a number, without quotes"),
-        ({"answer": None}, "record 0 (pair 0): 'answer' is null, expected a number, without quotes"),
+        (
+            {"answer": "18 or 19"},
+            "record 0 (pair 0): 'answer' is \"18 or 19\", expected a number of at most about 16 digits",
+        ),
+        (
+            {"answer": 10**16 + 1},
+            "record 0 (pair 0): 'answer' is 10000000000000001, expected a number of at most about 16 digits",
+        ),
+        ({"answer": True}, "record 0 (pair 0): 'answer' is true, expected a number of at most about 16 digits"),
+        ({"answer": float("nan")}, "record 0 (pair 0): 'answer' is NaN, expected a number of at most about 16 digits"),
+        ({"answer": None}, "record 0 (pair 0): 'answer' is null, expected a number of at most about 16 digits"),
         ({"question": 7}, "record 0 (pair 0): 'question' is 7, expected text"),
         ({"question": "  "}, "record 0 (pair 0): 'question' is \"  \", expected text"),
         ({"variant": "cleen"}, "record 0 (pair 0): 'variant' is \"cleen\", expected 'clean' or 'corrupted'"),
@@ -91,11 +110,11 @@ def test_all_faults_of_a_file_are_listed_at_once_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is empty, expected a JSON list"),
+        (b"", "is empty, expected pairs, a JSON list"),
         (b"[{]", "is not valid JSON (Expecting property name"),
         (b"{}", "found an object, expected a list of records"),
         (b"[]", "the list is empty, expected two records for each pair"),
-        ("[]".encode("utf-16"), "is not UTF-8 text (byte 0), expected JSON; save it as UTF-8"),
+        ("[]".encode("utf-16"), "is not UTF-8 text (byte 0), expected pairs, a JSON list or one pair a line; save it"),
         (b"[" * 100_000, "is not valid JSON"),
     ],
 )
@@ -111,7 +130,7 @@ def test_a_missing_file_and_a_folder_are_refused_in_a_sentence(tmp_path):
         PairsError, match=r"nope\.json: no such file; give a JSON list .*, or a shipped file: arithmetic"
     ):
         load_pairs(tmp_path / "nope.json")
-    with pytest.raises(PairsError, match="is a folder, expected a JSON file of pairs"):
+    with pytest.raises(PairsError, match="is a folder, expected a file of pairs"):
         load_pairs(tmp_path)
 
 
@@ -136,8 +155,32 @@ def test_a_whole_answer_is_written_without_a_point(number):
     assert format_number(float(number)) == str(number)
 
 
-def test_a_fraction_is_written_as_it_is():
-    assert format_number(2.5) == "2.5"
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        (2.5, "2.5"), (2.0107e-06, "0.0000020107"), (1e16, "10000000000000000"), (-0.0, "0"), (-1e23, f"-1{'0' * 23}"),
+        (3, "3"), (numpy.float64(0.1), "0.1"),
+    ],
+)  # fmt: skip
+def test_a_number_is_written_in_digits_and_never_with_an_exponent(number, written):
+    assert format_number(number) == written
+
+
+finite = st.floats(-LARGEST, LARGEST, exclude_min=True, exclude_max=True)
+
+
+@given(finite | st.integers(-(10**37), 10**37).map(float))
+def test_an_answer_as_it_is_written_is_read_back_as_the_key(number):
+    assert last_number(f"The answer is: {format_number(number)}") == number
+    assert read_number(format_number(number)) == read_number(plain_number(number)) == number
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: abs(number) < 1e300))
+def test_a_key_is_read_back_or_the_pair_is_not_usable(number):
+    clean, corrupted = Side("a?", number), Side("b?", 1.5 if number != 1.5 else 2.5)
+    readable = last_number(format_number(number)) == number
+    assert (text_faults(Pair(0, "0", clean, corrupted)) == []) == readable
+    assert readable == (abs(number) < LARGEST)
 
 
 def test_a_pair_of_our_own_form_keeps_every_field():
@@ -163,8 +206,8 @@ def test_both_forms_give_the_same_pairs_and_may_stand_in_one_file():
         ({"variant": "clean"}, "it is a pair and one side of a pair at once ('variant' and 'clean' or 'corrupted'), "
                                "expected one form"),
         ({"edit": 3}, "'edit' is 3, expected a name or nothing"),
-        ({"clean": {"question": "?", "answer": "7"}},
-         "clean side: 'answer' is \"7\", expected a number, without quotes"),
+        ({"clean": {"question": "?", "answer": "x"}},
+         "clean side: 'answer' is \"x\", expected a number of at most about 16 digits"),
         ({"clean": {"answer": 7}}, "clean side: 'question' is missing"),
         ({"score": float("nan")}, "\"score\" holds NaN or broken text, which JSON cannot; write null"),
         ({"clean": {"question": "\ud800", "answer": 7}}, "clean side: 'question' is \"?\", expected text"),
@@ -217,18 +260,56 @@ def test_every_fault_of_a_half_written_jsonl_file_names_its_line(tmp_path):
         load_pairs(path)
     half_line, answer, number = error.value.problems
     assert half_line.startswith("line 5: is not valid JSON (")
-    assert answer == "line 1 (pair 0): 'answer' is \"x\", expected a number, without quotes"
+    assert answer == "line 1 (pair 0): 'answer' is \"x\", expected a number of at most about 16 digits"
     assert number.startswith("line 4: found a number, expected an object with pair_id, variant, question, answer")
 
 
 @pytest.mark.parametrize("text", ["{line}\n{line}\n", "{line}", "[{line}, {line}]"])
 def test_a_file_of_questions_is_refused_as_no_file_of_pairs(tmp_path, text):
     path = tmp_path / "test.jsonl"
-    path.write_text(text.replace("{line}", json.dumps({"question": "How many?", "answer": "#### 18"})))
-    with pytest.raises(
-        PairsError, match="holds questions, not pairs of questions; make pairs of them with `codi pairs"
-    ):
+    path.write_text(text.replace("{line}", json.dumps({"question": "16, less 3?", "answer": "<<16-3=13>> #### 13"})))
+    advice = f"make pairs of them with `codi pairs make {path} --out {tmp_path / 'test_pairs.json'}`"
+    with pytest.raises(PairsError, match=re.escape(f"holds questions, not pairs of questions; {advice}")):
         load_pairs(path)
+
+
+def test_no_pairs_are_advised_of_questions_without_calculations(tmp_path):
+    (tmp_path / "test.csv").write_text("question,answer\nHow many?,18\n")
+    with pytest.raises(PairsError, match="and no annotated solutions") as error:
+        load_pairs(tmp_path / "test.csv")
+    assert "codi pairs make" not in str(error.value)
+
+
+@pytest.mark.parametrize(("written", "key"), [("18", 18), ("$1,200", 1200), ("\u22122.5", -2.5), ("1/2", 0.5)])
+def test_an_answer_may_be_text(written, key):
+    (pair,) = pairs_from_records([record(answer=written), record(variant="corrupted")])
+    assert pair.clean.answer == key
+
+
+def test_pairs_are_read_from_a_csv(tmp_path):
+    rows = [["pair_id", "variant", "question", "answer", "reasoning_steps", "note"]]
+    rows += [[f"{i}", side, f'{side}, "{i}"?', f"1,{i}00", "2", ""] for i in (1, 2) for side in ("clean", "corrupted")]
+    with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    one, two = load_pairs(tmp_path / "pairs.csv")
+    assert (one.pair_id, one.clean) == ("1", Side('clean, "1"?', 1100.0, 2))
+    assert two.corrupted.answer == 1200
+
+
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.jsonl"])
+def test_a_key_that_a_record_has_twice_is_a_fault_of_that_record(tmp_path, name):
+    clean, corrupted = map(json.dumps, both())
+    twice = f'{{"answer": 1, {clean[1:]}'
+    lines = [twice, corrupted, '{"x": {"a": 1, "a": 2}}']
+    text = "\n".join(lines) if name.endswith("l") else f"[{', '.join(lines)}]"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(PairsError) as error:
+        load_pairs(tmp_path / name)
+    first, second, missing = error.value.problems
+    position = ("line 1", "line 3") if name.endswith("l") else ("record 0", "record 2")
+    assert first == f"{position[0]}: an object has the key 'answer' twice; drop one"
+    assert second == f"{position[1]}: an object has the key 'a' twice; drop one"
+    assert missing.startswith("pair 0: its clean side is missing")
 
 
 @pytest.mark.skipif(not GSM8K.is_file(), reason="the data set is not shipped")

@@ -1,6 +1,9 @@
 """Text faults of pairs, and where two questions differ."""
 
+import json
+
 from codi_tracing.patching.pairs.pair import pairs_from_records
+from codi_tracing.patching.pairs.summary import summarise_pairs
 from codi_tracing.patching.pairs.validity import Difference, question_differences, split_usable
 from tests.support.pair_records import both, record
 
@@ -21,6 +24,15 @@ def test_a_changed_numeral_has_its_index_its_characters_and_the_size_of_the_chan
     assert change == Difference(10, 18, "1,200.50", "900", 1, -300.5)
     assert clean[change.start : change.end] == change.clean
     assert question_differences("2.5 l", "2.6 l")[0].difference == 0.1
+
+
+def test_a_change_of_a_number_that_no_float_holds_has_no_size():
+    (change,) = question_differences(f"{'9' * 400} eggs", "8 eggs")
+    assert (change.numeral, change.difference) == (0, None)
+    (described,) = summarise_pairs(
+        pairs_from_records([record(0, question="8 eggs"), record(0, "corrupted", question=f"{'9' * 400} eggs")])
+    )["each"]
+    json.dumps(described, allow_nan=False)
 
 
 def test_several_changed_numerals_are_several_question_differences():

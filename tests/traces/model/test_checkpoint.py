@@ -153,3 +153,18 @@ def test_a_projection_of_huge_size_without_data_is_refused(folder):
     save_file({**load_file(folder / TENSORS), "prj.1.weight": empty}, folder / TENSORS)
     with pytest.raises(CheckpointError, match="has shape"):
         read_projection(folder, d_model=32)
+
+
+def test_a_byte_order_mark_in_the_card_and_in_the_adapters_config_changes_nothing(folder, model):
+    for path in (folder / CARD, folder / "adapter" / "adapter_config.json"):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_card(folder) == model.card
+    assert load_codi(folder, device="cpu").loaded == model.loaded
+
+
+@pytest.mark.parametrize("name", [CARD, "adapter/adapter_config.json"])
+def test_a_key_that_a_json_file_has_twice_is_refused(folder, name):
+    text = (folder / name).read_text().rstrip().removesuffix("}")
+    (folder / name).write_text(f'{text}, "x": {{"r": 1, "r": 2}}}}')
+    with pytest.raises(CheckpointError, match=f"{name}: an object has the key 'r' twice; drop one; restore the file"):
+        load_codi(folder, device="cpu")
