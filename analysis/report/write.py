@@ -62,7 +62,8 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
         specs=specs,
         bundle=bundle,
     )
-    written, faults = write_whole(folder / "report.html", page.encode()), {}
+    written = write_whole(folder / "report.html", page.encode())
+    faults: dict[str, str] = {}
     if figures is not False:
         faults |= save_figures(specs, folder / "charts" / "aggregate" if figures is True else figures, bundle)
     if figures is True:

@@ -2,6 +2,9 @@
 
 from types import SimpleNamespace
 
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from codi_tracing.patching.pairs.tokenized import tokenize_pair
 from codi_tracing.traces.model.checkpoint import Card
 from tests.patching.pairs.test_verdicts import pair
@@ -20,23 +23,18 @@ def test_a_blank_that_is_a_token_of_its_own_is_no_token_of_the_answer(model, pai
     assert p.tails == ((model.tokenizer.eos_token_id,), (ord("0"), model.tokenizer.eos_token_id))
 
 
-class SpacedTokenizer:
-    """Every letter and digit is a token, and the decoded text has a blank after each."""
-
-    eos_token_id, unk_token_id = 1, 2
-
-    def __init__(self, unknown=""):
-        self.unknown = unknown
-
-    def __call__(self, text, **_):
-        return {"input_ids": [2 if letter in self.unknown else ord(letter) for letter in text]}
-
-    def decode(self, ids, **_):
-        return " ".join(map(chr, ids))
+def spaced_tokenizer(unknown=""):
+    """Every letter and digit is a token; without a decoder, the decoded text has a blank after each."""
+    letters = sorted({*map(chr, range(33, 127))} - {*unknown})
+    backend = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(["<e>", "?", *letters])}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>", unk_token="?")
 
 
 def faults(answers, unknown=""):
-    encoder = SimpleNamespace(tokenizer=SpacedTokenizer(unknown), card=Card("", 6), n_latents=6, n_positions=10_000)
+    encoder = SimpleNamespace(tokenizer=spaced_tokenizer(unknown), card=Card("", 6), n_latents=6, n_positions=10_000)
     return tokenize_pair(encoder, pair(answers=answers)).faults
 
 
@@ -48,7 +46,7 @@ def test_an_answer_that_the_tokenizer_does_not_give_back_is_a_fault():
 
 
 def test_an_unknown_word_and_a_key_too_large_are_faults_of_their_own_alone():
-    assert [fault[:12] for fault in faults((18, 7), unknown="1")] == ["it has words"]
+    assert faults((18, 7), unknown="1") == ("this checkpoint's tokenizer does not know its '1'",)
     (fault,) = faults((1e38, 7))
     assert fault == "its clean answer 1000000000000000000… is too large to be read; drop the pair"
 
