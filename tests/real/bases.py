@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,19 @@ def family_of(name: str) -> str:
     return "gpt2" if name == "gpt2" else "llama"
 
 
-def write_real(folder: Path, name: str, loud: dict[str, float] | None = None) -> Codi:
+def write_real(folder: Path, name: str, answers: Sequence[str] = ()) -> Codi:
     """Write `folder/base` and a random CODI over it in upstream's layout, `folder/codi`; returns the reference model.
 
-    `loud` tokens have embeddings so many times as long, and are said more often.
+    The model's answers are mostly one of the tokens `answers`: these have long orthogonal embeddings, and EOS has
+    their sum, which is likeliest after each of them.
     """
     tokenizer = AutoTokenizer.from_pretrained(needs(name))
     torch.manual_seed(0)
     config = AutoConfig.for_model(**CONFIGS[name], initializer_range=0.1)
     base = AutoModelForCausalLM.from_config(config).eval()
-    for token, factor in (loud or {}).items():
-        (index,) = tokenizer(token, add_special_tokens=False)["input_ids"]
-        base.get_input_embeddings().weight.data[index] *= factor
+    if answers:
+        rows = base.get_input_embeddings().weight.data
+        said = torch.tensor([tokenizer(token, add_special_tokens=False)["input_ids"] for token in answers])[:, 0]
+        rows[said] = 5 * torch.linalg.qr(torch.randn(rows.shape[1], len(said))).Q.T
+        rows[tokenizer.eos_token_id] = 1.3 * rows[said].sum(0)
     return write_over(folder, base, tokenizer, family_of(name))

@@ -33,10 +33,7 @@ def project(request, tmp_path_factory):
     folder, (config, checkpoint) = tmp_path_factory.mktemp(request.param), CONFIGS[request.param]
     before = os.getcwd()
     os.chdir(folder)
-    numbers = {("" if request.param == "llama3" else " ") + str(n): 3.0 for n in range(1, 100)}
-    write_real(
-        folder, request.param, loud=numbers | {{"gpt2": "<|endoftext|>", "llama3": "<|eot_id|>"}[request.param]: 3.5}
-    )
+    write_real(folder, request.param, [("" if request.param == "llama3" else " ") + str(n) for n in range(1, 13)])
     ran("convert", "codi", "--base", "base", "--alpha", 16, "--out", f"checkpoints/{checkpoint}")
     (folder / "data").mkdir()
     lines = [{"question": p.question, "answer": f"{chain_text(p)}\n#### {p.answer}"} for p in draw_problems(1, 60)]
@@ -50,7 +47,7 @@ def project(request, tmp_path_factory):
     said = answers(model, [side["question"] for side in sides], max_new_tokens=32)
     for side, text in zip(sides, said, strict=True):
         side["answer"] = last_number(text)
-    kept = [p for p in pairs if 0 < abs(p["clean"]["answer"] - p["corrupted"]["answer"]) < 1e6][:6]  # not NaN
+    kept = [p for p in pairs if abs(p["clean"]["answer"] - p["corrupted"]["answer"]) > 0][:6]  # false for NaN
     (folder / "data" / "gsm8k_pairs.json").write_text(json.dumps(kept))
     (folder / "configs").mkdir()
     shutil.copy(ROOT / "configs" / f"{config}.toml", folder / "configs")
@@ -60,7 +57,7 @@ def project(request, tmp_path_factory):
 
 def test_a_gsm8k_config_runs_to_its_report_on_the_pairs_that_the_model_answers(project):
     folder, config, checkpoint, kept = project
-    assert len(kept) >= 4
+    assert len(kept) >= 3
     checked = json.loads(
         ran("pairs", "check", "data/gsm8k_pairs.json", "--checkpoint", f"checkpoints/{checkpoint}", "--json")
     )
