@@ -124,17 +124,33 @@ Shard = Annotated[str | None, typer.Option(metavar="I/N", help="Only shard I of 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
 Out = Annotated[Path | None, typer.Option(help="Output folder, instead of the config's `out`.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what is there.")]
 OnNdif = Annotated[
     bool, typer.Option("--remote", help="Run on an NDIF deployment: the config's, NDIF_HOST's, or the public one.")
 ]
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write JSONL."""
+    """Write JSONL, completely or not at all."""
     import json
 
+    from codi_tracing.analysis.io.atomic import write_whole
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+
+
+def writable(fresh: bool, *paths: Path) -> None:
+    """Refuse, before anything runs, to replace what is there without `--fresh`, or a file that cannot be written."""
+    from codi_tracing.analysis.io.atomic import open_temporary
+
+    for path in paths:
+        if path.exists() and not fresh:
+            raise ValueError(f"{path}: exists already; --fresh replaces it, or choose another with --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, handle = open_temporary(path)
+        os.close(handle)
+        temporary.unlink()
 
 
 def absolute(path: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ from codi_tracing.cli.app import (
     ConfigFile,
     Device,
     Dtype,
+    Fresh,
     OnNdif,
     Out,
     absolute,
@@ -25,6 +26,7 @@ from codi_tracing.cli.app import (
     print_left_out,
     stop,
     typeable,
+    writable,
     write_lines,
 )
 
@@ -66,6 +68,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Questions per forward.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
     out: Annotated[Path | None, typer.Option(help="Write every answer to this file, JSONL.")] = None,
+    fresh: Fresh = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     remote: OnNdif = False,
@@ -80,6 +83,8 @@ def evaluate(
     problems = read.problems[:limit]
     if out is not None and (out.suffix != ".jsonl" or out.resolve() == data.resolve()):
         raise ValueError(f"{out}: expected another file than the data's, with a name that ends in .jsonl")
+    if out is not None:
+        writable(fresh, out)
     from codi_tracing.analysis.statistics.inference import share_intervals
     from codi_tracing.traces.evaluate import score
     from codi_tracing.traces.model.loading import load_codi
@@ -88,8 +93,6 @@ def evaluate(
     chosen = [*range(model.n_latents + 1)] if steps is None else sorted(set(steps))
     rows: list[list[str]] = []
     scored: list[Any] = []
-    if out is not None:
-        write_lines(out, [])  # a file that cannot be written is refused before anything runs
     for count in reversed(chosen):  # the whole thought first: its accuracy is the one of interest
         new = score(model, problems, count, batch_size=batch, max_new_tokens=max_new_tokens, progress=True)
         scored += new

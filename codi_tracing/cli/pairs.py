@@ -12,6 +12,7 @@ from codi_tracing.cli.app import (
     EXIT_BAD_INPUT,
     Device,
     Dtype,
+    Fresh,
     aligned,
     first_lines,
     from_here,
@@ -19,6 +20,7 @@ from codi_tracing.cli.app import (
     printable,
     stop,
     typeable,
+    writable,
     write_lines,
 )
 
@@ -100,6 +102,7 @@ def make_gsm8k_pairs(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep edits whose questions have equal token counts in its tokenizer.")
     ] = None,
+    fresh: Fresh = False,
 ) -> None:
     """Make verified pairs from questions as GSM8K's: one number or operator word changed, both answers computed.
 
@@ -110,6 +113,7 @@ def make_gsm8k_pairs(
     read = read_problems(file)
     if out.resolve() == file.resolve():
         raise ValueError(f"{out}: is the file of the questions; choose another file with --out")
+    writable(fresh, out)
     from codi_tracing.analysis.io.atomic import write_json
     from codi_tracing.patching.pair_making.gsm8k import equal_tokens, pairs_from_gsm8k
     from codi_tracing.patching.pair_making.number_edits import EDITS
@@ -126,7 +130,6 @@ def make_gsm8k_pairs(
     if out.suffix == ".jsonl":
         write_lines(out, records)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, records)
     print_left_out(read.left_out)
     typer.echo(aligned([("", "count"), *funnel.lines()]))
@@ -141,6 +144,7 @@ def arithmetic_pairs(
     ],
     seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 66,
+    fresh: Fresh = False,
 ) -> None:
     """Make pairs of arithmetic word problems.
 
@@ -148,6 +152,6 @@ def arithmetic_pairs(
     """
     from codi_tracing.patching.pair_making.arithmetic import write_arithmetic_pairs
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    writable(fresh, out)
     write_arithmetic_pairs(checkpoint, count, seed, out)
     typer.echo(f"{count} pairs in {out}")

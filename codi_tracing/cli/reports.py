@@ -13,6 +13,7 @@ from codi_tracing.cli.app import (
     Checkpoint,
     Device,
     Dtype,
+    Fresh,
     OnNdif,
     aligned,
     app,
@@ -20,6 +21,7 @@ from codi_tracing.cli.app import (
     print_left_out,
     print_paragraphs,
     report_and_print,
+    writable,
 )
 
 
@@ -48,11 +50,14 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another run folder, on the same pairs.")],
     metric: Annotated[str, typer.Option(help="The metric whose effects are compared.")] = "transfer",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+    fresh: Fresh = False,
 ) -> None:
     """Compare two runs on the same pairs, e.g. of two checkpoints or protocols: paired differences with intervals."""
     from codi_tracing.analysis.report.conclusions import comparison
     from codi_tracing.analysis.report.write import write_comparison
 
+    if out is not None:
+        writable(fresh, out / "comparison.parquet")
     print_paragraphs(comparison(first, second, metric))
     if out is not None:
         typer.echo(f"\nTable and chart: {from_here(write_comparison(first, second, out, metric))}")
@@ -75,6 +80,7 @@ def lens(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder.", show_default="runs/lens-<checkpoint>")
     ] = None,
+    fresh: Fresh = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     remote: OnNdif = False,
@@ -104,7 +110,7 @@ def lens(
     from codi_tracing.traces.model.loading import load_codi
 
     model = load_codi(checkpoint, device, dtype, remote)
-    folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"))
+    folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"), fresh)
     tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
     save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), len(questions), top, seed))
     print_left_out(left_out)
@@ -117,11 +123,14 @@ def score_dump(
     top: Annotated[int, typer.Option(min=1, help="Count the TOP likeliest tokens.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the questions whose numbers give the chance level.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the table and the chart there.")] = None,
+    fresh: Fresh = False,
 ) -> None:
     """Score a published dump of decoded latents: the shares of decoded intermediates, and their chance level.
 
     Tokens are matched as in `codi lens`: a token counts where it equals the number, ignoring blanks.
     """
+    if out is not None:
+        writable(fresh, out / "decodable.parquet")
     from codi_tracing.patching.lens.dump import dump_tables, read_dump
 
     says, values = dump_tables(*read_dump(dump), seed=seed)

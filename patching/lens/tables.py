@@ -12,6 +12,7 @@ single token has no rank. `steps` is 0 where no solution is known.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,12 +165,22 @@ def save_lens(tables: LensTables, folder: Path, about: dict[str, Any]) -> Path:
     return folder
 
 
-def open_lens_folder(folder: Path) -> Path:
-    """A folder for a lens's tables: new, empty, or already a lens's. ValueError for any other."""
+def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
+    """A folder for a lens's tables: new, empty, or of an unfinished lens; of a finished one only with `fresh`.
+
+    ValueError for any other.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder; choose another with --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LENS_MANIFEST).is_file():
         raise ValueError(f"{folder}: holds files but no {LENS_MANIFEST}; choose another with --out")
+    if (folder / LENS_MANIFEST).is_file() and not fresh:
+        try:
+            unfinished = json.loads((folder / LENS_MANIFEST).read_text(encoding="utf-8")) == {"finished": False}
+        except (ValueError, RecursionError):
+            unfinished = False
+        if not unfinished:
+            raise ValueError(f"{folder}: holds a lens already; --fresh replaces it, or choose another with --out")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / LENS_MANIFEST).is_file():
         write_json(folder / LENS_MANIFEST, {"finished": False})

@@ -1,12 +1,15 @@
 """The command line as a whole: help teaches, errors are one sentence with an exit code."""
 
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from codi_tracing.cli.app import aligned, from_here
-from tests.support.command_line import refused
+from codi_tracing.traces.training.word_problems import chain_text, draw_problems
+from tests.support.command_line import codi, refused
 
 
 def test_help_shows_what_to_type():
@@ -87,3 +90,45 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(codi, monkeypatch, tmp
     (tmp_path / "q.jsonl").write_text('{"question": "How many?", "answer": 1}')
     line = refused(codi("eval", "thought", "--data", "q.jsonl", "--out", "a.jsonl"))
     assert line == "codi: a.jsonl: Read-only file system"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A folder with the inputs of every command that writes where it is told."""
+    monkeypatch.chdir(tmp_path)
+    lines = [{"question": p.question, "answer": f"{chain_text(p)}\n#### {p.answer}"} for p in draw_problems(1, 12)]
+    (tmp_path / "questions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (("pairs", "make", "questions.jsonl", "--out"), "pairs.json"),
+        (("pairs", "make", "questions.jsonl", "--out"), "pairs.jsonl"),
+        (("eval", "thought", "--data", "questions.jsonl", "--limit", 1, "--steps", 6, "--out"), "answers.jsonl"),
+    ],
+)
+def test_a_command_replaces_a_file_only_when_asked_and_follows_no_link(written, words, out):
+    path, notes = written / out, written / "notes.md"
+    path.write_text("mine")
+    assert f"{out}: exists already; --fresh replaces it, or choose another with --out" in refused(codi(*words, out))
+    assert path.read_text() == "mine"
+    path.unlink()
+    notes.write_text("mine too")
+    path.symlink_to(notes)
+    assert "exists already" in refused(codi(*words, out))
+    assert codi(*words, out, "--fresh").exit_code == 0
+    assert notes.read_text() == "mine too"
+    assert not path.is_symlink()
+    assert "question" in path.read_text()
+    assert [name for name in os.listdir(written) if name.startswith(".")] == []
+
+
+def test_a_lens_replaces_another_only_when_asked(written):
+    words = ("lens", "thought", "--limit", 1, "--out", "lens")
+    assert codi(*words).exit_code == 0
+    before = {path: path.read_bytes() for path in (written / "lens").rglob("*") if path.is_file()}
+    assert "lens: holds a lens already; --fresh replaces it, or choose another with --out" in refused(codi(*words))
+    assert {path: path.read_bytes() for path in (written / "lens").rglob("*") if path.is_file()} == before
+    assert codi(*words, "--fresh").exit_code == 0
