@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def folder(tmp_path, monkeypatch):
         raise ValueError("model: reached, and not loaded in this test")
 
     monkeypatch.chdir(tmp_path)
+    import_module("codi_tracing.patching.runs.experiment")  # while patched, it would keep `no_model` for later tests
     monkeypatch.setattr("codi_tracing.traces.model.loading.load_codi", no_model)
     here("pairs.json", as_json(PAIRS[0]))
     here("config.toml", b'name = "a"\ncheckpoint = "model"\npairs.file = "pairs.json"\n')
