@@ -82,7 +82,7 @@ def test_run_takes_or_refuses_any_pairs(folder, reading_only):
 
 
 def test_train_takes_or_refuses_any_config(folder, monkeypatch):
-    def stopped(settings, say):
+    def stopped(settings, say, fresh):
         raise ValueError("read, and not trained in this test")
 
     monkeypatch.setattr("codi_tracing.traces.training.train.train", stopped)
@@ -127,7 +127,7 @@ def test_report_shows_or_refuses_any_run(folder, monkeypatch):
     for module in ("write", "conclusions"):
         monkeypatch.setattr(f"codi_tracing.analysis.report.{module}.figures_of_run", lambda *_: ())
     monkeypatch.setattr("codi_tracing.analysis.report.write.vega_bundle", lambda: "")
-    monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: None)
+    monkeypatch.setattr("codi_tracing.analysis.report.write.save_pairs", lambda *_: {})
     sides = {side: {"question": "9?", "answer": 1} for side in ("clean", "corrupted")}
     run = make_run(folder / "run", experiment(pairs=2), [{"pair_id": i, **sides} for i in (0, 1)])
     for name in SMALL_FILES:
