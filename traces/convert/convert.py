@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -41,6 +42,7 @@ from codi_tracing.traces.model.weight_files import MODEL_FILES, StateDict, read_
 from codi_tracing.traces.records import parse_json
 
 LARGEST_ALPHA = 1e6
+ABANDONED = 600  # seconds after which an unfinished folder is what a killed process left
 NOT_PLAIN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 SOURCE_PATTERNS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 ALPHA_FILES = ("adapter_config.json", "lora_config.json", "config.json")
@@ -127,13 +129,26 @@ def own_base_tensors(
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` at the end, or is deleted after an error."""
+    """A folder to write into that becomes `out` at the end, or is deleted after an error.
+
+    What a killed process left there is deleted once it is old; until then it may be another process's.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary, out.name)
+    folder = out.with_name(f".{out.name}.tmp")
+    if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED:
+        shutil.rmtree(folder)
+    try:
         folder.mkdir()
+    except FileExistsError:
+        raise CheckpointError(
+            f"{folder}: another process is writing {out.name}, or one was killed; wait for it, or delete this folder"
+        ) from None
+    try:
         yield folder
         os.replace(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def find_weights(source: str) -> list[Path]:

@@ -282,6 +282,21 @@ def test_a_base_of_another_size_or_family_is_refused(state, gpt2, tmp_path):
             convert(tmp_path / "codi", folder, tmp_path / "out", alpha=16)
 
 
+def test_what_a_killed_conversion_left_is_deleted_once_it_is_old(state, gpt2, tmp_path):
+    save_upstream(state, tmp_path / "codi")
+    left = tmp_path / ".out.tmp"
+    left.mkdir()
+    (left / "half").write_text("x")
+    with pytest.raises(
+        CheckpointError, match="another process is writing out, or one was killed; wait for it, or delete"
+    ):
+        convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
+    os.utime(left, (0, 0))
+    convert(tmp_path / "codi", gpt2[0] / "base", tmp_path / "out", alpha=16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codi", "out"]
+    assert not (tmp_path / "out" / "half").exists()
+
+
 def test_alpha_is_never_guessed(state, gpt2, tmp_path):
     assert "no config beside the weights gives LoRA's alpha" in str(refused(state, gpt2, tmp_path, alpha=None))
     beside = tmp_path / "codi" / "config.json"
