@@ -6,6 +6,7 @@ import re
 import pytest
 from PIL import Image
 
+from codi_tracing.analysis.io import images
 from codi_tracing.analysis.report.methods import excluded
 from codi_tracing.analysis.report.original_files import PICTURES
 from codi_tracing.analysis.report.sections import flat_rows
@@ -110,6 +111,22 @@ def test_a_report_can_be_written_without_figure_files(run, tmp_path):
     write_report(folder, figures=False)
     assert not (folder / "charts").exists()
     assert '"layer_curve": {' in (folder / "report.html").read_text()
+
+
+def test_a_figure_that_cannot_be_drawn_loses_neither_the_page_nor_the_others(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "plain", experiment(pairs=3), prepared(3))
+    drawn = images.svg_of
+
+    def fails_once(spec):
+        monkeypatch.setattr(images, "svg_of", drawn)
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(images, "svg_of", fails_once)
+    with pytest.warns(UserWarning, match="^a figure was not drawn as a file; corners: no such font$"):
+        page = write_report(folder)
+    assert '"layer_curve": {' in page.read_text()
+    pictures = {path.stem for path in (folder / "charts" / "aggregate").glob("*.png")}
+    assert pictures == {path.stem for path in (folder / "charts" / "aggregate").glob("*.json")} - {"corners"}
 
 
 def test_what_a_sweep_did_not_measure_is_named_in_its_place(tmp_path):
