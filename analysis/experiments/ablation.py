@@ -11,7 +11,9 @@ from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import column_of, numbers, scale_of, share_axis
 from codi_tracing.analysis.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import host_value, one_of, plain, right_hosts, without
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import pooled_shares
+from codi_tracing.analysis.statistics.verdict import percent
 from codi_tracing.configs.vocabulary import SITE_KINDS
 
 REPLACEMENTS = {  # the words and colour of each source; the unrelated run is the control in distribution
@@ -57,6 +59,19 @@ def flip_data(table: pd.DataFrame) -> pd.DataFrame:
     before, after = host_value(rows), rows["patched"]
     same = (before == after) | (before.isna() & after.isna())
     return pooled_shares(rows, (~same).astype(float), ABLATION_KEYS)
+
+
+def ablation_sentence(accuracy: pd.DataFrame) -> str:
+    """For each replacement, the step and the layer without which fewest runs give their key."""
+    said = []
+    for (by, source), rows in accuracy.groupby(["by", "source"], sort=False):
+        worst = rows.loc[rows["effect"].idxmin()]
+        share = estimate_of(worst)
+        said.append(f"{by} {worst['place']} by {REPLACEMENTS[str(source)][0]}: {percent(share)}")
+    return (
+        "Of the runs that are right unpatched, fewest still give their key with "
+        f"{'; '.join(said)} ({share.sample}; each is the least of its row, so a little too small)."
+    )
 
 
 def ablation_chart(accuracy: pd.DataFrame, flips: pd.DataFrame | None = None) -> Any:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import band, below, dash_by, scale_of, share_axis, tips, whole_axis
 from codi_tracing.analysis.figures.style import BLUE, GREY, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import QUESTION_HIDDEN, right_hosts, without
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import pooled
 from codi_tracing.analysis.statistics.inference import cluster_share_intervals
+from codi_tracing.analysis.statistics.verdict import percent
 
 REST = {  # the steps from k on: words of the legend, and colour
     "stopped": ("stopped after k steps: off-distribution", ORANGE),
     "resampled": ("steps from k on resampled: in distribution", BLUE),
 }
+ENOUGH = 0.9  # of the answers: the steps after which so many survive are all that the answer needs
 SIGHT = {  # whether the answer attends to the question: words of the legend, and dash
     True: ("answer sees the question", [1, 0]),
     False: ("question hidden: off-distribution", [4, 3]),
@@ -59,6 +63,26 @@ def early_stop_data(table: pd.DataFrame) -> pd.DataFrame:
     pairs = runs.groupby([*keys, "cluster_id", "pair_id"]).agg(numerator="sum", denominator="count").reset_index()
     trained = resampled["step_last"].max() + 1 if len(resampled) else float("nan")
     return pooled(pairs, keys, intervals=cluster_share_intervals).assign(trained=trained)
+
+
+def early_stop_sentence(data: pd.DataFrame) -> str:
+    """How many of its own steps the answer needs: the shares by steps kept, in distribution where that was run."""
+    rest = "resampled" if "resampled" in set(data["rest"]) else "stopped"
+    rows = data[(data["rest"] == rest) & data["sees_question"]].sort_values("kept")
+    if rows.empty:
+        raise ValueError("no run was stopped with the question in sight of the answer, so nothing is said of that")
+    shares = {int(row["kept"]): estimate_of(row) for row in rows.to_dict("records")}
+    how = "the later ones taken from unrelated runs" if rest == "resampled" else "and none after them"
+    listed = ", ".join(f"{percent(share)} with {kept}" for kept, share in shares.items())
+    whole = "Of the runs that are right unpatched, this many still give their key with only so many of their own "
+    whole += f"latent steps, {how}: {listed} ({next(iter(shares.values())).sample})."
+    if all(np.isnan(share.low) for share in shares.values()):
+        return whole
+    enough = [kept for kept in shares if all(shares[k].low >= ENOUGH for k in shares if k >= kept)]
+    if not enough:
+        return f"{whole} None of these is enough for {ENOUGH:.0%} of the answers (lower end of the interval)."
+    need = f"the first {min(enough)} are" if min(enough) > 1 else "the first is" if min(enough) else "none is"
+    return f"{whole} For {ENOUGH:.0%} of the answers (lower end of the interval) {need} needed."
 
 
 def early_stop_chart(data: pd.DataFrame) -> Any:

@@ -10,7 +10,8 @@ import pandas as pd
 from codi_tracing.analysis.captions import about_pooled, both_ways, metric_noun, one_site
 from codi_tracing.analysis.figures.marks import reach_of, step_matrix
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
-from codi_tracing.analysis.rows import from_other_run, from_run, one_of, without
+from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_other_run, from_run, one_of, without
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.configs.vocabulary import SEGMENTS
 
@@ -50,6 +51,30 @@ def influence_data(table: pd.DataFrame, metric: str = "projection") -> pd.DataFr
         if len(part)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def influence_sentence(data: pd.DataFrame) -> str:
+    """The strongest influence of one step on a later one, its control, and how much of it is direct."""
+    rows = data[(data["direction"] == min(data["direction"])) & data["effect"].notna()]
+    moved = rows[(rows["route"] == "total") & (rows["donor"] == OTHER_RUN)]
+    if moved.empty:
+        raise ValueError("no total effect of one step on a later one is defined, so none is named")
+    top = moved.loc[moved["effect"].idxmax()]
+
+    def same(donor: str, route: str) -> str:
+        there = rows[(rows["donor"] == donor) & (rows["route"] == route)]
+        there = there[(there["step"] == top["step"]) & (there["read_step"] == top["read_step"])]
+        return "" if there.empty else str(estimate_of(there.iloc[0]))
+
+    parts = [f"an unrelated run's step moves it by {text}" for text in [same(UNRELATED, "total")] if text]
+    if top["read_step"] > top["step"] + 1:
+        parts += [f"directly, with the steps between frozen, {text}" for text in [same(OTHER_RUN, "direct")] if text]
+    beside = f"; {'; '.join(parts)}" if parts else ""
+    estimate = estimate_of(top)
+    return (
+        f"Step {top['step']} moves step {top['read_step']} most, by {estimate} of the way to the partner's state "
+        f"({top['direction']}, {estimate.sample}; the largest of {len(moved)}, so a little too large){beside}."
+    )
 
 
 def influence_chart(data: pd.DataFrame) -> Any:

@@ -20,6 +20,7 @@ from codi_tracing.analysis.figures.marks import (
 )
 from codi_tracing.analysis.figures.style import WIDTH, dress, heading
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED, from_run, without
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 from codi_tracing.configs.vocabulary import SEGMENTS
@@ -58,6 +59,38 @@ def iterative_data(table: pd.DataFrame) -> pd.DataFrame:
             "step k + 1; run configs/iterative.toml"
         )
     return pooled(effect(rows), ["protocol", "kind", "direction", "metric", "reads", "written", "route", "end"])
+
+
+def iterative_sentence(data: pd.DataFrame) -> str:
+    """How far the prefixes carry the answer, beside the control and the cache alone, and the next step's own state."""
+    rows = data[data["direction"] == min(data["direction"])]
+    free = (rows["written"] == OTHER_RUN) & (rows["route"] == "free")
+    lines = {
+        "writing them from the partner's run transfers the answer by": rows[free & (rows["reads"] == "answer")],
+        "an unrelated donor's by": rows[(rows["written"] == UNRELATED) & (rows["reads"] == "answer")],
+        "through the cache alone (the next latent is the host's)": rows[
+            (rows["route"] == "R frozen") & (rows["reads"] == "answer")
+        ],
+        "the step after them, which the run computes itself, is then moved by": rows[free & (rows["reads"] == "next")],
+    }
+    said = [f"{words} {_at_ends(line)}" for words, line in lines.items() if len(line)]
+    if not said:
+        raise ValueError("no effect of a prefix of steps is defined, so none is named")
+    size = estimate_of(rows.iloc[0]).sample
+    return f"Of the steps 0 to k, {'; '.join(said)} ({rows['direction'].iloc[0]}, {size}; 0: host, 1: partner)."
+
+
+def _at_ends(line: pd.DataFrame) -> str:
+    """The effects of the shortest and the longest prefix, and the first that reaches half of the longest's."""
+    line = line.dropna(subset="effect").sort_values("end")
+    if line.empty:
+        return "an undefined amount"
+    first, last = line.iloc[0], line.iloc[-1]
+    if len(line) == 1:
+        return f"{estimate_of(last)} at k = {last['end']}"
+    half = line[line["effect"] >= last["effect"] / 2].iloc[0]["end"]
+    halfway = f", half of it from k = {half}" if last["low"] > 0 else ""
+    return f"{estimate_of(first)} at k = {first['end']} and {estimate_of(last)} at k = {last['end']}{halfway}"
 
 
 def iterative_chart(data: pd.DataFrame) -> Any:

@@ -14,7 +14,9 @@ from codi_tracing.analysis.captions import about_pooled
 from codi_tracing.analysis.figures.marks import numbers
 from codi_tracing.analysis.figures.style import BLUE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import right_hosts
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import pooled_shares
+from codi_tracing.analysis.statistics.verdict import percent
 
 EDGE_ENDS = {"answer": "the answer", "question": "the question", "bot": "BoT", "eot": "EoT"}
 
@@ -44,6 +46,14 @@ def edge_name(knockout: str) -> str:
         reader, read = (f"step {end}" if end.isdigit() else EDGE_ENDS.get(end, end) for end in (reader, read))
         edges.append(f"{reader} not seeing {read}" + (f" in layer {layer}" if layer else ""))
     return " and ".join(edges)
+
+
+def knockout_sentence(data: pd.DataFrame) -> str:
+    """How many runs still give their key, knockout by knockout."""
+    shares = [(edge_name(row["knockout"]), estimate_of(row)) for row in data.to_dict("records")]
+    listed = "; ".join(f"with {edge}, {percent(share)}" for edge, share in shares[:8])
+    more = f"; and {len(shares) - 8} more knockouts" if len(shares) > 8 else ""
+    return f"Of the runs that are right unpatched, still give their key: {listed}{more} ({shares[0][1].sample})."
 
 
 def knockout_chart(data: pd.DataFrame) -> Any:

@@ -19,6 +19,7 @@ from codi_tracing.analysis.captions import about_measure, about_pooled, what_whe
 from codi_tracing.analysis.figures.marks import below, reach_of, scale_of, step_matrix, tips
 from codi_tracing.analysis.figures.style import BLUE, ORANGE, WIDTH, dress, heading
 from codi_tracing.analysis.rows import from_other_run, without
+from codi_tracing.analysis.statistics.ceiling import estimate_of
 from codi_tracing.analysis.statistics.effects import effect, pooled
 from codi_tracing.analysis.statistics.measures import TRANSFER, measured
 
@@ -124,6 +125,21 @@ def _require_every_set(counts: pd.DataFrame, steps: int) -> None:
 def _name(chosen: int, steps: int) -> str:
     """A set of steps as the table writes it: 0+2+5."""
     return "+".join(str(step) for step in range(steps) if chosen >> step & 1)
+
+
+def shapley_sentence(values: pd.DataFrame) -> str:
+    """The step with the largest share of the whole thought's transfer, in each game, and their sum."""
+    said = []
+    for game, rows in values.groupby("game", sort=False):
+        top = rows.loc[rows["effect"].idxmax()]
+        said.append(
+            f"{GAMES[str(game)][0].partition(':')[0].lower()}, step {top['step']} with {estimate_of(top)} "
+            f"of {rows['effect'].sum():z.2f}"
+        )
+    return (
+        f"Most of the whole thought's transfer is contributed by: {'; '.join(said)} "
+        f"({values['direction'].iloc[0]}, {estimate_of(top).sample}; all steps' values sum to the whole)."
+    )
 
 
 def shapley_chart(values: pd.DataFrame, interactions: pd.DataFrame) -> Any:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, flip_data
+from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, ablation_sentence, flip_data
 from codi_tracing.analysis.experiments.attribution import attribution_agreement, attribution_chart, attribution_data
-from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data
-from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
-from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
-from codi_tracing.analysis.experiments.knockout import knockout_chart, knockout_data
+from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data, early_stop_sentence
+from codi_tracing.analysis.experiments.influence import influence_chart, influence_data, influence_sentence
+from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data, iterative_sentence
+from codi_tracing.analysis.experiments.knockout import knockout_chart, knockout_data, knockout_sentence
 from codi_tracing.analysis.experiments.matched import (
     matched_chart,
     matched_control,
@@ -20,7 +20,12 @@ from codi_tracing.analysis.experiments.matched import (
     matched_sentence,
 )
 from codi_tracing.analysis.experiments.original import original_chart, original_data, original_sentence
-from codi_tracing.analysis.experiments.shapley import shapley_chart, shapley_data, shapley_interaction_data
+from codi_tracing.analysis.experiments.shapley import (
+    shapley_chart,
+    shapley_data,
+    shapley_interaction_data,
+    shapley_sentence,
+)
 from codi_tracing.analysis.figures.corners import corners_chart
 from codi_tracing.analysis.figures.directions import directions_chart
 from codi_tracing.analysis.figures.heatmap import heatmap_chart, heatmap_data
@@ -129,9 +134,24 @@ GRADED = "Graded view: the logit difference, beside its control"
 LAYERS, ORIGINAL = SWEEPS["layerwise"].section, "The original experiment's figures"
 FIGURES: dict[str, Figure] = {
     "corners": Figure("Verdict", lambda name, table: True, lambda run: run.corners, corners_chart),
-    "early_stop": of_experiment("early_stop", lambda run: early_stop_data(run.main_table), early_stop_chart),
-    "influence": of_experiment("influence", lambda run: influence_data(run.main_table), influence_chart),
-    "iterative": of_experiment("iterative", lambda run: iterative_data(run.main_table), iterative_chart),
+    "early_stop": of_experiment(
+        "early_stop",
+        lambda run: early_stop_data(run.main_table),
+        early_stop_chart,
+        lambda _, data: early_stop_sentence(data),
+    ),
+    "influence": of_experiment(
+        "influence",
+        lambda run: influence_data(run.main_table),
+        influence_chart,
+        lambda _, data: influence_sentence(data),
+    ),
+    "iterative": of_experiment(
+        "iterative",
+        lambda run: iterative_data(run.main_table),
+        iterative_chart,
+        lambda _, data: iterative_sentence(data),
+    ),
     "matched": of_experiment(
         "matched",
         lambda run: matched_data(run.main_table),
@@ -147,7 +167,9 @@ FIGURES: dict[str, Figure] = {
         attribution_chart,
         lambda _, data: f"{attribution_agreement(data)}.",
     ),
-    "shapley": of_experiment("shapley", shapley_of_results, lambda data: shapley_chart(*data)),
+    "shapley": of_experiment(
+        "shapley", shapley_of_results, lambda data: shapley_chart(*data), lambda _, data: shapley_sentence(data[0])
+    ),
     "layer_curve": Figure(LAYERS, has_layers, lambda run: layers_data(run.table), layers_chart),
     "critical_layers": Figure(
         LAYERS,
@@ -178,9 +200,14 @@ FIGURES: dict[str, Figure] = {
         has_replaced,
         lambda run: (ablation_data(run.main_table), flip_data(run.main_table)),
         lambda data: ablation_chart(*data),
+        lambda _, data: ablation_sentence(data[0]),
     ),
     "knockout": Figure(
-        SWEEPS["knockout"].section, has_knockouts, lambda run: knockout_data(run.main_table), knockout_chart
+        SWEEPS["knockout"].section,
+        has_knockouts,
+        lambda run: knockout_data(run.main_table),
+        knockout_chart,
+        lambda _, data: knockout_sentence(data),
     ),
     "layer_curve_graded": Figure(
         GRADED, has_layers, lambda run: layers_data(run.table, "logit_difference"), layers_chart
@@ -211,3 +238,23 @@ FIGURES: dict[str, Figure] = {
 def figures_of_run(experiment: str, table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """The figures of a run's report, in order."""
     return ((name, figure) for name, figure in FIGURES.items() if figure.fits(experiment, table))
+
+
+ASKED = {"ablation": has_replaced, "knockout": has_knockouts, "sitewise": has_steps, "layerwise": has_layers,
+         "stepwise": has_whole_steps}  # fmt: skip
+
+
+def question_and_answer(experiment: str, results: Results) -> tuple[str, str]:
+    """What a run was asked, and the answer with its uncertainty, or why there is none."""
+    asked = [name for name, fits in ASKED.items() if fits(experiment, results.table)]
+    entry = SWEEPS[asked[0]] if asked else EXPERIMENTS.get(experiment)
+    sentences: list[str] = []
+    for name in [experiment, *asked]:
+        if name in FIGURES and FIGURES[name].fits(experiment, results.table):
+            try:
+                sentences.append(FIGURES[name].text(results))
+            except ValueError as error:
+                sentences.append(f"Not answered: {error}.")
+    if has_sites(experiment, results.table):
+        sentences += results.summary["sentences"][1:]
+    return entry.question if entry else "", " ".join(filter(None, sentences)) or results.verdict.sentence

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.captions import metric_noun, site_name
-from codi_tracing.analysis.report.catalogue import figures_of_run
+from codi_tracing.analysis.report.catalogue import figures_of_run, question_and_answer
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.finished_run import FinishedRun, read_run
 from codi_tracing.analysis.report.sections import rank_text
@@ -22,9 +22,11 @@ TextRows = list[list[str]]
 
 
 def conclusions(folder: Path | FinishedRun) -> Iterator[str | TextRows]:
-    """The checks, the four corners and their verdict, the figures' sentences, and the largest sites of a run."""
+    """What a run was asked and its answer; the checks, the four corners, the figures' sentences, the largest sites."""
     run = read_run(folder)
     results = run.results
+    question, answer = question_and_answer(run.experiment, results)
+    yield f"{question}\n{answer}\n"
     invariants = [mark(check) for check in run.checks if check["grade"] == "invariant"]
     yield f"{invariants.count('ok')} of {len(invariants)} invariants hold."
     for check in run.checks:
@@ -35,10 +37,10 @@ def conclusions(folder: Path | FinishedRun) -> Iterator[str | TextRows]:
     yield "\nThe four corners: which question and whose thought a run reads, and what it answers"
     yield or_reason(corner_rows, results)
     for _, figure in figures_of_run(run.experiment, results.table):
-        if figure.sentence is not None:
-            yield f"\n{or_reason(figure.text, results)}"
+        if figure.sentence is not None and (text := str(or_reason(figure.text, results))) not in answer:
+            yield f"\n{text}"
     if run.experiment == "sweep":
-        yield "\n" + "\n".join(sentences[1:])
+        yield "\nThe largest sites"
         yield or_reason(site_rows, results)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from codi_tracing.analysis.captions import site_name
+from codi_tracing.analysis.report.catalogue import question_and_answer
 from codi_tracing.analysis.report.finished_run import FinishedRun
 from codi_tracing.analysis.report.methods import citations, definitions, excluded, methods, without_pair_lists
 from codi_tracing.analysis.statistics.ceiling import interval_text
@@ -35,6 +36,7 @@ def report_values(run: FinishedRun, shown: Sequence[Shown]) -> dict[str, Any]:
         sections.setdefault(one.section, []).append(one)
     data, model = manifest.get("data") or {}, manifest.get("model") or {}
     about = [
+        manifest.get("name") or run.folder.name,
         manifest.get("created"),
         f"checkpoint {model.get('checkpoint', 'unknown')}",
         f"protocol {manifest.get('protocol', 'unknown')}",
@@ -42,11 +44,20 @@ def report_values(run: FinishedRun, shown: Sequence[Shown]) -> dict[str, Any]:
     ]
     shown_checks = [check for check in run.checks if check.get("name") != "verdict"]  # it opens the page
     checks = sorted(shown_checks, key=lambda check: check.get("grade") != "invariant")
+    held = [check.get("passed") is True for check in checks if check.get("grade") == "invariant"]
+    question, answer = question_and_answer(run.experiment, results)
+    corners = sections.pop("Verdict", [])
+    main = sections.pop(next(iter(sections))) if sections else []
+    main = [one._replace(text="") if one.text and one.text in answer else one for one in main]
     return {
-        "title": f"{manifest.get('name') or run.folder.name}: patching of a latent thought",
+        "title": question or f"{manifest.get('name') or run.folder.name}: patching of a latent thought",
         "about": "; ".join(str(part) for part in about if part),
+        "answer": answer,
+        "main": main,
+        "invariants": f"{sum(held)} of {len(held)} invariants hold",
+        "all_hold": all(held),
         "verdict": results.verdict.sentence,
-        "corners": sections.pop("Verdict", []),
+        "corners": corners,
         "routes": routes(results),
         "checks": check_rows(checks),
         "check_results": [CHECK_RESULTS[check.get("passed")] for check in checks],

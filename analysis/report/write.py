@@ -17,7 +17,12 @@ from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.io.summary_files import write_summary
-from codi_tracing.analysis.report.catalogue import Figure, figures_of_run, has_original_cells
+from codi_tracing.analysis.report.catalogue import (
+    Figure,
+    figures_of_run,
+    has_original_cells,
+    question_and_answer,
+)
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.explorer import explorer_data
 from codi_tracing.analysis.report.explorer_charts import explorer_specs
@@ -40,7 +45,8 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
     """
     run = read_run(run)
     table, folder = run.results.table, run.folder
-    write_summary(folder, run.results.summary, run.results.all_sites())
+    asked = dict(zip(("question", "answer"), question_and_answer(run.experiment, run.results), strict=True))
+    write_summary(folder, {**asked, **run.results.summary}, run.results.all_sites())
     if not layerwise_rows(table).empty:
         try:
             write_original_files(folder, run.results, run.pairs)

@@ -1,5 +1,7 @@
 """Tables of cells with known effects."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -172,3 +174,8 @@ def as_transfer(table: pd.DataFrame) -> pd.DataFrame:
         for name in ("gives", "answer_is"):
             parts.append(read.assign(metric=f"{name}_{run}", **right, patched=(values["patched"] > 0).astype(float)))
     return check_table(pd.concat(parts, ignore_index=True))
+
+
+def without_intervals(sentence: str) -> str:
+    """A sentence without the intervals in it, which tests of the statistics cover."""
+    return re.sub(r" \[[-0-9.]+, [-0-9.]+\]", "", sentence)

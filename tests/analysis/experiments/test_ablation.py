@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, flip_data
+from codi_tracing.analysis.experiments.ablation import ablation_chart, ablation_data, ablation_sentence, flip_data
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -115,3 +115,16 @@ def test_with_flips_the_figure_has_a_second_row_and_says_which_runs_each_counts(
     heading = " ".join(spec["title"]["subtitle"])
     assert "runs that are right unpatched; n = 3 pairs" in heading
     assert "all runs; n = 4 pairs" in heading
+
+
+def test_the_sentence_names_the_worst_place_of_each_replacement():
+    rows = [
+        row(pair, "zero", patched=float(pair < 3), step=step, step_last=step) for pair in range(10) for step in (1,)
+    ]
+    rows += [row(pair, "zero") for pair in range(10)] + [
+        row(pair, "mean", patched=float(pair < 9)) for pair in range(10)
+    ]
+    said = ablation_sentence(ablation_data(table(rows)))
+    assert "fewest still give their key with step 1 by zero: 30 % [" in said
+    assert "; step 2 by mean: 90 % [" in said
+    assert said.endswith("(n = 10 pairs in 10 clusters; each is the least of its row, so a little too small).")

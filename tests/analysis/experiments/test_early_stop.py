@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data
+from codi_tracing.analysis.experiments.early_stop import early_stop_chart, early_stop_data, early_stop_sentence
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -88,3 +88,21 @@ def test_the_figure_names_off_distribution_runs_and_marks_the_steps_of_training(
     for words in ("stopped after k steps: off-distribution", "resampled: in distribution", "as trained (k = 3)",
                   "question hidden: off-distribution", "4 clusters (no intervals: 8 are needed)"):  # fmt: skip
         assert words in spec
+
+
+def test_the_sentence_says_how_many_own_steps_the_answer_needs():
+    rows = [row(pair, 1.0, n_latents=0) for pair in range(60)]
+    rows += [resampled(pair, step, float(step >= 1)) for pair in range(60) for step in range(3)]
+    said = early_stop_sentence(early_stop_data(table(rows)))
+    assert "the later ones taken from unrelated runs: 0 % [0, " in said
+    assert said.endswith(
+        "100 % [94, 100] with 2 (n = 60 pairs in 60 clusters). For 90% of the answers (lower end of the interval) the "
+        "first is needed."
+    )
+    never = early_stop_sentence(
+        early_stop_data(table([row(pair, float(pair < 30), n_latents=1) for pair in range(60)]))
+    )
+    assert "and none after them: 50 %" in never
+    assert never.endswith("None of these is enough for 90% of the answers (lower end of the interval).")
+    few = early_stop_sentence(early_stop_data(table([row(pair, n_latents=0) for pair in range(5)])))
+    assert few.endswith("100 % with 0 (n = 5 pairs in 5 clusters).")  # estimates, and no conclusion

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.influence import influence_chart, influence_data
+from codi_tracing.analysis.experiments.influence import influence_chart, influence_data, influence_sentence
 from codi_tracing.analysis.rows import OTHER_RUN, UNRELATED
 from codi_tracing.analysis.table import COLUMNS, check_table
+from tests.support.tables import without_intervals
 
 
 def row(pair, step, read, patched, gap=2.0, source="clean", **where) -> dict:
@@ -81,3 +82,14 @@ def test_the_figure_has_total_beside_direct_for_each_direction_and_the_table_is_
     assert titles == [[f"{direction}, {route}, other run" for route in ("total", "direct")] for direction in donors]
     assert any("n = 3 pairs, 3 clusters (no intervals: 8 are needed)" in line for line in spec["title"]["subtitle"])
     pd.testing.assert_frame_equal(made, before)
+
+
+def test_the_sentence_names_the_strongest_influence_beside_its_control_and_its_direct_part():
+    rows = [row(pair, 0, 2, 1.0) for pair in range(9)] + [row(pair, 0, 1, 0.4) for pair in range(9)]
+    rows += [row(pair, 0, 2, 0.2, source="unrelated", draw=0) for pair in range(9)]
+    rows += [row(pair, 0, 2, 0.5, freeze="between") for pair in range(9)]
+    assert without_intervals(influence_sentence(influence_data(table(rows)))) == (
+        "Step 0 moves step 2 most, by 0.50 of the way to the partner's state (denoising, n = 9 pairs in 9 "
+        "clusters; the largest of 2, so a little too large); an unrelated run's step moves it by 0.10; "
+        "directly, with the steps between frozen, 0.25."
+    )

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data
+from codi_tracing.analysis.experiments.iterative import iterative_chart, iterative_data, iterative_sentence
 from codi_tracing.analysis.table import COLUMNS, check_table
-from tests.support.tables import as_transfer
+from tests.support.tables import as_transfer, without_intervals
 
 
 def row(pair, end, patched, gap=4.0, source="clean", direction="denoising", **where) -> dict:
@@ -83,3 +83,15 @@ def test_a_table_with_answers_alone_makes_one_panel():
         iterative_data(table([row(pair, end, 1.0) for pair in range(3) for end in range(3)]))
     ).to_dict()
     assert len(spec["hconcat"]) == 1
+
+
+def test_the_sentence_gives_the_shortest_and_the_longest_prefix_and_where_half_is_reached():
+    rows = [row(pair, end, patched) for pair in range(9) for end, patched in ((0, 0.4), (1, 2.4), (2, 4.0))]
+    rows += [row(pair, end, 0.2, source="unrelated", draw=0) for pair in range(9) for end in range(3)]
+    rows += [following(pair, 0, 0.5) for pair in range(9)]
+    assert without_intervals(iterative_sentence(iterative_data(table(rows)))) == (
+        "Of the steps 0 to k, writing them from the partner's run transfers the answer by 0.10 at k = 0 "
+        "and 1.00 at k = 2, half of it from k = 1; an unrelated donor's by 0.05 at k = 0 and "
+        "0.05 at k = 2; the step after them, which the run computes itself, is "
+        "then moved by 0.25 at k = 0 (denoising, n = 9 pairs in 9 clusters; 0: host, 1: partner)."
+    )

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from codi_tracing.analysis.experiments.knockout import edge_name, knockout_chart, knockout_data
+from codi_tracing.analysis.experiments.knockout import edge_name, knockout_chart, knockout_data, knockout_sentence
 from codi_tracing.analysis.table import COLUMNS, check_table
 
 
@@ -60,3 +60,11 @@ def test_a_table_without_knockouts_is_refused_in_a_sentence():
     table = knockout_runs({"answer-3": [1]})
     with pytest.raises(ValueError, match="no answers of runs with a knockout"):
         knockout_data(table.assign(knockout=None))
+
+
+def test_the_sentence_says_how_many_still_give_their_key_with_each_knockout():
+    said = knockout_sentence(knockout_data(knockout_runs({"answer-question": [1, 1, 0, 1], "4-1": [0, 0, 0, 0]})))
+    assert said == (
+        "Of the runs that are right unpatched, still give their key: with the answer not seeing the question, 75 %; "
+        "with step 4 not seeing step 1, 0 % (n = 4 pairs in 4 clusters)."
+    )

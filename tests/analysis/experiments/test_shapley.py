@@ -11,11 +11,12 @@ from codi_tracing.analysis.experiments.shapley import (
     shapley_chart,
     shapley_data,
     shapley_interaction_data,
+    shapley_sentence,
 )
 from codi_tracing.analysis.statistics import effects
 from codi_tracing.analysis.statistics.measures import measured
 from codi_tracing.analysis.table import COLUMNS, check_table
-from tests.support.tables import as_transfer
+from tests.support.tables import as_transfer, without_intervals
 
 
 def subsets(steps: int) -> list[tuple[int, ...]]:
@@ -182,3 +183,14 @@ def test_the_figure_has_bars_a_matrix_for_each_game_and_its_counts():
     assert [panel["title"] for panel in [bars, *matrices["hconcat"]]] == [
         "each step's share", "interaction, total", "interaction, answer only"]  # fmt: skip
     assert "n = 3 pairs, 3 clusters (no intervals: 8 are needed); protocol latent_loop" in spec["title"]["subtitle"]
+
+
+def test_the_sentence_names_the_step_that_contributes_most_in_each_game():
+    def mostly_the_last(_pair, chosen):
+        return 0.75 * (2 in chosen) + 0.25 * (0 in chosen)
+
+    said = shapley_sentence(shapley_data(table(mostly_the_last, 3, pairs=9)))
+    assert without_intervals(said) == (
+        "Most of the whole thought's transfer is contributed by: answer only, step 2 with 0.75 of 1.00; total, step 2 "
+        "with 0.75 of 1.00 (denoising, n = 9 pairs in 9 clusters; all steps' values sum to the whole)."
+    )

@@ -93,9 +93,8 @@ def test_an_interrupted_lens_has_no_report_and_can_be_run_again(folder, monkeypa
     assert codi("lens", thought, "--limit", 2, "--out", folder, "--device", "cpu").exit_code == 0
     assert "answers 4 of 4 questions" in codi("report", folder).output
     monkeypatch.setattr("codi_tracing.patching.lens.tables.write_whole", lambda *_: 1 / 0)
-    assert (
-        codi("lens", thought, "--limit", 3, "--out", folder, "--device", "cpu").exit_code == 1
-    )  # it broke in the middle
+    broken = codi("lens", thought, "--limit", 3, "--out", folder, "--device", "cpu", "--fresh")
+    assert broken.exit_code == 1  # it broke in the middle
     assert "this lens was interrupted" in codi("report", folder).output
 
 

@@ -80,6 +80,22 @@ def test_text_from_pairs_and_manifest_is_never_markup(run):
     assert text.count("</script>") == text.count("<script>") == 3
 
 
+def test_the_report_and_the_summary_open_with_the_question_and_its_answer(tmp_path):
+    folder = make_run(tmp_path / "run", experiment(pairs=12), prepared(12))
+    text = write_report(folder, figures=False).read_text(encoding="utf-8")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["question"] == "Which layer, at all steps?"
+    assert summary["answer"] == " ".join(summary["sentences"][1:])
+    question, answer, figure, verdict, checks = (
+        text.index(part)
+        for part in (
+            f"<h1>{summary['question']}</h1>", summary["answer"][:40], 'id="layer_curve"', "<h2>Verdict</h2>",
+            "<h2>Checks</h2><details><summary>",
+        )
+    )  # fmt: skip
+    assert question < answer < figure < verdict < checks
+
+
 def test_the_report_leads_with_the_verdict_then_the_checks(run):
     text = (run / "report.html").read_text()
     order = [
