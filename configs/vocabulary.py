@@ -178,9 +178,9 @@ SWEEP = "Each patched run writes one site (a layer, a step, or both), or the who
 EXPERIMENTS = {
     "sweep": ExperimentEntry("Pair by pair, at the site of the largest pooled effect",
         "How far does writing one site move the answer?", SWEEP),
-    "early_stop": ExperimentEntry("Stopping early", "How many steps does the answer need? Stopped after k steps and "
-        "beyond n; steps from k on resampled; with and without the answer attending to the question",
-        "The thought was stopped after each number of steps, and the answer decoded."),
+    "early_stop": ExperimentEntry("Stopping early", "How many of its steps does the answer need?",
+        "The thought was stopped after each number of steps, and the answer decoded; or the steps from k on were taken "
+        "from unrelated runs; with and without the answer attending to the question."),
     "influence": ExperimentEntry("Which step moves which", "Which step moves which later step, in total and directly?",
         "Each step's values were exchanged, and every later step and the answer measured."),
     "iterative": ExperimentEntry("Steps written one after the other",
