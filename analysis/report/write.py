@@ -17,6 +17,7 @@ from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.io.summary_files import write_summary
+from codi_tracing.analysis.io.written_files import AGGREGATE, INDIVIDUAL
 from codi_tracing.analysis.report.catalogue import Figure, figures_of_run, has_original_cells
 from codi_tracing.analysis.report.compare_runs import compare_runs, run_names
 from codi_tracing.analysis.report.explorer import explorer_data
@@ -54,10 +55,10 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
         shown.append(Shown(name, figure.section, spec is not None, text))
     bundle = vega_bundle()
     if figures is not False:
-        save_figures(specs, folder / "charts" / "aggregate" if figures is True else figures, bundle)
+        save_figures(specs, folder / AGGREGATE if figures is True else figures, bundle)
     if figures is True:
         questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in run.pairs}
-        save_pairs(table, questions, folder / "charts" / "individual", progress)
+        save_pairs(table, questions, folder / INDIVIDUAL, progress)
         if has_original_cells(run.experiment, table):
             write_original_pictures(folder)
     explorer = explorer_data(run.results, run.pairs)

@@ -48,9 +48,9 @@ def find_pairs_file(path: str | Path) -> Path:
     return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
 
 
-def read_records(path: Path) -> tuple[list[FileRecord], list[str]]:
+def parse_records(path: Path, content: bytes) -> tuple[list[FileRecord], list[str]]:
     """A file's records, and one sentence for each line that is not JSON; `PairsError` where there are no records."""
-    text = _read_text(path)
+    text = _decode(content)
     if not text.lstrip().startswith("[") and (path.suffix == ".jsonl" or _is_jsonl(text)):
         return _read_lines(text)
     try:
@@ -111,7 +111,8 @@ def json_type(value: Any) -> str:
     return types.get(type(value), "a number")
 
 
-def _read_text(path: Path) -> str:
+def read_file(path: Path) -> bytes:
+    """The bytes of a pairs file; `PairsError` where there is none."""
     if path.is_dir():
         raise PairsError(["is a folder, expected a JSON file of pairs"])
     if not path.is_file():
@@ -119,8 +120,12 @@ def _read_text(path: Path) -> str:
         raise PairsError(
             [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
         )
+    return path.read_bytes()
+
+
+def _decode(content: bytes) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise PairsError([f"is not UTF-8 text (byte {error.start}), expected JSON; save it as UTF-8"]) from None
     if not text.strip():

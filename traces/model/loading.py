@@ -29,6 +29,7 @@ from codi_tracing.traces.model.codi_model import CodiModel, LoadReport
 from codi_tracing.traces.model.families import Family, family_of
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
 from codi_tracing.traces.model.integrity import LORA_PREFIX, check_base, check_config, check_lora
+from codi_tracing.traces.model.model_files import model_files
 from codi_tracing.traces.model.refusals import refusing
 from codi_tracing.traces.model.tokenizer import open_tokenizer
 from codi_tracing.traces.model.weight_files import StateDict
@@ -69,6 +70,7 @@ def load_codi(
     opened = open_base(f"{folder}: its base", base, card.revision)
     if opened.meta is None and not elsewhere:
         raise CheckpointError(f"{folder}: its base {base} has no weights here (model.safetensors or pytorch_model.bin)")
+    files = model_files(folder, base, card.revision, weights=not elsewhere)
     stored = check_lora(folder / ADAPTER, opened.meta, opened.family)
     project, bot, eot = read_projection(folder, opened.config.hidden_size)
     lm = _load_lm(opened, base, folder, card, where, number, deployment if elsewhere else None, adapted)
@@ -83,6 +85,7 @@ def load_codi(
         folder=folder,
         loaded=None if elsewhere else _compare_adapter(lm._module, stored, folder / ADAPTER),
         deployment=deployment,
+        files=files,
     )
     _decide_options(model, elsewhere)
     return model
@@ -129,6 +132,8 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     A control: its effects come from the base, the loop and the positions, not from CODI's training.
     """
     blank = load_codi(model.folder, str(model.device), str(model.dtype).removeprefix("torch."))
+    if blank.files != model.files:
+        raise CheckpointError(f"{model.folder}: its files changed after the model was loaded; run it again")
     with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
         torch.manual_seed(seed)
         for name, parameter in blank.lm._module.named_parameters():
