@@ -179,7 +179,7 @@ def check_shards(manifests: Sequence[tuple[Path, dict[str, Any]]]) -> list[Path]
     (first, about), *others = manifests
     for folder, manifest in others:
         if manifest["identity"] != about["identity"]:
-            difference = differences({**manifest, "shard": None}, {**about, "shard": None}, "differ")
+            difference = differences({**manifest, "shard": None}, {**about, "shard": None}, "changed between them")
             raise ValueError(f"{folder}: is of another run than {first} ({difference}); merge shards of one run")
         if manifest["files"][PREPARED] != about["files"][PREPARED]:
             raise ValueError(f"{folder}: its pairs are others than those of {first}; run one of the two with --fresh")
