@@ -133,6 +133,10 @@ class Remote(Record):
     cells_per_job: Count | None = None
     jobs: Count = 2
 
+    def asked(self) -> dict[str, str | None]:
+        """What decides which model runs: the host, and the base and adapter where they are not the checkpoint's."""
+        return {"host": self.host or "nnsight's", "base": self.base, "adapter": self.adapter}
+
 
 class RunConfig(Record):
     """A patching experiment: the keys of every experiment.

@@ -7,10 +7,10 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-PACKAGES = ("nnsight", "torch", "transformers", "peft", "pandas", "altair", "numpy")
+COMPUTING = ("codi-tracing", "nnsight", "torch", "transformers", "peft", "numpy")  # whose versions can change numbers
+PACKAGES = (*COMPUTING, "pandas", "altair")
 
 
 def now() -> str:
@@ -19,14 +19,10 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Versions of Python and of the packages that compute, and of those that keep and draw the results."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -83,8 +83,13 @@ def read_text(path: Path, holds: str) -> str:
     """The text of a file that `holds` something; ValueError, in a phrase that follows its name, where it has none."""
     if path.is_dir():
         raise ValueError(f"is a folder, expected a file of {holds}")
+    return text_of(path.read_bytes(), holds)
+
+
+def text_of(content: bytes, holds: str) -> str:
+    """The text of a file's bytes, with every kind of line end as a newline."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 text (byte {error.start}), expected {holds}; save it as UTF-8") from None
     if not text.strip():

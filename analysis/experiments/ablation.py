@@ -65,7 +65,7 @@ def ablation_sentence(accuracy: pd.DataFrame) -> str:
     """For each replacement, the step and the layer without which fewest runs give their key."""
     said = []
     for (by, source), rows in accuracy.groupby(["by", "source"], sort=False):
-        worst = rows.loc[rows["effect"].idxmin()]
+        worst = rows.iloc[int(rows["effect"].argmin())]
         share = estimate_of(worst)
         said.append(f"{by} {worst['place']} by {REPLACEMENTS[str(source)][0]}: {percent(share)}")
     return (

@@ -59,7 +59,7 @@ def influence_sentence(data: pd.DataFrame) -> str:
     moved = rows[(rows["route"] == "total") & (rows["donor"] == OTHER_RUN)]
     if moved.empty:
         raise ValueError("no total effect of one step on a later one is defined, so none is named")
-    top = moved.loc[moved["effect"].idxmax()]
+    top = moved.iloc[int(moved["effect"].argmax())]
 
     def same(donor: str, route: str) -> str:
         there = rows[(rows["donor"] == donor) & (rows["route"] == route)]

@@ -131,7 +131,7 @@ def shapley_sentence(values: pd.DataFrame) -> str:
     """The step with the largest share of the whole thought's transfer, in each game, and their sum."""
     said = []
     for game, rows in values.groupby("game", sort=False):
-        top = rows.loc[rows["effect"].idxmax()]
+        top = rows.iloc[int(rows["effect"].argmax())]
         said.append(
             f"{GAMES[str(game)][0].partition(':')[0].lower()}, step {top['step']} with {estimate_of(top)} "
             f"of {rows['effect'].sum():z.2f}"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from codi_tracing.analysis.figures.comparison import comparison_data
-from codi_tracing.analysis.io.run_folder import read_manifest, read_prepared
-from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.io.run_folder import read_manifest
+from codi_tracing.analysis.report.finished_run import read_run
 from codi_tracing.analysis.statistics.measures import TRANSFER
 
 
@@ -29,8 +29,9 @@ def run_names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def compare_runs(first: Path, second: Path, metric: str = TRANSFER) -> pd.DataFrame:
-    """`comparison_data` of two run folders; ValueError if a pair of the same id has other questions."""
-    sides = [{str(pair["pair_id"]): pair for pair in read_prepared(run)} for run in (first, second)]
+    """`comparison_data` of two finished run folders; ValueError if a pair of the same id has other questions."""
+    runs = read_run(first), read_run(second)
+    sides = [{str(pair["pair_id"]): pair for pair in run.pairs} for run in runs]
     for pair_id in sorted(sides[0].keys() & sides[1].keys()):
         for side in ("clean", "corrupted"):
             if sides[0][pair_id][side]["question"] != sides[1][pair_id][side]["question"]:
@@ -38,4 +39,4 @@ def compare_runs(first: Path, second: Path, metric: str = TRANSFER) -> pd.DataFr
                     f"pair {pair_id} has another {side} question in {second} than in {first}; "
                     "compare runs on one file of pairs"
                 )
-    return comparison_data(read_table(first / "cells.parquet"), read_table(second / "cells.parquet"), metric)
+    return comparison_data(runs[0].results.table, runs[1].results.table, metric)

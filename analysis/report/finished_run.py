@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codi_tracing.analysis.io.run_folder import read_checks, read_manifest, read_prepared
+from codi_tracing.analysis.io.run_folder import TABLE, read_checks, read_manifest, read_prepared
 from codi_tracing.analysis.io.table_file import read_table
 from codi_tracing.analysis.statistics.ceiling import LOW_CEILING
 from codi_tracing.analysis.statistics.results import Results
@@ -37,8 +37,8 @@ def read_run(run: Path | str | FinishedRun) -> FinishedRun:
         )
     if manifest.get("finished") is False:
         raise ValueError(f"{folder}: this run was interrupted; run it again, it resumes where it stopped")
-    table = read_table(folder / "cells.parquet")
+    table = read_table(folder / TABLE)
     if table.empty:
-        raise ValueError(f"{folder / 'cells.parquet'}: the table has no rows; run the sweep again")
+        raise ValueError(f"{folder / TABLE}: the table has no rows; run the sweep again")
     low_ceiling = (manifest.get("config") or {}).get("low_ceiling", LOW_CEILING)
     return FinishedRun(folder, manifest, read_checks(folder), read_prepared(folder), Results(table, low_ceiling))

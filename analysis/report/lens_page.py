@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pandas.api.types import is_numeric_dtype
 from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
+from codi_tracing.analysis.io.run_folder import check_content
 from codi_tracing.analysis.lens.charts import (
     attention_by_layer,
     attention_map,
@@ -81,9 +83,12 @@ def read_lens(folder: Path | str) -> LensFolder:
     for name, columns in LENS_TABLES.items():
         path = folder / f"{name}.parquet"
         try:
-            table = pd.read_parquet(path)
+            content = path.read_bytes()
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such file; run codi lens again to write it") from None
+        check_content(path, content, about.get("files"), "run codi lens again to write it")
+        try:
+            table = pd.read_parquet(io.BytesIO(content))
         except Exception as error:  # a damaged file makes the libraries raise anything
             raise ValueError(f"{path}: is not a whole Parquet file; run codi lens again to write it") from error
         try:

@@ -109,10 +109,7 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     frozen = ", ".join(sorted(table["freeze"].dropna().unique()))
     knockout = ", ".join(sorted(table["knockout"].dropna().unique()))
     measured = ", ".join(metric_noun(metric) for metric in table["metric"].unique())
-    versions = manifest.get("versions")
-    software = (
-        ", ".join(f"{name} {number}" for name, number in versions.items()) if isinstance(versions, Mapping) else ""
-    )
+    software = version_text(manifest.get("versions"))
     return [
         f"Model. {model.get('checkpoint', 'unknown')} ({size}; {model.get('dtype', 'unknown')} on "
         f"{model.get('device', 'unknown')}), a CODI model; protocol {manifest.get('protocol', 'unknown')}.",
@@ -124,8 +121,32 @@ def methods(manifest: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         "at the first answer token where the two answers differ, at the same position in all runs, what both answers "
         "share before it forced; decoding is greedy, nothing forced.",
         "Statistics. " + " ".join(_about_statistics(table)),
-        f"Software. {software or 'Versions unknown'}; seed {config.get('seed', 'unknown')}.",
+        f"Software. {software or 'Versions unknown'}; seed {config.get('seed', 'unknown')}."
+        + "".join(_other_versions(manifest)),
     ]
+
+
+def version_text(versions: Any) -> str:
+    """Packages with their versions; empty where none are known."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items()) if isinstance(versions, Mapping) else ""
+
+
+def _other_versions(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What was computed under other versions than those above: parts of an interrupted run, shards."""
+    present = manifest.get("versions")
+    for versions in manifest.get("begun_under") or ():
+        yield f" Batches before an interruption ran under {_changed(versions, present)}."
+    for shard, under in (manifest.get("versions_of_shards") or {}).items():
+        for versions in under if isinstance(under, list) else ():
+            if versions != present:
+                yield f" Batches of shard {shard} ran under {_changed(versions, present)}."
+
+
+def _changed(versions: Any, present: Any) -> str:
+    """The versions that are not the present ones."""
+    if isinstance(versions, Mapping) and isinstance(present, Mapping):
+        versions = {name: number for name, number in versions.items() if present.get(name) != number}
+    return version_text(versions) or "unknown versions"
 
 
 def _about_data(data: Mapping[str, Any], table: pd.DataFrame, extra_problems: Any) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
+from codi_tracing.analysis.io.written_files import AGGREGATE, HEATMAPS, INDIVIDUAL, ORIGINAL, PICTURES
 from codi_tracing.analysis.rows import layerwise_rows, main_protocol
 from codi_tracing.analysis.statistics.results import Results
 
@@ -17,12 +18,6 @@ METRIC_KEYS = {  # the table's metric: the original file's key
     "kl_from_corrupted": "kl_divergence",
     "rms_logit_difference": "l2_difference",
     "prediction_change": "prediction_change_rate",
-}
-PICTURES = {  # a figure of the report: the original's picture
-    "kl_by_layer": "aggregate_kl_by_layer",
-    "all_pairs_by_layer": "heatmap_all_pairs_layers",
-    "critical_layers": "critical_layers_bar_chart",
-    "layer_similarity": "layer_similarity_analysis",
 }
 
 
@@ -89,11 +84,10 @@ def write_original_files(run: Path, results: Results, prepared: Sequence[Mapping
 
 def write_original_pictures(run: Path) -> None:
     """Copy the report's pictures to the original's names: `individual_heatmaps/`, and four in `aggregate_analysis/`."""
-    charts = run / "charts"
-    pairs = [(path, run / "individual_heatmaps" / path.name) for path in (charts / "individual").glob("*.png")]
+    drawn = [path.with_suffix(".png") for path in (run / INDIVIDUAL).glob("pair_*.json")]
+    pairs = [(path, run / HEATMAPS / path.name) for path in drawn]
     aggregate = [
-        (charts / "aggregate" / f"{name}.png", run / "aggregate_analysis" / f"{original}.png")
-        for name, original in PICTURES.items()
+        (run / AGGREGATE / f"{name}.png", run / ORIGINAL / f"{original}.png") for name, original in PICTURES.items()
     ]
     for picture, copy in [*pairs, *aggregate]:
         if picture.is_file():  # a figure that the table does not allow is not drawn

@@ -17,6 +17,7 @@ from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
 from codi_tracing.analysis.io.png_worker import Drawing
 from codi_tracing.analysis.io.summary_files import write_summary
+from codi_tracing.analysis.io.written_files import AGGREGATE, INDIVIDUAL
 from codi_tracing.analysis.report.catalogue import (
     Figure,
     figures_of_run,
@@ -71,10 +72,10 @@ def write_report(run: Path | str | FinishedRun, figures: bool | Path = True, pro
     written = write_whole(folder / "report.html", page.encode())
     faults: dict[str, str] = {}
     if figures is not False:
-        faults |= save_figures(specs, folder / "charts" / "aggregate" if figures is True else figures, bundle)
+        faults |= save_figures(specs, folder / AGGREGATE if figures is True else figures, bundle)
     if figures is True:
         questions = {str(pair["pair_id"]): pair["clean"]["question"] for pair in run.pairs}
-        faults |= save_pairs(table, questions, folder / "charts" / "individual", progress)
+        faults |= save_pairs(table, questions, folder / INDIVIDUAL, progress)
         if has_original_cells(run.experiment, table):
             write_original_pictures(folder)
     warn_of_faults(faults)

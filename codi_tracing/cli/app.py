@@ -125,6 +125,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
 Out = Annotated[Path | None, typer.Option(help="Output folder, instead of the config's `out`.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what is there.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run although an invariant failed, and resume under other package versions.")
+]
 OnNdif = Annotated[
     bool, typer.Option("--remote", help="Run on an NDIF deployment: the config's, NDIF_HOST's, or the public one.")
 ]

@@ -10,6 +10,7 @@ import typer
 from codi_tracing.cli.app import (
     EXIT_FAILED,
     ConfigFile,
+    Force,
     Out,
     absolute,
     from_here,
@@ -55,22 +56,22 @@ def check_remote(config: ConfigFile) -> None:
 
 
 @remote_app.command("submit")
-def submit_remote(config: ConfigFile, out: Out = None) -> None:
+def submit_remote(config: ConfigFile, out: Out = None, force: Force = False) -> None:
     """Submit a run's jobs and return; `codi remote collect` fetches their results.
 
     The checks before the sweep are waited for. Given again, it submits the jobs that failed, and those without a result
     after remote.timeout seconds.
     """
-    submit_or_collect(config, out, "submit")
+    submit_or_collect(config, out, "submit", force)
 
 
 @remote_app.command("collect")
-def collect_remote(config: ConfigFile, out: Out = None) -> None:
+def collect_remote(config: ConfigFile, out: Out = None, force: Force = False) -> None:
     """Fetch the finished jobs of a submitted run; when all are finished, write the report."""
-    submit_or_collect(config, out, "collect")
+    submit_or_collect(config, out, "collect", force)
 
 
-def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
+def submit_or_collect(config: Path, out: Path | None, step: Any, force: bool) -> None:
     """Submit or collect a run's jobs; write the report once the run is finished."""
     from codi_tracing.configs.load import load_config
     from codi_tracing.configs.schema import RunConfig
@@ -86,7 +87,7 @@ def submit_or_collect(config: Path, out: Path | None, step: Any) -> None:
     if step == "collect" and not (folder / "jobs.json").is_file():
         raise ValueError(f"{folder}: no jobs were submitted for this run; codi remote submit {words}")
     try:
-        run_experiment(settings, folder, later=step)
+        run_experiment(settings, folder, later=step, force=force)
     except InvariantError as error:
         stop(str(error), EXIT_FAILED)
     except JobsPending as state:

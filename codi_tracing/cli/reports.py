@@ -112,7 +112,7 @@ def lens(
     model = load_codi(checkpoint, device, dtype, remote)
     folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"), fresh)
     tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
-    save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), len(questions), top, seed))
+    save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), questions, top, seed))
     print_left_out(left_out)
     print_lens(folder, write_lens_report(folder, question))
 

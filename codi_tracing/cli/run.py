@@ -11,6 +11,7 @@ import typer
 from codi_tracing.cli.app import (
     EXIT_FAILED,
     ConfigFile,
+    Force,
     Limit,
     OnNdif,
     OtherCheckpoint,
@@ -36,8 +37,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     remote: OnNdif = False,
-    force: Annotated[bool, typer.Option("--force", help="Run although an invariant failed.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in the folder and start again.")] = False,
+    force: Force = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the run in the folder, and no other files, and start again.")
+    ] = False,
     shard: Shard = None,
 ) -> None:
     """Run an experiment, or resume it, with its controls, and write the report.
@@ -146,9 +149,13 @@ def merge(
 
     No model is needed. A shard of another run, a shard given twice and a missing one are refused.
     """
+    from codi_tracing.analysis.io.run_folder import read_manifest
     from codi_tracing.patching.runs.assemble import merge_shards
 
-    report_and_print(merge_shards(runs, out))
+    folder = merge_shards(runs, out)
+    if read_manifest(folder).get("versions_of_shards"):
+        typer.echo("codi: the shards ran under different versions; the report and manifest.json list them", err=True)
+    report_and_print(folder)
 
 
 def modified(path: Path) -> int | None:

@@ -22,8 +22,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
+from codi_tracing.analysis.io.run_folder import file_hashes
 from codi_tracing.patching.lens.questions import SolvedQuestion, TargetNumber, target_numbers
-from codi_tracing.patching.provenance import file_digest, now, versions
+from codi_tracing.patching.provenance import digest, now, versions
 from codi_tracing.traces.lens import Attention, Lens, answer_beginning, attention_of, logit_lens, number_tokens
 from codi_tracing.traces.loop.tokens import positions_needed, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -161,7 +162,8 @@ def save_lens(tables: LensTables, folder: Path, about: dict[str, Any]) -> Path:
     write_json(folder / LENS_MANIFEST, {"finished": False})
     for name, table in tables._asdict().items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
-    write_json(folder / LENS_MANIFEST, {**about, "finished": True})
+    files = file_hashes(folder, [f"{name}.parquet" for name in tables._fields])
+    write_json(folder / LENS_MANIFEST, {**about, "files": files, "finished": True})
     return folder
 
 
@@ -174,6 +176,8 @@ def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
         raise ValueError(f"{folder}: is a file, expected a folder; choose another with --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LENS_MANIFEST).is_file():
         raise ValueError(f"{folder}: holds files but no {LENS_MANIFEST}; choose another with --out")
+    if (folder / LENS_MANIFEST).is_file() and not _is_ours(folder / LENS_MANIFEST):
+        raise ValueError(f"{folder}: its {LENS_MANIFEST} is not of codi lens; choose another folder with --out")
     if (folder / LENS_MANIFEST).is_file() and not fresh:
         try:
             unfinished = json.loads((folder / LENS_MANIFEST).read_text(encoding="utf-8")) == {"finished": False}
@@ -187,13 +191,24 @@ def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
     return folder
 
 
-def lens_manifest(model: CodiModel, file: Path, questions: int, top: int, seed: int) -> dict[str, Any]:
-    """The contents of `lens.json`: model, versions, data and seed."""
+def _is_ours(path: Path) -> bool:
+    """Whether this version or another wrote a lens's manifest: all have `finished`; a damaged one is replaced."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(about, dict) and "finished" in about
+
+
+def lens_manifest(
+    model: CodiModel, file: Path, questions: Sequence[SolvedQuestion], top: int, seed: int
+) -> dict[str, Any]:
+    """The contents of `lens.json`: model, versions, seed, and data: the hash is of the questions as they were read."""
     return {
         "created": now(),
         "model": model.describe(),
         "versions": versions(),
-        "data": {"file": file.name, "sha256": file_digest(file), "questions": questions},
+        "data": {"file": file.name, "sha256": digest(questions), "questions": len(questions)},
         "top": top,
         "seeds": {"chance_level": seed},
     }

@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from codi_tracing.traces.gsm8k import QUESTION_COLUMNS, DataError, form_of, problem_of
-from codi_tracing.traces.records import FileRecord, json_type, parse_records, read_text
+from codi_tracing.traces.records import FileRecord, json_type, parse_records, text_of
 from codi_tracing.traces.text import read_number
 
 MAX_LISTED = 20  # faults in one message; `PairsError.problems` has all of them
@@ -45,15 +45,22 @@ def find_pairs_file(path: str | Path) -> Path:
     return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
 
 
-def read_records(path: Path) -> tuple[list[FileRecord], list[str]]:
-    """A file's records, and one sentence for each that cannot be read; `PairsError` where there are no records."""
-    if not path.exists():
+def read_file(path: Path) -> bytes:
+    """The bytes of a pairs file; `PairsError` where there is none."""
+    if path.is_dir():
+        raise PairsError(["is a folder, expected a file of pairs"])
+    if not path.is_file():
         shipped = " or ".join(SHIPPED_FILES)
         raise PairsError(
             [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
         )
+    return path.read_bytes()
+
+
+def read_records(path: Path, content: bytes) -> tuple[list[FileRecord], list[str]]:
+    """A file's records, and one sentence for each that cannot be read; `PairsError` where there are no records."""
     try:
-        text = read_text(path, "pairs, a JSON list or one pair a line")
+        text = text_of(content, "pairs, a JSON list or one pair a line")
         records, faults = parse_records(text, (CSV_COLUMNS, *QUESTION_COLUMNS), path.suffix)
     except ValueError as error:
         raise PairsError([f"{error}; mend it there" if "JSON (" in str(error) else str(error)]) from None

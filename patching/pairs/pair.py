@@ -17,6 +17,7 @@ optional. Pairs that share a question text are in one cluster, whatever the file
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from codi_tracing.patching.pairs.json_records import (
     is_text,
     number_records,
     question_advice,
+    read_file,
     read_records,
     record_name,
 )
@@ -94,9 +96,15 @@ class Pair:
 
 def load_pairs(path: str | Path) -> list[Pair]:
     """Read a pairs file, or a shipped one by name (`arithmetic`), in file order; `PairsError` has all of its faults."""
+    return load_hashed_pairs(path)[0]
+
+
+def load_hashed_pairs(path: str | Path) -> tuple[list[Pair], str]:
+    """`load_pairs`, and the SHA-256 of the bytes that these pairs were read from."""
     path = find_pairs_file(path)
     try:
-        return _parse(*read_records(path), path)
+        content = read_file(path)
+        return _parse(*read_records(path, content), path), hashlib.sha256(content).hexdigest()
     except PairsError as error:
         raise PairsError(error.problems, path) from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,30 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
-from codi_tracing.analysis.io.run_folder import read_manifest
+from codi_tracing.analysis.io.run_folder import (
+    CHECKS,
+    MANIFEST,
+    PREPARED,
+    TABLE,
+    file_hashes,
+    read_checks,
+    read_manifest,
+    read_prepared,
+)
 from codi_tracing.analysis.io.summary_files import write_summary
 from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.analysis.statistics.results import Results
 from codi_tracing.patching.engine.table_rows import in_order
-from codi_tracing.patching.runs.batch_files import FOLDER, BatchFileError, BatchHeader, read_batch
-from codi_tracing.patching.runs.run_folder import MANIFEST, TABLE, check_format, differences, locked, open_run
+from codi_tracing.patching.runs.batch_files import BatchFileError, BatchHeader, read_batch
+from codi_tracing.patching.runs.identity import differences, versions_of_shards
+from codi_tracing.patching.runs.run_folder import (
+    BATCHES,
+    check_format,
+    empty_batches,
+    locked,
+    lost_files,
+    open_run,
+)
 
 
 def finish(out: Path, about: dict[str, Any]) -> Path:
@@ -27,7 +43,8 @@ def finish(out: Path, about: dict[str, Any]) -> Path:
     A shard keeps its batches, to be merged, and has no table.
     """
     if about["shard"] is not None:
-        write_json(out / MANIFEST, {**about, "finished": True})
+        files = {"files": file_hashes(out, (CHECKS, PREPARED)), "batches": batch_names(out)}
+        write_json(out / MANIFEST, {**about, **files, "finished": True})
         return out
     table, headers = assemble(out)
     failed = failures(headers)
@@ -47,15 +64,21 @@ def finish(out: Path, about: dict[str, Any]) -> Path:
         "forwards": forwards(headers),
         "out_of_memory": {"halvings": sum(header.halvings for header in headers)},
         "cells_per_pair": cells_per_pair(table),
+        "files": file_hashes(out, (TABLE, CHECKS, PREPARED)),
     }
     write_json(out / MANIFEST, {**about, "finished": True})
-    shutil.rmtree(out / FOLDER)
+    empty_batches(out)
     return out
+
+
+def batch_names(out: Path) -> list[str]:
+    """The names of a run's batches, each with the hash of its content."""
+    return sorted(path.name for path in (out / BATCHES).glob("*.parquet"))
 
 
 def pair_ids(out: Path) -> set[str]:
     """The ids of the run's pairs."""
-    return {str(pair["pair_id"]) for pair in json.loads((out / "prepared_pairs.json").read_text(encoding="utf-8"))}
+    return {str(pair["pair_id"]) for pair in json.loads((out / PREPARED).read_text(encoding="utf-8"))}
 
 
 def failures(headers: Sequence[BatchHeader]) -> dict[str, str]:
@@ -94,12 +117,12 @@ def assemble(out: Path) -> tuple[pd.DataFrame, list[BatchHeader]]:
     Raises `BatchFileError` if one is damaged, missing, or of another run.
     """
     parts, headers = [], []
-    for path in sorted((out / FOLDER).glob("*.parquet")):
+    for path in sorted((out / BATCHES).glob("*.parquet")):
         header, rows = read_batch(path)
         headers.append(header)
         order = {"model": header.suffix != "", "sweep": header.sweep}
         parts.append(rows.assign(protocol=rows["protocol"] + header.suffix, **order))
-    check_complete(out / FOLDER, headers)
+    check_complete(out / BATCHES, headers)
     table = pd.concat(parts, ignore_index=True)
     return in_order(table, ("model", "rank", "sweep", "metric_rank", "cell")), headers
 
@@ -121,7 +144,8 @@ def check_complete(folder: Path, headers: list[BatchHeader]) -> None:
 def merge_shards(folders: Sequence[Path], out: Path) -> Path:
     """Merge the shards of one run into `out`: the same table as that of the run in one piece.
 
-    Raises ValueError for folders that are not finished shards of one run, and for repeated and missing shards.
+    Raises ValueError for folders that are not finished shards of one run, and for repeated and missing shards. Where
+    they ran under different versions, the manifest lists those of each.
     """
     if not folders:
         raise ValueError("no shard was named, expected the folders of all shards of one run")
@@ -129,17 +153,24 @@ def merge_shards(folders: Sequence[Path], out: Path) -> Path:
     first, about = manifests[0]
     given = check_shards(manifests)
     with locked(out):
-        about = {**about, "shard": None, "seconds": round(sum(m.get("seconds", 0) for _, m in manifests), 1)}
-        if open_run(out, about, fresh=False) is None:
+        shards = [manifest for _, manifest in manifests]
+        apart = ("files", "batches", "begun_under")
+        about = {
+            **{key: value for key, value in about.items() if key not in apart},
+            **versions_of_shards(shards),
+            "shard": None,
+            "seconds": round(sum(shard.get("seconds", 0) for shard in shards), 1),
+        }
+        if open_run(out, about, force=True) is None:
             raise ValueError(f"{out}: holds this very run, finished; choose another with --out")
-        (out / FOLDER).mkdir(exist_ok=True)
+        (out / BATCHES).mkdir(exist_ok=True)
         for folder in given:
-            for path in sorted((folder / FOLDER).glob("*.parquet")):
+            for path in sorted((folder / BATCHES).glob("*.parquet")):
                 if read_batch(path)[0].identity != about["identity"]:
                     raise BatchFileError(f"{path}: is of another run than its folder; run the shard again")
-                write_whole(out / FOLDER / path.name, path.read_bytes())
-        for name in ("checks.json", "prepared_pairs.json"):
-            write_whole(out / name, (first / name).read_bytes())
+                write_whole(out / BATCHES / path.name, path.read_bytes())
+        write_json(out / CHECKS, read_checks(first))
+        write_json(out / PREPARED, read_prepared(first))
         return finish(out, about)
 
 
@@ -148,8 +179,10 @@ def check_shards(manifests: Sequence[tuple[Path, dict[str, Any]]]) -> list[Path]
     (first, about), *others = manifests
     for folder, manifest in others:
         if manifest["identity"] != about["identity"]:
-            difference = differences({**manifest, "shard": None}, {**about, "shard": None})
+            difference = differences({**manifest, "shard": None}, {**about, "shard": None}, "changed between them")
             raise ValueError(f"{folder}: is of another run than {first} ({difference}); merge shards of one run")
+        if manifest["files"][PREPARED] != about["files"][PREPARED]:
+            raise ValueError(f"{folder}: its pairs are others than those of {first}; run one of the two with --fresh")
     count = int(about["shard"].partition("/")[2])
     given: dict[str, Path] = {}
     for folder, manifest in manifests:
@@ -171,8 +204,11 @@ def shard_manifest(folder: Path) -> dict[str, Any]:
     shard = manifest.get("shard")
     if not isinstance(shard, str) or not re.fullmatch(r"[1-9][0-9]*/[1-9][0-9]*", shard):
         raise ValueError(f"{folder}: is no shard of a run, expected a folder that codi run --shard wrote")
-    if not {"identity", "identity_of", "data"} <= set(manifest):
+    complete = {"identity", "identity_of", "data"} <= set(manifest)
+    if not complete or (manifest.get("finished") and PREPARED not in (manifest.get("files") or ())):
         raise ValueError(f"{folder / MANIFEST}: is incomplete; run the shard again")
     if manifest.get("finished") is not True:
         raise ValueError(f"{folder}: shard {shard} is not finished; run it again, it goes on where it stopped")
+    if lost := lost_files(folder, manifest):
+        raise ValueError(f"{folder}: its {lost[0]} is missing; run shard {shard} again, which computes it again")
     return manifest

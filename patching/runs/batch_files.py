@@ -29,9 +29,10 @@ from codi_tracing.analysis.table import COLUMNS, check_table
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec
 from codi_tracing.patching.engine.partition import Sizes
 from codi_tracing.patching.engine.table_rows import ROW_ORDER
+from codi_tracing.patching.runs.run_folder import BATCHES, empty_batches
 from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
-FOLDER, HEADER_KEY = "batches", b"codi_tracing"
+HEADER_KEY = b"codi_tracing"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -147,10 +148,9 @@ class BatchFiles:
     set_aside: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.folder = self.out / FOLDER
+        self.folder = self.out / BATCHES
+        empty_batches(self.out, temporary_only=True)
         self.folder.mkdir(exist_ok=True)
-        for leftover in self.folder.glob(".*"):
-            leftover.unlink()  # a temporary file of a killed process
 
     def next_sweep(self, suffix: str = "") -> SweepFiles:
         """The store of the run's next sweep; `suffix` marks the protocol of another model."""

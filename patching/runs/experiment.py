@@ -19,15 +19,17 @@ from typing import Any, Literal
 import torch
 
 from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.run_folder import CHECKS, FORMAT, PREPARED
 from codi_tracing.configs.schema import RunConfig
-from codi_tracing.patching.pairs.pair import load_pairs, write_pairs
+from codi_tracing.patching.pairs.pair import load_hashed_pairs, write_pairs
 from codi_tracing.patching.pairs.selection import Selection, select_pairs
-from codi_tracing.patching.provenance import digest, file_digest, now, versions
+from codi_tracing.patching.provenance import now, versions
 from codi_tracing.patching.runs.assemble import finish
 from codi_tracing.patching.runs.batch_files import BatchFiles
 from codi_tracing.patching.runs.checks import findings, invariants
+from codi_tracing.patching.runs.identity import identity
 from codi_tracing.patching.runs.recipes import RunExecutor, check_shardable, run_recipe
-from codi_tracing.patching.runs.run_folder import FORMAT, locked, open_run
+from codi_tracing.patching.runs.run_folder import locked, open_run
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi, reinitialise
@@ -52,19 +54,20 @@ def run_experiment(
 ) -> Path:
     """Run the experiment, or resume it if `out` holds it unfinished, and return its folder.
 
-    `force` goes on after a failed invariant, `fresh` starts anew. `shard` (i, n) runs every n-th batch from the i-th,
-    to be merged by `merge_shards`. With `later`, a deployment's jobs are submitted, or finished ones collected,
-    without waiting; raises `JobsPending` if the run is then unfinished. Raises ValueError if the folder belongs to
-    another run or process.
+    `force` goes on after a failed invariant, and under other package versions; `fresh` starts anew. `shard` (i, n)
+    runs every n-th batch from the i-th, to be merged by `merge_shards`. With `later`, a deployment's jobs are
+    submitted, or finished ones collected, without waiting; raises `JobsPending` if the run is then unfinished. Raises
+    ValueError if the folder belongs to another run or process, or to this run of a model or pairs that changed since.
     """
     check_shardable(config, shard)
     with locked(out), determinism(config.deterministic):
         started = time.monotonic()
-        pairs = load_pairs(config.pairs.file)
+        pairs, pairs_hash = load_hashed_pairs(config.pairs.file)
         if config.remote is not None and config.remote.host != LOCAL:
             deployment_status(config.remote)
         model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
-        if (about := open_run(out, initial_manifest(config, model, shard), fresh)) is None:
+        about = open_run(out, initial_manifest(config, model, pairs_hash, shard), fresh=fresh, force=force)
+        if about is None:
             return out  # this very run is there, finished
         ledger = None
         if later is not None:
@@ -86,10 +89,10 @@ def run_experiment(
             # A reference for what the architecture alone does, and not a null hypothesis.
             blank, next_sweep = reinitialise(model, config.seed), partial(files.next_sweep, "_reinitialised")
             run_recipe(RunExecutor(blank, chosen, config, next_sweep, progress))
-        write_json(out / "checks.json", checks)
-        write_pairs([p.pair for p in chosen.ready], out / "prepared_pairs.json")
+        write_json(out / CHECKS, checks)
+        write_pairs([p.pair for p in chosen.ready], out / PREPARED)
         about |= {
-            "data": data_of(config, chosen),
+            "data": {**about["data"], **data_of(config, chosen)},
             **executor.notes,
             "merge_lora": None if merged is None else merged._asdict(),
             "remote": None if config.remote is None else config.remote.model_dump(mode="json"),
@@ -99,15 +102,14 @@ def run_experiment(
         return finish(out, about)
 
 
-def initial_manifest(config: RunConfig, model: CodiModel, shard: tuple[int, int] | None) -> dict[str, Any]:
-    """The manifest of a run that begins: config, model and pairs, package versions, and their identity."""
+def initial_manifest(config: RunConfig, model: CodiModel, pairs: str, shard: tuple[int, int] | None) -> dict[str, Any]:
+    """The manifest of a run that begins: config, model, versions, and the identity; `pairs` is their file's SHA-256."""
     settings, model_of = config.settings(), model.describe()
-    pairs = file_digest(config.pairs.file)
+    gpu = {"gpu": torch.cuda.get_device_name(model.device)} if model.device.type == "cuda" else {}
     return {
         "format": FORMAT,
         "name": config.name,
-        "identity": digest([settings, model_of["sha256"], pairs]),
-        "identity_of": {"config": settings, "model": model_of["sha256"], "pairs": pairs},
+        **identity(settings, model_of, pairs),
         "shard": None if shard is None else f"{shard[0]}/{shard[1]}",
         "created": now(),
         "experiment": config.experiment,
@@ -117,7 +119,7 @@ def initial_manifest(config: RunConfig, model: CodiModel, shard: tuple[int, int]
             "checkpoint": config.checkpoint.name,
             "pairs": {"file": config.pairs.file.name, **settings["pairs"]},
         },
-        "versions": versions(),
+        "versions": {**versions(), **gpu},
         "model": model_of,
         "data": {"pairs_file": config.pairs.file.name, "sha256": pairs},
         "seeds": {"unrelated_donors": config.seed, "pairs": config.pairs.seed},
@@ -128,8 +130,6 @@ def data_of(config: RunConfig, chosen: Selection) -> dict[str, Any]:
     """The manifest's counts of pairs, and those left out with reasons."""
     lone = [p.pair.pair_id for p, donors in zip(chosen.ready, chosen.donors, strict=True) if not donors]
     return {
-        "pairs_file": config.pairs.file.name,
-        "sha256": file_digest(config.pairs.file),
         "filter": config.pairs.filter,
         **chosen.counts,
         "used": len(chosen.ready),
@@ -152,7 +152,7 @@ def checked(
     failed = [check for check in checks if check["grade"] == "invariant" and not check["passed"]]
     if failed and not force:
         files.forget("checks")
-        write_json(out / "checks.json", checks)
+        write_json(out / CHECKS, checks)
         raise InvariantError(f"{failed[0]['sentence']} The run stopped before the sweep; --force goes on regardless.")
     return checks
 

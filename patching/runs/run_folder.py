@@ -1,57 +1,47 @@
-"""The run folder: locked by one process, created, resumed, refused or replaced."""
+"""The run folder: created, resumed, refused or replaced. Only what a run or its report wrote is ever deleted."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
+import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.atomic import write_json
-from codi_tracing.analysis.io.run_folder import MANIFEST
-from codi_tracing.analysis.io.text import short_json
+from codi_tracing.analysis.io.run_folder import CHECKS, FORMAT, MANIFEST, PREPARED, TABLE
+from codi_tracing.analysis.io.written_files import REPORT_FOLDERS, written_by_report
+from codi_tracing.patching.runs.identity import differences, other_versions, versions_before
+from codi_tracing.patching.runs.lock import LOCK, lock_folder
 
-TABLE, LOCK = "cells.parquet", ".lock"
-FORMAT = 2  # of a run folder; those before kept batches in `shards/` and are refused
+BATCHES = "batches"
+HASHED = re.compile(r"[a-z0-9_-]+\.[0-9a-f]{64}\.(parquet|json)")  # a file of `batches/`
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # of `write_whole`, left by a killed process
+RUN_FILES = (TABLE, CHECKS, PREPARED, "jobs.json", "jobs.tmp")
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Lock a run folder, created if missing, for this process; its death releases the lock. ValueError if another
-    process has it."""
+    process has it, or if the folder is not a run's."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder for the run; choose another with --out")
-    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    if not new and not (out / LOCK).exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: holds files but is not a run folder (no {MANIFEST}); choose another with --out")
-    with (out / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            other = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{out}: another process (pid {other}) is writing this run; wait for it, or choose another --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    own_manifest(out)
+    with lock_folder(out):
         yield
 
 
-def open_run(out: Path, about: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+def open_run(out: Path, about: dict[str, Any], *, fresh: bool = False, force: bool = False) -> dict[str, Any] | None:
     """Prepare `out`, which is locked, for the run that `about` describes: `identity`, `identity_of` and `shard`.
 
-    Returns the new manifest, or `None` if the folder holds that run, finished. An interrupted run stays, to be resumed;
-    another run's folder is replaced only with `fresh`, and a folder without a run never: ValueError, which says what
-    differs.
+    Returns the new manifest, or `None` if the folder holds that run, finished and with all its files. An interrupted
+    run stays, to be resumed; under other versions of the packages that compute only with `force`. Another run's folder
+    is replaced only with `fresh`, and a folder without a run never: ValueError, which says what differs.
     """
-    manifest = _manifest(out)
+    manifest = own_manifest(out)
     if manifest is not None and fresh:
         write_json(out / MANIFEST, {**manifest, "finished": False})  # a half-emptied run is not finished
         empty(out)
@@ -61,13 +51,44 @@ def open_run(out: Path, about: dict[str, Any], fresh: bool) -> dict[str, Any] | 
         if manifest.get("identity") != about["identity"] or manifest.get("shard") != about["shard"]:
             difference = differences(manifest, about)
             raise ValueError(f"{out}: holds another run ({difference}); use --fresh to replace it, or --out")
-        if manifest.get("finished") is True and (about["shard"] or (out / TABLE).is_file()):
-            return None
+        if manifest.get("finished") is True:
+            if not (lost := lost_files(out, manifest)):
+                return None
+            print(f"codi: {out}: {lost[0]} is missing; it is computed again", file=sys.stderr)
+        if not force and (versions := other_versions(manifest, about)):
+            raise ValueError(
+                f"{out}: was begun under other versions ({versions}); resume it under those, or use --force to mix "
+                "both, which the manifest then lists, or --fresh to start anew"
+            )
         created = manifest.get("created", about["created"])
         about = {**about, **versions_before(manifest, about), "created": created}
     # Written before anything else, so that an interrupted run is recognised and resumed.
     write_json(out / MANIFEST, {**about, "finished": False})
     return about
+
+
+def own_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder, empty if it is damaged; `None` if the folder is empty.
+
+    ValueError for any other folder: a run's manifest has an identity, and a damaged one a lock beside it.
+    """
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        others = (path for path in out.iterdir() if not path.name.startswith(LOCK))
+        if left := [path.name for path in others if not TEMPORARY.fullmatch(path.name)]:
+            raise ValueError(
+                f"{out}: holds files but is not a run folder ({left[0]}, and no {MANIFEST}); choose another with --out"
+            ) from None
+        return None
+    except (ValueError, RecursionError):
+        manifest = None
+    identity = manifest.get("identity") if isinstance(manifest, dict) else None
+    if isinstance(identity, str) and re.fullmatch("[0-9a-f]{64}", identity):
+        return manifest
+    if manifest is None and (out / LOCK).exists():
+        return {}
+    raise ValueError(f"{out}: its {MANIFEST} is not of a run (it has no identity); choose another with --out")
 
 
 def check_format(out: Path, manifest: dict[str, Any]) -> None:
@@ -79,58 +100,37 @@ def check_format(out: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def versions_before(manifest: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """The package versions under which a run was begun, if they differ from the present ones."""
-    before = [*manifest.get("begun_under", []), manifest.get("versions")]
-    others = [old for old in before if isinstance(old, dict) and old != about.get("versions")]
-    return {"begun_under": others} if others else {}
+def lost_files(out: Path, manifest: dict[str, Any]) -> list[str]:
+    """The files that a finished run or shard wrote and that are no longer there."""
+    batches = [f"{BATCHES}/{name}" for name in manifest.get("batches") or ()]
+    return [name for name in [*(manifest.get("files") or (TABLE,)), *batches] if not (out / name).is_file()]
 
 
 def empty(out: Path) -> None:
-    """Delete everything in a run folder but its lock; the manifest last, so that it stays a run folder until then."""
-    for path in sorted(out.iterdir(), key=lambda path: path.name == MANIFEST):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+    """Delete the files that a run and its report write, and folders that are then empty; the manifest stays."""
+    written = [out / name for name in RUN_FILES] + written_by_report(out)
+    names = {path.name for path in written} | {MANIFEST}
+    hidden = (path for folder in {path.parent for path in written} for path in folder.glob(".*"))
+    temporary = ((path, TEMPORARY.fullmatch(path.name)) for path in hidden)
+    for path in [*written, *(path for path, match in temporary if match and match[1] in names)]:
+        _delete(path)
+    empty_batches(out)
+    for folder in REPORT_FOLDERS:
+        with suppress(OSError):  # absent, or a user's files are in it
+            (out / folder).rmdir()
 
 
-def _manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, empty if it is damaged; `None` if the folder is empty."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if left := [path for path in out.iterdir() if path.name not in (LOCK, f"{MANIFEST}.tmp")]:
-            raise ValueError(
-                f"{out}: holds {left[0].name} but no {MANIFEST}, so it is no run folder; choose another with --out"
-            ) from None
-        return None
-    except (ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+def empty_batches(out: Path, temporary_only: bool = False) -> None:
+    """Delete a run's batches, or only what a killed process left of them, and their folder if it is then empty."""
+    folder = out / BATCHES
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        temporary = TEMPORARY.fullmatch(path.name)
+        if (temporary and HASHED.fullmatch(temporary[1])) or (HASHED.fullmatch(path.name) and not temporary_only):
+            _delete(path)
+    with suppress(OSError):
+        folder.rmdir()
 
 
-def differences(manifest: dict[str, Any], about: dict[str, Any]) -> str:
-    """How the run in a folder differs from another, in words."""
-    if not isinstance(manifest.get("identity_of"), dict):
-        return f"its {MANIFEST} is damaged or another version's"
-    sentences = [
-        f"{key} is {short_json(old, 40)} there, {short_json(new, 40)} now"
-        for key, old, new in unlike(manifest["identity_of"], about["identity_of"])
-    ]
-    if manifest.get("shard") != about["shard"]:
-        sentences.append(f"it is {shard_name(manifest.get('shard'))}, not {shard_name(about['shard'])}")
-    return "; ".join(sentences) or "its identity is another"
-
-
-def unlike(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves at which two nested dicts differ, by dotted name."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            yield from unlike(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield name.removeprefix("config."), old, new
-
-
-def shard_name(shard: Any) -> str:
-    return "the whole run" if shard is None else f"shard {shard}"
+def _delete(path: Path) -> None:
+    if path.is_file() or path.is_symlink():
+        path.unlink()

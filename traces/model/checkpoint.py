@@ -11,7 +11,6 @@ the special vectors are read off the tensors. Folders of version 1, with `though
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -217,15 +216,6 @@ def base_location(folder: Path, card: Card) -> str:
     if card.base.startswith((".", "/")) or card.base.count("/") > 1 or card.base == "base":
         raise CheckpointError(f"{folder / CARD}: its base {card.base!r} is not a folder next to it; restore {inside}")
     return card.base
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a checkpoint's own files."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def find_checkpoint(name: str | Path) -> Path:

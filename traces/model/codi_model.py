@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from codi_tracing.configs.schema import Remote
-from codi_tracing.traces.model.checkpoint import Card, fingerprint
+from codi_tracing.traces.model.checkpoint import Card
 from codi_tracing.traces.model.families import Family
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
+from codi_tracing.traces.model.model_files import ModelFile, fingerprint
 
 
 class LoadReport(NamedTuple):
@@ -46,12 +47,14 @@ class CodiModel:
     folder: Path
     loaded: LoadReport | None  # None if a deployment holds the weights
     deployment: Remote | None = None
+    files: tuple[ModelFile, ...] = ()  # that it was loaded from
     ledger: Any = None  # `submitted_jobs.Ledger`: jobs that are submitted now and collected later
 
     def __getstate__(self) -> dict[str, Any]:
         """The part that travels with a job: no path of this machine, and tensors on the CPU."""
         parts = {"project": deepcopy(self.project).cpu(), "bot": self.bot.cpu(), "eot": self.eot.cpu()}
-        return {**self.__dict__, **parts, "folder": Path(self.folder.name), "deployment": None, "ledger": None}
+        here = {"folder": Path(self.folder.name), "deployment": None, "ledger": None, "files": ()}
+        return {**self.__dict__, **parts, **here}
 
     @property
     def decoder(self) -> Any:
@@ -134,16 +137,20 @@ class CodiModel:
         return project(hidden.to(next(project.parameters()).dtype)).to(hidden.dtype)
 
     def describe(self) -> dict[str, Any]:
-        """The manifest's record of the model."""
+        """The manifest's record of the model, with the SHA-256 of every file that it was loaded from.
+
+        A deployment's weights are not here: recorded are its host and the base and adapter that it was asked for.
+        """
         return {
             "checkpoint": self.folder.name,
             "base": self.card.base,
-            "sha256": fingerprint(self.folder),
+            "files": fingerprint(self.files),
             "n_layers": self.n_layers,
             "n_latents": self.n_latents,
             "d_model": self.d_model,
-            "device": str(self.device),
+            "device": "a deployment's" if self.loaded is None else str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "lora_modules": None if self.loaded is None else self.loaded._asdict(),
             "provenance": self.card.provenance,
+            **({"deployment": self.deployment.asked()} if self.deployment and self.loaded is None else {}),
         }

@@ -35,6 +35,7 @@ from codi_tracing.traces.model.integrity import (
     check_lora,
     reading_byte_order_marks,
 )
+from codi_tracing.traces.model.model_files import model_files
 from codi_tracing.traces.model.refusals import refusing
 from codi_tracing.traces.model.tokenizer import open_tokenizer
 from codi_tracing.traces.model.weight_files import StateDict
@@ -75,6 +76,7 @@ def load_codi(
     opened = open_base(f"{folder}: its base", base, card.revision)
     if opened.meta is None and not elsewhere:
         raise CheckpointError(f"{folder}: its base {base} has no weights here (model.safetensors or pytorch_model.bin)")
+    files = model_files(folder, base, card.revision, weights=not elsewhere)
     stored = check_lora(folder / ADAPTER, opened.meta, opened.family)
     project, bot, eot = read_projection(folder, opened.config.hidden_size)
     lm = _load_lm(opened, base, folder, card, where, number, deployment if elsewhere else None, adapted)
@@ -89,6 +91,7 @@ def load_codi(
         folder=folder,
         loaded=None if elsewhere else _compare_adapter(lm._module, stored, folder / ADAPTER),
         deployment=deployment,
+        files=files,
     )
     _decide_options(model, elsewhere)
     return model
@@ -135,6 +138,8 @@ def reinitialise(model: CodiModel, seed: int = 0) -> CodiModel:
     A control: its effects come from the base, the loop and the positions, not from CODI's training.
     """
     blank = load_codi(model.folder, str(model.device), str(model.dtype).removeprefix("torch."))
+    if blank.files != model.files:
+        raise CheckpointError(f"{model.folder}: its files changed after the model was loaded; run it again")
     with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
         torch.manual_seed(seed)
         for name, parameter in blank.lm._module.named_parameters():

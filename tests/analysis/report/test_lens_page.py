@@ -32,9 +32,32 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def folder(done, tmp_path):
-    """A copy that may be damaged."""
-    shutil.copytree(done[0], tmp_path / "lens")
-    return tmp_path / "lens"
+    """A copy without hashes, as earlier versions wrote it, so that its tables may be edited."""
+    folder = shutil.copytree(done[0], tmp_path / "lens")
+    about = json.loads((folder / "lens.json").read_text())
+    assert len(about.pop("files")) == 4
+    (folder / "lens.json").write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["says", "values", "attention", "questions"])
+def test_a_table_of_which_one_value_was_changed_is_refused(done, tmp_path, name):
+    folder = shutil.copytree(done[0], tmp_path / "lens")
+    assert read_lens(folder)
+    table = pd.read_parquet(folder / f"{name}.parquet")
+    column = "answer" if name == "questions" else "step" if name != "attention" else "weight"
+    table.loc[0, column] += 1
+    table.to_parquet(folder / f"{name}.parquet", index=False)
+    told = f"{name}.parquet: was edited, damaged or swapped: .* run codi lens again"
+    with pytest.raises(ValueError, match=told):
+        read_lens(folder)
+
+
+def test_a_folder_whose_lens_json_another_program_wrote_is_refused(tmp_path):
+    (tmp_path / "lens.json").write_text('{"name": "my optics"}')
+    result = codi("lens", ROOT / "traces" / "embedded" / "thought", "--limit", 1, "--out", tmp_path)
+    assert "its lens.json is not of codi lens; choose another folder with --out" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["lens.json"]
 
 
 def test_the_command_says_how_many_thoughts_say_their_intermediates_and_the_chance_level(done):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from codi_tracing.analysis.io import images
+from codi_tracing.analysis.io.written_files import PICTURES
 from codi_tracing.analysis.report.methods import excluded
-from codi_tracing.analysis.report.original_files import PICTURES
 from codi_tracing.analysis.report.sections import flat_rows
 from codi_tracing.analysis.report.write import file_stems, write_report
 from tests.support.run_folders import ATTACK, make_run, prepared

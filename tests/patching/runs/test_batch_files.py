@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from codi_tracing.analysis.io.table_file import read_table
+from codi_tracing.analysis.report.write import write_report
 from codi_tracing.configs.schema import RunConfig
 from codi_tracing.patching.engine.batch_store import BatchResult
 from codi_tracing.patching.runs import batch_files
 from codi_tracing.patching.runs.assemble import finish, merge_shards
-from codi_tracing.patching.runs.batch_files import FOLDER, HEADER_KEY, BatchFileError, read_batch, write_hashed
+from codi_tracing.patching.runs.batch_files import HEADER_KEY, BatchFileError, read_batch, write_hashed
 from codi_tracing.patching.runs.experiment import run_experiment
+from codi_tracing.patching.runs.run_folder import BATCHES
 from tests.support.mutations import fuzz, mutated_bytes
 from tests.support.places import ROOT
 
@@ -95,7 +97,7 @@ def test_a_run_killed_at_any_moment_resumes_and_ends_in_the_same_bytes(config, w
             out = tmp_path / f"killed-{kills}-{finished}"
     run_experiment(config, out, progress=False)
     assert (out / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
-    assert not (out / FOLDER).exists()
+    assert not (out / BATCHES).exists()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def stopped(stopped_once, tmp_path):
 
 
 def test_a_resumed_run_computes_only_the_missing_batches(config, whole, stopped, monkeypatch):
-    assert len(list((stopped / FOLDER).glob("*.parquet"))) == 2
+    assert len(list((stopped / BATCHES).glob("*.parquet"))) == 2
     written, write_batch = [], batch_files.write_batch
     monkeypatch.setattr(batch_files, "write_batch", lambda *args: (written.append(args), write_batch(*args))[1])
     run_experiment(config, stopped, progress=False)
@@ -136,7 +138,7 @@ def damaged(content: bytes, how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "one byte", "header", "text"])
 def test_a_damaged_batch_is_reported_and_computed_again(config, whole, stopped, how, capsys):
-    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    path = sorted((stopped / BATCHES).glob("*.parquet"))[0]
     content = path.read_bytes()
     assert damaged(content, how) != content
     path.write_bytes(damaged(content, how))
@@ -147,7 +149,7 @@ def test_a_damaged_batch_is_reported_and_computed_again(config, whole, stopped, 
 
 
 def test_a_damaged_cached_result_is_computed_again(config, whole, stopped, capsys):
-    (path,) = (stopped / FOLDER).glob("checks.*.json")
+    (path,) = (stopped / BATCHES).glob("checks.*.json")
     path.write_bytes(path.read_bytes()[:-3])
     run_experiment(config, stopped, progress=False)
     assert "it is computed again" in capsys.readouterr().err
@@ -155,7 +157,7 @@ def test_a_damaged_cached_result_is_computed_again(config, whole, stopped, capsy
 
 
 def test_a_batch_is_a_parquet_file_that_pandas_reads_with_its_header_in_the_metadata(stopped):
-    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    path = sorted((stopped / BATCHES).glob("*.parquet"))[0]
     header, rows = read_batch(path)
     pd.testing.assert_frame_equal(pd.read_parquet(path), rows)
     about = json.loads(pq.read_schema(path).metadata[HEADER_KEY])
@@ -164,7 +166,7 @@ def test_a_batch_is_a_parquet_file_that_pandas_reads_with_its_header_in_the_meta
 
 
 def test_no_changed_byte_of_a_batch_goes_unnoticed(stopped, tmp_path):
-    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    path = sorted((stopped / BATCHES).glob("*.parquet"))[0]
     content, target = path.read_bytes(), tmp_path / path.name
     assert read_batch(path)[0].batch == 0
     for position in [*range(600), *range(600, len(content), 97), *range(len(content) - 100, len(content))]:
@@ -174,7 +176,7 @@ def test_no_changed_byte_of_a_batch_goes_unnoticed(stopped, tmp_path):
 
 
 def test_a_mutated_batch_is_whole_or_refused(stopped, tmp_path):
-    path = sorted((stopped / FOLDER).glob("*.parquet"))[0]
+    path = sorted((stopped / BATCHES).glob("*.parquet"))[0]
     content, target = path.read_bytes(), tmp_path / path.name
 
     def read(mutated: bytes) -> str:
@@ -191,7 +193,7 @@ def test_a_mutated_batch_is_whole_or_refused(stopped, tmp_path):
 
 @pytest.mark.parametrize("how", ["another table", "no header", "a header of another version"])
 def test_a_parquet_file_that_no_run_of_this_version_wrote_is_refused(stopped, tmp_path, how):
-    table = pq.read_table(sorted((stopped / FOLDER).glob("*.parquet"))[0])
+    table = pq.read_table(sorted((stopped / BATCHES).glob("*.parquet"))[0])
     header = json.loads(table.schema.metadata[HEADER_KEY])
     if how == "another table":
         table = table.rename_columns([f"old {name}" for name in table.column_names])
@@ -211,8 +213,8 @@ def test_another_runs_batch_is_not_believed(config, whole, stopped, tmp_path, mo
         stop_after(patch, 1)
         with pytest.raises(OSError, match="No space left"):
             run_experiment(other, tmp_path / "other", progress=False)
-    foreign = sorted((tmp_path / "other" / FOLDER).glob("*.parquet"))[0]
-    (stopped / FOLDER / foreign.name).write_bytes(foreign.read_bytes())
+    foreign = sorted((tmp_path / "other" / BATCHES).glob("*.parquet"))[0]
+    (stopped / BATCHES / foreign.name).write_bytes(foreign.read_bytes())
     run_experiment(config, stopped, progress=False)
     assert "belongs to another run" in capsys.readouterr().err
     assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
@@ -223,7 +225,7 @@ def test_the_folder_of_an_older_version_is_refused_and_replaced_with_fresh(confi
     del manifest["format"]
     (stopped / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        ValueError, match=r"another version of codi-tracing \(run folder format 1, expected 2\); use --fr"
+        ValueError, match=r"another version of codi-tracing \(run folder format 1, expected 3\); use --fr"
     ):
         run_experiment(config, stopped, progress=False)
     run_experiment(config, stopped, fresh=True, progress=False)
@@ -240,7 +242,7 @@ def test_a_folder_of_another_run_is_refused_and_the_difference_named(config, sto
             run_experiment(RunConfig.model_validate({**config.model_dump(), **changes}), stopped, progress=False)
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(json.loads(Path(pairs_file).read_text())[:8]))
-    with pytest.raises(ValueError, match='pairs is "[0-9a-f]+…? there, "[0-9a-f]+…? now'):
+    with pytest.raises(ValueError, match=r"\(the pairs changed since this run began\); use --fresh to replace it"):
         run_experiment(RunConfig.model_validate({**config.model_dump(), "pairs": {"file": fewer}}), stopped)
 
 
@@ -249,13 +251,18 @@ def test_max_failed_does_not_make_it_another_run(config, stopped, whole):
     assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
 
 
-def test_a_run_begun_under_other_versions_resumes_and_records_them(config, stopped):
+def test_a_run_begun_under_other_versions_resumes_only_by_force_and_records_them(config, whole, stopped):
     manifest = json.loads((stopped / "manifest.json").read_text())
     manifest["versions"]["torch"] = "0.4.1"
     (stopped / "manifest.json").write_text(json.dumps(manifest))
-    run_experiment(config, stopped, progress=False)
+    with pytest.raises(ValueError, match=r"begun under other versions \(torch is 0.4.1 there, .* or use --force"):
+        run_experiment(config, stopped, progress=False)
+    run_experiment(config, stopped, force=True, progress=False)
+    assert (stopped / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
     (before,) = json.loads((stopped / "manifest.json").read_text())["begun_under"]
     assert before["torch"] == "0.4.1"
+    page = write_report(stopped, figures=False).read_text()
+    assert "Batches before an interruption ran under torch 0.4.1." in page
 
 
 def test_a_second_process_on_one_folder_is_refused(config, tmp_path):
@@ -302,7 +309,7 @@ def test_merged_shards_are_the_run_in_one_piece(config, tmp_path, experiment, ch
     assert {k: v for k, v in mine.items() if k not in apart} == {k: v for k, v in theirs.items() if k not in apart}
 
 
-def test_missing_repeated_and_foreign_shards_are_refused(config, tmp_path):
+def test_missing_repeated_and_foreign_shards_are_refused_and_a_lost_batch_is_computed_again(config, tmp_path, capsys):
     first, second, third = in_shards(config, tmp_path, 3)
     for folders, told in [
         ([first, third], "shard 2/3 is missing; run it: codi run CONFIG --shard 2/3"),
@@ -320,11 +327,14 @@ def test_missing_repeated_and_foreign_shards_are_refused(config, tmp_path):
     with pytest.raises(ValueError, match="is shard 2/2, but .* is one of 3"):
         merge_shards([first, second, third, half], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
-    lost = sorted((second / FOLDER).glob("*.parquet"))[0]
-    lost.rename(tmp_path / "lost")
-    with pytest.raises(BatchFileError, match=r"lacks batch 2 of 6 of sweep 1"):
+    lost = sorted((second / BATCHES).glob("*.parquet"))[0]
+    lost.unlink()
+    with pytest.raises(ValueError, match=rf"2-of-3: its batches/{lost.name} is missing; run shard 2/3 again"):
         merge_shards([first, second, third], tmp_path / "joined")
-    (tmp_path / "lost").rename(lost)
+    kept = {path: path.stat().st_mtime_ns for path in (second / BATCHES).glob("*.parquet")}
+    in_shards(config, tmp_path, 3)  # the same commands
+    assert f"batches/{lost.name} is missing; it is computed again" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert merge_shards([first, second, third], tmp_path / "joined") == tmp_path / "joined"
 
 
@@ -370,7 +380,7 @@ def test_an_interruption_waits_for_the_batch_and_the_run_resumes(config, whole, 
     with pytest.raises(Interrupted, match=r"\d of 6 batches of this sweep are saved, the same command goes on"):
         run_experiment(config, tmp_path / "run", progress=False)
     assert signal.getsignal(number) is before
-    saved = len(list((tmp_path / "run" / FOLDER).glob("*.parquet")))
+    saved = len(list((tmp_path / "run" / BATCHES).glob("*.parquet")))
     assert 0 < saved < 6
     run_experiment(config, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "cells.parquet").read_bytes() == (whole / "cells.parquet").read_bytes()
@@ -394,8 +404,6 @@ def failing(monkeypatch, pairs):
 
 
 def test_a_failed_pair_is_named_with_its_reason_and_the_others_run(config, whole, tmp_path, monkeypatch):
-    from codi_tracing.analysis.report.write import write_report
-
     failing(monkeypatch, {"3", "4"})
     out = run_experiment(config, tmp_path / "run", progress=False)
     data = json.loads((out / "manifest.json").read_text())["data"]

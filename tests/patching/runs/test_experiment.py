@@ -84,8 +84,10 @@ def test_a_finished_run_is_computed_again_only_with_fresh(config, tmp_path):
     (folder / "note.txt").write_text("mine")
     run_experiment(small, folder, progress=False)
     assert (folder / "note.txt").exists()
+    before = (folder / "manifest.json").stat().st_mtime_ns
     run_experiment(small, folder, fresh=True, progress=False)
-    assert not (folder / "note.txt").exists()
+    assert (folder / "manifest.json").stat().st_mtime_ns > before
+    assert (folder / "note.txt").read_text() == "mine"
 
 
 def test_an_interrupted_run_without_its_table_is_resumed(config, run, tmp_path):

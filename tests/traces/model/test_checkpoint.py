@@ -11,7 +11,6 @@ from codi_tracing.traces.model.checkpoint import (
     CARD,
     TENSORS,
     CheckpointError,
-    fingerprint,
     new_projection,
     read_card,
     read_projection,
@@ -48,10 +47,7 @@ def test_a_folder_of_version_1_loads_as_the_same_model(folder, model):
     loaded = load_codi(folder, device="cpu")
     torch.testing.assert_close((loaded.bot, loaded.eot), (model.bot, model.eot))
     torch.testing.assert_close(loaded.project.state_dict(), model.project.state_dict())
-    before = fingerprint(folder)
-    tensors = load_file(folder / "thought.safetensors")
-    save_file({**tensors, "bot": tensors["bot"] + 1}, folder / "thought.safetensors")
-    assert fingerprint(folder) != before
+    assert "thought.safetensors" in loaded.describe()["files"]
 
 
 def test_the_new_file_is_read_where_both_are_there(folder, model):
@@ -66,12 +62,6 @@ def test_another_version_is_refused(folder, version):
     edit_card(folder, version=version)
     with pytest.raises(CheckpointError, match=f"'version' is {version!r}, expected 1 or 2; update codi-tracing"):
         read_card(folder)
-
-
-def test_the_fingerprint_sees_every_byte(folder):
-    before = fingerprint(folder)
-    edit_card(folder, n_latents=5)
-    assert fingerprint(folder) != before
 
 
 @pytest.mark.parametrize(
