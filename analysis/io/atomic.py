@@ -17,8 +17,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     The umask decides who may read it. A link is replaced, not followed. ValueError where the path is a folder, a device
     or a pipe. What a killed process left of an earlier attempt is deleted.
     """
-    if path.exists() and not (path.is_file() or path.is_symlink()):
-        raise ValueError(f"{path}: is no regular file; choose another")
+    require_replaceable(path)
     temporary, handle = open_temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -30,6 +29,12 @@ def write_whole(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def require_replaceable(path: Path) -> None:
+    """ValueError where a file cannot take the path's place: a folder, a device or a pipe stands there."""
+    if path.exists() and not (path.is_file() or path.is_symlink()):
+        raise ValueError(f"{path}: is no regular file; choose another")
 
 
 def open_temporary(path: Path) -> tuple[Path, int]:

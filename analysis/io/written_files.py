@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 AGGREGATE, INDIVIDUAL = Path("charts", "aggregate"), Path("charts", "individual")
-HEATMAPS, ORIGINAL = Path("individual_heatmaps"), Path("aggregate_analysis")  # the original experiment's folders
-REPORT_FOLDERS = (AGGREGATE, INDIVIDUAL, AGGREGATE.parent, HEATMAPS, ORIGINAL)  # inner ones first
+HEATMAPS, ORIGINAL_FOLDER = Path("individual_heatmaps"), Path("aggregate_analysis")  # the original experiment's folders
+REPORT_FOLDERS = (AGGREGATE, INDIVIDUAL, AGGREGATE.parent, HEATMAPS, ORIGINAL_FOLDER)  # inner ones first
 REPORT_FILES = ("report.html", "summary.json", "sites.csv", "patching_results.json", "aggregate_statistics.json")
 FIGURE_SUFFIXES = (".html", ".png", ".svg", ".json")
 FIGURE_NAMES = (
@@ -29,7 +29,7 @@ def written_by_report(run: Path) -> list[Path]:
     return [
         *(run / name for name in REPORT_FILES),
         *(run / AGGREGATE / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in FIGURE_SUFFIXES),
-        *(run / ORIGINAL / f"{name}.png" for name in PICTURES.values()),
+        *(run / ORIGINAL_FOLDER / f"{name}.png" for name in PICTURES.values()),
         # The JSON last: a picture without it is a user's own.
         *(path for name in pairs for path in (run / HEATMAPS / f"{name}.png", run / INDIVIDUAL / f"{name}.png")),
         *(run / INDIVIDUAL / f"{name}.json" for name in pairs),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
-from codi_tracing.analysis.io.written_files import AGGREGATE, HEATMAPS, INDIVIDUAL, ORIGINAL, PICTURES
+from codi_tracing.analysis.io.written_files import AGGREGATE, HEATMAPS, INDIVIDUAL, ORIGINAL_FOLDER, PICTURES
 from codi_tracing.analysis.rows import layerwise_rows, main_protocol
 from codi_tracing.analysis.statistics.results import Results
 
@@ -87,7 +87,8 @@ def write_original_pictures(run: Path) -> None:
     drawn = [path.with_suffix(".png") for path in (run / INDIVIDUAL).glob("pair_*.json")]
     pairs = [(path, run / HEATMAPS / path.name) for path in drawn]
     aggregate = [
-        (run / AGGREGATE / f"{name}.png", run / ORIGINAL / f"{original}.png") for name, original in PICTURES.items()
+        (run / AGGREGATE / f"{name}.png", run / ORIGINAL_FOLDER / f"{original}.png")
+        for name, original in PICTURES.items()
     ]
     for picture, copy in [*pairs, *aggregate]:
         if picture.is_file():  # a figure that the table does not allow is not drawn

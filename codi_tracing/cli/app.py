@@ -145,9 +145,10 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def writable(fresh: bool, *paths: Path) -> None:
     """Refuse, before anything runs, to replace what is there without `--fresh`, or a file that cannot be written."""
-    from codi_tracing.analysis.io.atomic import open_temporary
+    from codi_tracing.analysis.io.atomic import open_temporary, require_replaceable
 
     for path in paths:
+        require_replaceable(path)
         if path.exists() and not fresh:
             raise ValueError(f"{path}: exists already; --fresh replaces it, or choose another with --out")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from codi_tracing.analysis.io.text import short_json
 from codi_tracing.patching.provenance import COMPUTING, digest
 
 MOST_LISTED = 4  # differences in one sentence
-OWNERS = {"base": "the base's ", "adapter": "the adapter's "}  # of model files, by their folder
+OWNER_OF_FOLDER = {"base": "the base's ", "adapter": "the adapter's "}  # of model files, by their folder
 
 
 def identity(settings: Mapping[str, Any], model: Mapping[str, Any], pairs: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _sentence(names: Sequence[str], old: Any, new: Any, how: str) -> str:
         return f"the pairs {how}"
     if names[0] == "model" and len(names) > 1:
         folder, _, name = names[1].rpartition("/")
-        file = OWNERS.get(folder, "the checkpoint's ") + name
+        file = OWNER_OF_FOLDER.get(folder, "the checkpoint's ") + name
         return f"{file} {how}" if old and new else f"{file} is {'not there' if new else 'only there'}"
     name = ".".join(names).removeprefix("config.")
     return f"{name} is {short_json(old, 40)} there, {short_json(new, 40)} now"

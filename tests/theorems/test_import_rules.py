@@ -50,6 +50,7 @@ READERS_AND_WRITERS = {
         "traces.model.checkpoint",
         "traces.model.integrity",
         "traces.model.loading",
+        "traces.model.model_files",
         "traces.remote.submitted_jobs",
         "traces.training.train",
     },
@@ -65,6 +66,7 @@ READERS_AND_WRITERS = {
         "patching.runs.assemble",
         "patching.runs.batch_files",
         "patching.runs.experiment",
+        "patching.runs.lock",
         "patching.runs.run_folder",
     },
 }
@@ -138,7 +140,10 @@ def test_no_experiment_imports_another():
 
 
 def test_patching_takes_from_analysis_the_table_its_statistics_and_its_files_and_draws_nothing():
-    files = tuple(f"analysis.io.{name}" for name in ("atomic", "run_folder", "summary_files", "table_file", "text"))
+    files = tuple(
+        f"analysis.io.{name}"
+        for name in ("atomic", "run_folder", "summary_files", "table_file", "text", "written_files")
+    )
     allowed = ("analysis.table", "analysis.rows", "analysis.statistics", *files)
     for module in of_package("patching"):
         used = {name for name in ours(modules()[module]) if name.startswith("analysis")}

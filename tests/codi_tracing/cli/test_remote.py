@@ -13,7 +13,7 @@ from tests.support.command_line import refused
 def test_the_command_that_collects_a_runs_jobs_is_printed_with_its_folder(codi, config, monkeypatch, out):
     calls = []
 
-    def pending(settings, folder, later):
+    def pending(settings, folder, later, force):
         calls.append((later, folder.resolve()))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "jobs.json").write_text("{}")
