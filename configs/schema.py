@@ -125,7 +125,8 @@ class Remote(Record):
     comes from the environment variable NDIF_API_KEY, never from a config.
     """
 
-    host: Annotated[str, Field(pattern=r"^(local|https?://[^\s/]+/?)$")] | None = None
+    host: Annotated[str, Field(pattern=r"^(local|https?://[^\s/@]+/?)$")] | None = None
+    allow_http: bool = False
     base: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     adapter: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     timeout: Positive = 3600.0

@@ -33,7 +33,7 @@ from codi_tracing.patching.runs.run_folder import locked, open_run
 from codi_tracing.traces.lora_merge import merge_lora
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi, reinitialise
-from codi_tracing.traces.remote.ndif import deployment_status
+from codi_tracing.traces.remote.responses import ask_json
 from codi_tracing.traces.remote.session import LOCAL
 from codi_tracing.traces.remote.submitted_jobs import JobsPending, Ledger
 
@@ -64,7 +64,7 @@ def run_experiment(
         started = time.monotonic()
         pairs, pairs_hash = load_hashed_pairs(config.pairs.file)
         if config.remote is not None and config.remote.host != LOCAL:
-            deployment_status(config.remote)
+            ask_json(config.remote, "/status")
         model = load_codi(config.checkpoint, config.device, config.dtype, config.remote)
         about = open_run(out, initial_manifest(config, model, pairs_hash, shard), fresh=fresh, force=force)
         if about is None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import nnsight
 import torch
+from nnsight.ndif import EnvComparison, get_local_env
 from torch import Tensor
 
+from codi_tracing.analysis.io.text import short_json
 from codi_tracing.configs.schema import Remote
 from codi_tracing.patching.engine.sweep import sweep_cells
 from codi_tracing.patching.interventions.cells import make_cells
@@ -23,7 +25,8 @@ from codi_tracing.traces.lora_merge import ALLOWED
 from codi_tracing.traces.model.checkpoint import CheckpointError
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.loading import load_codi
-from codi_tracing.traces.remote.ndif import address_of, deployment_status
+from codi_tracing.traces.remote.ndif import DeploymentError, address_of
+from codi_tracing.traces.remote.responses import ask_json
 from codi_tracing.traces.remote.session import start
 
 LOADABLE = 8 * 2**30  # bytes; larger weights are not loaded here for comparison
@@ -35,10 +38,10 @@ def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "a
     Host, versions, base, key and a job; that the adapter is applied (without it, the base's results would come back);
     that a self-patch changes nothing.
     """
-    status = deployment_status(place)
+    status = ask_json(place, "/status")
     host = address_of(place)
     yield Check("host", "invariant", True, None, f"{host} answers.")
-    yield compared_versions(host)
+    yield compared_versions(place)
     model = load_codi(folder, dtype=dtype, remote=place)
     yield served(model, status)
     ready, excluded = tokenize_pairs(model, pairs)
@@ -46,6 +49,8 @@ def preflight(folder: Any, place: Remote, pairs: Sequence[Pair], dtype: str = "a
         raise ValueError(f"none of the {len(pairs)} pairs is usable; the first reason is: {excluded[0][1]}")
     ids = torch.tensor([question_ids(model, ready[0].pair.clean.question)])
     there = start(model, partial(first_logits, model, ids)).result()
+    if not isinstance(there, Tensor) or there.ndim != 2 or len(there) != len(ids):
+        raise DeploymentError(f"{host}: returned something else than the logits that were asked for")
     yield Check("job", "invariant", True, None, "It takes the key, and ran a job.")
     yield from compared_weights(folder, model, ids, there)
     table = sweep_cells(model, ready[:2], make_cells([THOUGHT, resid(0)], [itself]), metrics=["max_logit_change"])
@@ -64,30 +69,33 @@ def first_logits(model: CodiModel, ids: Tensor) -> Tensor:
     return logits
 
 
-def compared_versions(host: str) -> Check:
+def compared_versions(place: Remote) -> Check:
     """The versions that results depend on, there and here."""
-    before = nnsight.CONFIG.API.HOST
-    nnsight.CONFIG.API.HOST = host  # nnsight.compare asks no other
+    there = ask_json(place, "/env")
     try:
-        mismatches = nnsight.compare().critical_mismatches
-    finally:
-        nnsight.CONFIG.API.HOST = before
-    other = ", ".join(f"{name} {one['remote']} (here {one['local']})" for name, one in mismatches.items())
-    sentence = (
-        f"Other versions there: {other}." if other else "nnsight, torch and transformers are those that are here."
-    )
+        mismatches = EnvComparison(get_local_env(), there).critical_mismatches
+        other = ", ".join(
+            f"{name} {short_json(one['remote'], 20)} (here {one['local']})" for name, one in mismatches.items()
+        )
+        sentence = (
+            f"Other versions there: {other}." if other else "nnsight, torch and transformers are those that are here."
+        )
+    except (AttributeError, TypeError, IndexError):
+        sentence = "The versions there cannot be read."
     return Check("versions", "finding", None, None, sentence)
 
 
 def served(model: CodiModel, status: dict[str, Any]) -> Check:
     """Whether the base is loaded there, and in which precision."""
     key = model.lm.to_model_key()
-    matching = [one for one in status.get("deployments", {}).values() if one.get("model_key") == key]
+    listed = status.get("deployments")
+    deployments = [one for one in listed.values() if isinstance(one, dict)] if isinstance(listed, dict) else []
+    matching = [one for one in deployments if one.get("model_key") == key]
     ours = str(model.dtype).removeprefix("torch.")
     if not matching:
         return Check("model", "finding", None, None, "The base is not loaded there; it is when it is first asked for.")
-    dtype = str(matching[0].get("dtype") or "unknown").removeprefix("torch.")
-    state = matching[0].get("application_state", "unknown")
+    dtype = str(matching[0].get("dtype") or "unknown").removeprefix("torch.")[:40]
+    state = str(matching[0].get("application_state", "unknown"))[:40]
     other = "" if dtype in (ours, "unknown") else f" The checkpoint's own is {ours}: numbers differ by rounding."
     return Check("model", "finding", None, None, f"The base is {state} there, in {dtype}.{other}")
 

@@ -30,6 +30,7 @@ from codi_tracing.traces.loop.masks import LoopState, additive_masks, append_key
 from codi_tracing.traces.loop.rows import Rows
 from codi_tracing.traces.loop.tokens import positions_needed
 from codi_tracing.traces.model.codi_model import CodiModel
+from codi_tracing.traces.remote.ndif import DeploymentError
 from codi_tracing.traces.remote.session import PendingResult, start
 
 BlockEdit = Callable[[Any, int, int], Any]
@@ -240,10 +241,13 @@ def plain_run(done: Run) -> tuple[Any, ...]:
 
 def runs_of(plain_runs: Sequence[tuple[Any, ...]]) -> list[Run]:
     """The runs of a session's blocks."""
-    return [
-        Run(None if forced is None else Forced(*forced), measured, tokens, at_steps, Saved(*saved))
-        for forced, measured, tokens, at_steps, saved in plain_runs
-    ]
+    try:
+        return [
+            Run(None if forced is None else Forced(*forced), measured, tokens, at_steps, Saved(*saved))
+            for forced, measured, tokens, at_steps, saved in plain_runs
+        ]
+    except (TypeError, ValueError):  # only a deployment can return anything else
+        raise DeploymentError("the deployment returned values of another form than asked for") from None
 
 
 def think_and_answer(

@@ -5,28 +5,20 @@ A job is one session. Each has its own websocket, so that several are in flight 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import nnsight
-import websocket
-from nnsight.intervention.backends.remote import AsyncRemoteBackend, RemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.response import ResponseModel, Status
 
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.model.codi_model import CodiModel
 from codi_tracing.traces.model.grouped_attention import NAME as GROUPED
-from codi_tracing.traces.remote.ndif import (
-    API_KEY,
-    CONNECT_TIMEOUT,
-    DeploymentError,
-    address_of,
-    explained,
-    is_temporary,
-)
+from codi_tracing.traces.remote.guarded_backend import GuardedBackend, GuardedStream
+from codi_tracing.traces.remote.ndif import DeploymentError, address_of, explained, is_temporary
 from codi_tracing.traces.remote.submitted_jobs import JobsPending
 
 LARGEST_REQUEST = 256 * 2**20  # bytes; this size arrived, twice as much did not
@@ -35,18 +27,15 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a job is sent again, doub
 REACHED: set[str] = set()  # addresses that accepted a job of this process; only these are tried again
 
 
-class JobRequest(AsyncRemoteBackend):
+class JobRequest(GuardedStream):
     """A request that was sent, and its websocket."""
 
     state = "SENT"
 
     def poll_socket(self, seconds: float) -> dict[str, Any] | None:
         """Wait up to `seconds` for a message; returns the saved values once they arrive."""
-        assert isinstance(self.connection, websocket.WebSocket)
-        self.connection.settimeout(seconds)
-        try:
-            message = self.connection.recv()
-        except websocket.WebSocketTimeoutException:
+        message = self.receive_message(seconds)
+        if message is None:
             return None
         response = self.parse(message)
         return self.download_result(response.data) if self.note(response) else None
@@ -155,8 +144,7 @@ class SubmittedJob:
             raise explained(error, self.address) from error
 
     def _ask(self, job: str) -> None:
-        polled = RemoteBackend("", host=self.address, api_key=os.environ.get(API_KEY), blocking=False, job_id=job)
-        polled.display.enabled = False
+        polled = GuardedBackend("", host=self.address, blocking=False, job_id=job)
         try:
             saved = polled.poll()
         except RemoteError:
@@ -184,9 +172,8 @@ def delayed(body: Callable[[], Any]) -> Any:
 
 def submit(model: CodiModel, body: Callable[[], Any], address: str) -> str:
     """Submit a session and return its id."""
-    lm, key = model.lm, os.environ.get(API_KEY)
-    backend = RemoteBackend(lm.to_model_key(), host=address, api_key=key, env=request_env(model), blocking=False)
-    backend.display.enabled = False
+    lm = model.lm
+    backend = GuardedBackend(lm.to_model_key(), host=address, env=request_env(model), blocking=False)
     with lm.session(backend=backend):
         value = nnsight.save(body())  # noqa: F841  (the result has this name)
     assert backend.job_id is not None
@@ -196,17 +183,13 @@ def submit(model: CodiModel, body: Callable[[], Any], address: str) -> str:
 def send(model: CodiModel, body: Callable[[], Any], address: str) -> JobRequest:
     """Send a session and return at once."""
     lm = model.lm
-    request = JobRequest(lm.to_model_key(), host=address, api_key=os.environ.get(API_KEY), env=request_env(model))
-    before = websocket.getdefaulttimeout()
-    websocket.setdefaulttimeout(CONNECT_TIMEOUT)  # nnsight sets none, and would wait for ever
+    request = JobRequest(lm.to_model_key(), host=address, env=request_env(model))
     try:
         with lm.session(backend=request):
             value = nnsight.save(body())  # noqa: F841  (the result has this name)
     except Exception:
         request.close()
         raise
-    finally:
-        websocket.setdefaulttimeout(before)
     REACHED.add(address)
     return request
 

@@ -5,7 +5,9 @@ The environment variable NDIF_API_KEY holds the key.
 
 from __future__ import annotations
 
-from typing import Any
+import ipaddress
+import os
+from urllib.parse import urlsplit
 
 import httpx
 import nnsight
@@ -27,25 +29,39 @@ class DeploymentError(ValueError):
     """A deployment cannot be reached, refuses, or fails; the message says which, and what to do."""
 
 
-def deployment_status(deployment: Remote) -> dict[str, Any]:
-    """A deployment's answer to `/status`; raises `DeploymentError` at once if none answers."""
-    address = address_of(deployment)
-    try:
-        answer = httpx.get(f"{address}/status", timeout=httpx.Timeout(10.0, read=60.0))
-        answer.raise_for_status()
-        return answer.json()
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        raise DeploymentError(f"{address}: answers {status} to /status; is it an NDIF deployment?") from None
-    except ValueError:
-        raise DeploymentError(f"{address}: /status is no JSON; is it an NDIF deployment?") from None
-    except Exception as error:
-        raise explained(error, address) from error
+class UnreadableAnswer(Exception):
+    """What a deployment sends is not read; the message says what it does ("sends …"), without its address."""
 
 
 def address_of(deployment: Remote) -> str:
-    """The deployment's address; by default nnsight's, the public one."""
-    return (deployment.host or nnsight.CONFIG.API.HOST).rstrip("/")
+    """The deployment's address; by default nnsight's, the public one.
+
+    `DeploymentError` where the key and the questions would travel unencrypted to another machine.
+    """
+    address = (deployment.host or nnsight.CONFIG.API.HOST).rstrip("/")
+    if address.startswith("http://") and not (deployment.allow_http or is_loopback(urlsplit(address).hostname or "")):
+        raise DeploymentError(
+            f"{address}: over http the key and the questions would travel unencrypted; expected https, or "
+            "remote.allow_http = true"
+        )
+    return address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def api_key(address: str) -> str | None:
+    """The environment's key, or nnsight's for nnsight's own host; `DeploymentError` if it cannot be one."""
+    kept = nnsight.CONFIG.API.APIKEY if address == nnsight.CONFIG.API.HOST else None
+    key = (os.environ.get(API_KEY) or kept or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise DeploymentError(f"{API_KEY}: holds blanks or characters that no key has; expected one word in ASCII")
+    return key or None
 
 
 def is_temporary(error: Exception) -> bool:
@@ -65,8 +81,10 @@ def explained(error: Exception, address: str) -> Exception:
     """A failure as an error of one sentence."""
     if isinstance(error, DeploymentError):
         return error
-    cause, text = cause_of(error), str(error).removeprefix("Failed to send request: ").strip()
+    cause, text = cause_of(error), without_key(str(error).removeprefix("Failed to send request: ").strip())
     last = last_line(text)
+    if isinstance(error, UnreadableAnswer):
+        return DeploymentError(f"{address}: {last}")
     if "out of memory" in text:
         return MemoryError(f"{address}: memory ran out there: {last}")
     if isinstance(cause, ConnectionRefusedError) or "onnection refused" in text:
@@ -93,7 +111,13 @@ def explained(error: Exception, address: str) -> Exception:
     return DeploymentError(f"{address}: {sentence}")
 
 
+def without_key(text: str) -> str:
+    """Text from a deployment without the key, which it may echo."""
+    key = os.environ.get(API_KEY, "").strip()
+    return text.replace(key, f"[{API_KEY}]") if key else text
+
+
 def last_line(text: str) -> str:
-    """The last line that is not blank: of a traceback, the error itself."""
+    """The last line that is not blank, cut and without control characters: of a traceback, the error itself."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500].rstrip(".") if lines else ""
+    return "".join(filter(str.isprintable, lines[-1][:300])).rstrip(".") if lines else ""

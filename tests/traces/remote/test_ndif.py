@@ -8,9 +8,11 @@ from websocket import WebSocketAddressException, WebSocketConnectionClosedExcept
 from codi_tracing.configs.schema import Remote
 from codi_tracing.traces.remote import jobs
 from codi_tracing.traces.remote.jobs import NdifJob
-from codi_tracing.traces.remote.ndif import DeploymentError, address_of, deployment_status, explained, is_temporary
+from codi_tracing.traces.remote.ndif import DeploymentError, address_of, explained, is_temporary
+from codi_tracing.traces.remote.responses import ask_json
+from tests.support.scripted_host import Host, http
 
-HOST = "http://a.host"
+HOST = "https://a.host"
 
 
 def send_error(text: str, status: int | None = None) -> RemoteError:
@@ -149,21 +151,19 @@ def test_an_address_loses_its_last_slash_and_defaults_to_nnsights(monkeypatch):
     import nnsight
 
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://its.own/")
-    assert address_of(Remote(host="http://a.host/")) == HOST
+    assert address_of(Remote(host="https://a.host/")) == HOST
     assert address_of(Remote()) == "https://its.own"
 
 
-def test_a_server_that_is_no_deployment_is_named_as_such(monkeypatch):
-    def answer(code, text):
-        request = httpx.Request("GET", HOST)
-        monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(code, text=text, request=request))
-        return deployment_status(Remote(host=HOST))
-
-    assert answer(200, '{"deployments": {}}') == {"deployments": {}}
-    with pytest.raises(DeploymentError, match="answers 404 to /status; is it an NDIF deployment?"):
-        answer(404, "")
-    with pytest.raises(DeploymentError, match="/status is no JSON; is it an NDIF deployment?"):
-        answer(200, "<html>")
+def test_a_server_that_is_no_deployment_is_named_as_such():
+    with Host().running() as host:
+        host.answers = {"/good": http(b'{"deployments": {}}'), "/list": http(b"[]"), "/page": http(b"<html>")}
+        assert ask_json(Remote(host=host.address), "/good") == {"deployments": {}}
+        with pytest.raises(DeploymentError, match="answers 404 to /status; is it an NDIF deployment?"):
+            ask_json(Remote(host=host.address), "/status")
+        for path, found in (("/page", "is no JSON"), ("/list", "is no JSON object")):
+            with pytest.raises(DeploymentError, match=f"{path} {found}; is it an NDIF deployment?"):
+                ask_json(Remote(host=host.address), path)
 
 
 def test_a_plan_uses_the_same_largest_request():
