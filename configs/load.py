@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from codi_tracing.configs import schema, train_schema
+from codi_tracing.configs.files import LARGEST_CONFIG, read_utf8
 from codi_tracing.configs.schema import RECORDS, Record, RunConfig, record_of
 from codi_tracing.configs.train_schema import TrainConfig
 from codi_tracing.configs.vocabulary import EXPERIMENTS
@@ -83,7 +84,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"{path}: no such file; give a TOML config, or a shipped one by name: {', '.join(shipped_configs())}"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_utf8(path, LARGEST_CONFIG))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text, expected a TOML file; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -84,6 +84,8 @@ def _something_frozen(also_unfrozen: bool, info: ValidationInfo) -> bool:
 # Numbers are strict, so that a quoted number or `true` is refused and not converted.
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 CountFromZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+Draws = Annotated[int, Field(strict=True, ge=1, le=1_000)]
+Tokens = Annotated[int, Field(strict=True, ge=1, le=4_096)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -130,9 +132,9 @@ class Remote(Record):
     base: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     adapter: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     timeout: Positive = 3600.0
-    retries: CountFromZero = 5
+    retries: Annotated[int, Field(strict=True, ge=0, le=1_000)] = 5
     cells_per_job: Count | None = None
-    jobs: Count = 2
+    jobs: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
 
     def asked(self) -> dict[str, str | None]:
         """What decides which model runs: the host, and the base and adapter where they are not the checkpoint's."""
@@ -155,7 +157,7 @@ class RunConfig(Record):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     experiment: Annotated[str, _one_of(vocabulary.EXPERIMENTS)] = "sweep"
-    max_new_tokens: Count = 12
+    max_new_tokens: Tokens = 12
     cells_per_forward: Count | None = None
     pairs_per_batch: Count | None = None
     memory: Positive = 8.0
@@ -214,7 +216,7 @@ class SweepConfig(BothWays):
             ("other", "unrelated") if "kv" in keys.get("kinds", ()) else vocabulary.DEFAULT_SOURCES
         )
     )
-    draws: Count = 1
+    draws: Draws = 1
     freeze: Annotated[tuple[Annotated[str, _one_of(vocabulary.ROUTES)], ...], ONCE] = ()
     also_unfrozen: Annotated[bool, AfterValidator(_something_frozen)] = False
     knockouts: Annotated[tuple[Knockout, ...], ONCE] = ()
@@ -225,8 +227,8 @@ class SweepConfig(BothWays):
 
 
 class EarlyStopConfig(BothWays):
-    draws: Count = 1
-    beyond: CountFromZero = 2
+    draws: Draws = 1
+    beyond: Annotated[int, Field(strict=True, ge=0, le=1_000)] = 2
 
 
 class WholeStepsConfig(BothWays):
@@ -235,8 +237,8 @@ class WholeStepsConfig(BothWays):
 
 class MatchedConfig(RunConfig):
     kinds: OneKind = ("resid",)
-    matches: Count = 60
-    extra_problems: CountFromZero = 0
+    matches: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 60
+    extra_problems: Annotated[int, Field(strict=True, ge=0, le=100_000)] = 0
 
 
 class OriginalConfig(RunConfig):

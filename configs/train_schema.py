@@ -8,17 +8,19 @@ from pydantic import Field, model_validator
 
 from codi_tracing.configs.schema import ConfigPath, Count, Positive, Record, Seed, Share, rule
 
+Width = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+Depth = Annotated[int, Field(strict=True, ge=1, le=1_024)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 class Architecture(Record):
     """A small Llama, and how much of its chain of thought is written out."""
 
-    d_model: Count = 64
-    d_mlp: Count = 192
-    layers: Count = 4
-    heads: Count = 4
-    kv_heads: Count = 2
+    d_model: Width = 64
+    d_mlp: Width = 192
+    layers: Depth = 4
+    heads: Depth = 4
+    kv_heads: Depth = 2
     terse: Share = 0.0
 
     @model_validator(mode="after")
@@ -36,17 +38,17 @@ class Optimiser(Record):
     """AdamW with warm-up and cosine decay."""
 
     steps: Count
-    batch: Count
+    batch: Width
     lr: Positive
 
 
 class Codi(Record):
     """CODI's self-distillation over a frozen base; what departs from the plain recipe is 0 by default."""
 
-    n_latents: Count = 6
-    rank: Count = 32
+    n_latents: Depth = 6
+    rank: Width = 32
     alpha: Count = 32
-    prj_dim: Count = 128
+    prj_dim: Width = 128
     distill_weight: Weight = 3.0
     hide_question: Share = 0.0
     decode_weight: Weight = 0.0

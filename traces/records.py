@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codi_tracing.configs.files import read_file
+
 SEPARATOR = "||"  # of question and solution in iCoT's lines: question||<<16-3=13>> #### 13
 DELIMITERS = (",", "\t", ";")
 
@@ -83,7 +85,7 @@ def read_text(path: Path, holds: str) -> str:
     """The text of a file that `holds` something; ValueError, in a phrase that follows its name, where it has none."""
     if path.is_dir():
         raise ValueError(f"is a folder, expected a file of {holds}")
-    return text_of(path.read_bytes(), holds)
+    return text_of(read_file(path), holds)
 
 
 def text_of(content: bytes, holds: str) -> str:

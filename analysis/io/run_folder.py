@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tracing.analysis.io.text import short_json
+from codi_tracing.configs.files import LARGEST_TABLE, read_file
 
 TABLE, MANIFEST, CHECKS, PREPARED = "cells.parquet", "manifest.json", "checks.json", "prepared_pairs.json"
 FORMAT = 3  # of a run folder: the first with hashes; earlier ones are reported on, but neither resumed nor merged
@@ -28,7 +29,7 @@ DEEPEST = 50  # levels of lists and objects
 
 def file_hashes(run: Path, names: Iterable[str]) -> dict[str, str]:
     """The SHA-256 of a run's files by name, for its manifest."""
-    return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
+    return {name: hashlib.sha256(read_file(run / name, LARGEST_TABLE)).hexdigest() for name in names}
 
 
 def check_content(path: Path, content: bytes, files: Any, again: str = "run it again with --fresh") -> None:
@@ -111,7 +112,7 @@ def _check_types(path: Path, values: Mapping[str, Any], types: Mapping[str, type
 def _read(path: Path, kind: type, files: Any = None) -> Any:
     """A JSON file that can be written again: no NaN, no lone surrogates, not nested too deep."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run") from None
     check_content(path, content, files)

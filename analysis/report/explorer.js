@@ -201,8 +201,10 @@ async function explore(data, specs, figures) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
-  const csv = rows => rows.map(row => row.map(
-    value => /[",\n\r]/.test(value ?? "") ? `"${String(value).replaceAll('"', '""')}"` : value ?? "").join(",")).join("\n");
+  // Text that a spreadsheet would run as a formula begins with an apostrophe; numbers stay numbers.
+  const plain = value => typeof value === "string" && /^[=+\-@\t\r]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value ?? "";
+  const csv = rows => rows.map(row => row.map(plain).map(
+    value => /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value).join(",")).join("\n");
   const finite = value => Number.isNaN(value) ? "" : value;
 
   const saved = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Hashable
 from pathlib import Path
@@ -15,6 +14,7 @@ from codi_tracing.analysis.io.atomic import write_whole
 from codi_tracing.analysis.io.html import render
 from codi_tracing.analysis.io.images import save_figures, vega_bundle, warn_of_faults
 from codi_tracing.analysis.io.run_folder import check_content
+from codi_tracing.analysis.io.table_file import parse_parquet
 from codi_tracing.analysis.lens.charts import (
     attention_by_layer,
     attention_map,
@@ -33,6 +33,7 @@ from codi_tracing.analysis.lens.statistics import (
     number_shares,
 )
 from codi_tracing.analysis.report.sections import Shown, flat_rows
+from codi_tracing.configs.files import LARGEST_TABLE, read_file, read_utf8
 
 ABOUT = "lens.json"
 LENS_TABLES = {
@@ -72,7 +73,7 @@ def read_lens(folder: Path | str) -> LensFolder:
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(f"{folder / ABOUT}: no such file; expected a folder that `codi lens` wrote")
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads(read_utf8(folder / ABOUT))
     except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict | None):
@@ -83,12 +84,12 @@ def read_lens(folder: Path | str) -> LensFolder:
     for name, columns in LENS_TABLES.items():
         path = folder / f"{name}.parquet"
         try:
-            content = path.read_bytes()
+            content = read_file(path, LARGEST_TABLE)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such file; run codi lens again to write it") from None
         check_content(path, content, about.get("files"), "run codi lens again to write it")
         try:
-            table = pd.read_parquet(io.BytesIO(content))
+            table = parse_parquet(content)
         except Exception as error:  # a damaged file makes the libraries raise anything
             raise ValueError(f"{path}: is not a whole Parquet file; run codi lens again to write it") from error
         try:

@@ -13,6 +13,7 @@ from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.written_files import AGGREGATE, HEATMAPS, INDIVIDUAL, ORIGINAL_FOLDER, PICTURES
 from codi_tracing.analysis.rows import layerwise_rows, main_protocol
 from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.configs.files import read_file
 
 METRIC_KEYS = {  # the table's metric: the original file's key
     "kl_from_corrupted": "kl_divergence",
@@ -93,7 +94,7 @@ def write_original_pictures(run: Path) -> None:
     for picture, copy in [*pairs, *aggregate]:
         if picture.is_file():  # a figure that the table does not allow is not drawn
             copy.parent.mkdir(exist_ok=True)
-            write_whole(copy, picture.read_bytes())
+            write_whole(copy, read_file(picture))
 
 
 def original_rows(table: pd.DataFrame) -> pd.DataFrame:

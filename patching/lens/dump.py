@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from codi_tracing.configs.files import read_utf8
 from codi_tracing.patching.lens.questions import SolvedQuestion, solved_question, target_numbers
 from codi_tracing.patching.pair_making.gsm8k_chains import ANNOTATION
 from codi_tracing.traces.text import last_number
@@ -50,7 +51,7 @@ def read_dump(path: str | Path) -> tuple[list[SolvedQuestion], list[DecodedToken
     """A dump's questions with their solutions, and its decoded tokens; `DumpError` for any other file."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_utf8(path)
     except IsADirectoryError:
         raise DumpError(f"{path}: is a folder, expected a text file of decoded latents") from None
     except UnicodeDecodeError as error:

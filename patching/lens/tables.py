@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from codi_tracing.analysis.io.atomic import write_json, write_whole
 from codi_tracing.analysis.io.run_folder import file_hashes
+from codi_tracing.configs.files import read_utf8
 from codi_tracing.patching.lens.questions import SolvedQuestion, TargetNumber, target_numbers
 from codi_tracing.patching.provenance import digest, now, versions
 from codi_tracing.traces.lens import Attention, Lens, answer_beginning, attention_of, logit_lens, number_tokens
@@ -180,7 +181,7 @@ def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
         raise ValueError(f"{folder}: its {LENS_MANIFEST} is not of codi lens; choose another folder with --out")
     if (folder / LENS_MANIFEST).is_file() and not fresh:
         try:
-            unfinished = json.loads((folder / LENS_MANIFEST).read_text(encoding="utf-8")) == {"finished": False}
+            unfinished = json.loads(read_utf8(folder / LENS_MANIFEST)) == {"finished": False}
         except (ValueError, RecursionError):
             unfinished = False
         if not unfinished:
@@ -194,7 +195,7 @@ def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
 def _is_ours(path: Path) -> bool:
     """Whether this version or another wrote a lens's manifest: all have `finished`; a damaged one is replaced."""
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(read_utf8(path))
     except (ValueError, RecursionError):
         return True
     return isinstance(about, dict) and "finished" in about

@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from codi_tracing.configs.files import read_file
 from codi_tracing.traces.gsm8k import QUESTION_COLUMNS, DataError, form_of, problem_of
 from codi_tracing.traces.records import FileRecord, json_type, parse_records, text_of
 from codi_tracing.traces.text import read_number
@@ -45,7 +46,7 @@ def find_pairs_file(path: str | Path) -> Path:
     return Path(path) if Path(path).exists() else SHIPPED_FILES.get(str(path), Path(path))
 
 
-def read_file(path: Path) -> bytes:
+def pairs_bytes(path: Path) -> bytes:
     """The bytes of a pairs file; `PairsError` where there is none."""
     if path.is_dir():
         raise PairsError(["is a folder, expected a file of pairs"])
@@ -54,7 +55,7 @@ def read_file(path: Path) -> bytes:
         raise PairsError(
             [f"no such file; give a JSON list of clean and corrupted records, or a shipped file: {shipped}"]
         )
-    return path.read_bytes()
+    return read_file(path)
 
 
 def read_records(path: Path, content: bytes) -> tuple[list[FileRecord], list[str]]:

@@ -37,8 +37,8 @@ from codi_tracing.patching.pairs.json_records import (
     is_plain,
     is_text,
     number_records,
+    pairs_bytes,
     question_advice,
-    read_file,
     read_records,
     record_name,
 )
@@ -103,7 +103,7 @@ def load_hashed_pairs(path: str | Path) -> tuple[list[Pair], str]:
     """`load_pairs`, and the SHA-256 of the bytes that these pairs were read from."""
     path = find_pairs_file(path)
     try:
-        content = read_file(path)
+        content = pairs_bytes(path)
         return _parse(*read_records(path, content), path), hashlib.sha256(content).hexdigest()
     except PairsError as error:
         raise PairsError(error.problems, path) from None

@@ -24,6 +24,7 @@ from codi_tracing.analysis.io.run_folder import (
 from codi_tracing.analysis.io.summary_files import write_summary
 from codi_tracing.analysis.io.table_file import write_table
 from codi_tracing.analysis.statistics.results import Results
+from codi_tracing.configs.files import LARGEST_TABLE, read_file, read_utf8
 from codi_tracing.patching.engine.table_rows import in_order
 from codi_tracing.patching.runs.batch_files import BatchFileError, BatchHeader, read_batch
 from codi_tracing.patching.runs.identity import differences, versions_of_shards
@@ -78,7 +79,7 @@ def batch_names(out: Path) -> list[str]:
 
 def pair_ids(out: Path) -> set[str]:
     """The ids of the run's pairs."""
-    return {str(pair["pair_id"]) for pair in json.loads((out / PREPARED).read_text(encoding="utf-8"))}
+    return {str(pair["pair_id"]) for pair in json.loads(read_utf8(out / PREPARED))}
 
 
 def failures(headers: Sequence[BatchHeader]) -> dict[str, str]:
@@ -168,7 +169,7 @@ def merge_shards(folders: Sequence[Path], out: Path) -> Path:
             for path in sorted((folder / BATCHES).glob("*.parquet")):
                 if read_batch(path)[0].identity != about["identity"]:
                     raise BatchFileError(f"{path}: is of another run than its folder; run the shard again")
-                write_whole(out / BATCHES / path.name, path.read_bytes())
+                write_whole(out / BATCHES / path.name, read_file(path, LARGEST_TABLE))
         write_json(out / CHECKS, read_checks(first))
         write_json(out / PREPARED, read_prepared(first))
         return finish(out, about)

@@ -25,7 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codi_tracing.analysis.io.atomic import write_whole
+from codi_tracing.analysis.io.table_file import parse_parquet
 from codi_tracing.analysis.table import COLUMNS, check_table
+from codi_tracing.configs.files import LARGEST_TABLE, read_file
 from codi_tracing.patching.engine.batch_store import BatchResult, BatchSpec
 from codi_tracing.patching.engine.partition import Sizes
 from codi_tracing.patching.engine.table_rows import ROW_ORDER
@@ -103,7 +105,7 @@ def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
 
 def read_hashed(path: Path) -> bytes:
     """The content of a file that matches the SHA-256 in its name. Raises `BatchFileError` for any other."""
-    content = path.read_bytes()
+    content = read_file(path, LARGEST_TABLE)
     if path.name.split(".")[1:2] != [hashlib.sha256(content).hexdigest()]:
         raise BatchFileError(f"{path}: is damaged or incomplete: its content does not match the hash in its name")
     return content
@@ -127,7 +129,7 @@ def read_batch(path: Path) -> tuple[BatchHeader, pd.DataFrame]:
         about = json.loads(pq.read_schema(io.BytesIO(content)).metadata[HEADER_KEY])
         failed = tuple((str(pair), str(reason)) for pair, reason in about["failed"])
         header = BatchHeader(**{**about, "sizes": Sizes(**about["sizes"]), "failed": failed})
-        rows = pd.read_parquet(io.BytesIO(content))
+        rows = parse_parquet(content)
     except Exception as error:  # the hash matches, so this is no damage but another writer
         raise BatchFileError(f"{path}: is not a batch of this version ({type(error).__name__})") from None
     if list(rows) != [*COLUMNS, *ROW_ORDER]:
@@ -169,7 +171,7 @@ class BatchFiles:
                 self.discard(path, error)
         saved = {"identity": self.identity, "value": compute()}
         path = write_hashed(self.folder, name, "json", json.dumps(saved).encode())
-        return json.loads(path.read_bytes())["value"]
+        return json.loads(read_file(path))["value"]
 
     def forget(self, name: str) -> None:
         """Delete a cached result."""

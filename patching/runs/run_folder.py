@@ -13,6 +13,7 @@ from typing import Any
 from codi_tracing.analysis.io.atomic import write_json
 from codi_tracing.analysis.io.run_folder import CHECKS, FORMAT, MANIFEST, PREPARED, TABLE
 from codi_tracing.analysis.io.written_files import REPORT_FOLDERS, written_by_report
+from codi_tracing.configs.files import read_utf8
 from codi_tracing.patching.runs.identity import differences, other_versions, versions_before
 from codi_tracing.patching.runs.lock import LOCK, lock_folder
 
@@ -73,7 +74,7 @@ def own_manifest(out: Path) -> dict[str, Any] | None:
     ValueError for any other folder: a run's manifest has an identity, and a damaged one a lock beside it.
     """
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_utf8(out / MANIFEST))
     except FileNotFoundError:
         others = (path for path in out.iterdir() if not path.name.startswith(LOCK))
         if left := [path.name for path in others if not TEMPORARY.fullmatch(path.name)]:

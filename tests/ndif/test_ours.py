@@ -252,7 +252,7 @@ def test_the_command_line_runs_a_config_on_the_server_that_the_environment_names
     ("options", "sentence"),
     [
         ({"host": "http://127.0.0.1:9"}, "the connection is refused; is a deployment running there?"),
-        ({"host": "http://nobody.invalid"}, "this address is unknown; check remote.host"),
+        ({"host": "https://nobody.invalid"}, "this address is unknown; check remote.host"),
     ],
 )
 def test_an_address_without_a_server_ends_a_run_before_it_begins(

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from codi_tracing.configs.files import LARGEST_CONFIG, read_utf8
 from codi_tracing.traces.convert.upstream import (
     BASE_PREFIX,
     LORA_A,
@@ -185,7 +186,7 @@ def configs_beside(folder: Path) -> dict[str, dict[str, Any]]:
     configs = {}
     for path in (folder / name for name in ALPHA_FILES):
         try:
-            config = parse_json(path.read_text(encoding="utf-8-sig"))
+            config = parse_json(read_utf8(path, LARGEST_CONFIG))
         except FileNotFoundError:
             continue
         except (ValueError, OSError) as error:

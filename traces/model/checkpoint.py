@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codi_tracing.configs.files import LARGEST_TEXT, FileRefused, read_utf8
 from codi_tracing.traces.records import parse_json
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,10 +51,12 @@ def short_repr(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
+def read_json(path: Path, most: int = LARGEST_TEXT) -> Any:
+    """The value in a JSON file of at most `most` bytes."""
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
+        return parse_json(read_utf8(path, most))
+    except FileRefused as error:
+        raise CheckpointError(f"{path}: {error.strerror}; restore the file") from None
     except UnicodeDecodeError:
         raise CheckpointError(f"{path}: is not UTF-8 text; restore the file") from None
     except ValueError as error:
@@ -115,6 +118,7 @@ def write_card(folder: Path, card: Card) -> None:
     unfinished.replace(folder / CARD)
 
 
+MOST_LATENTS = 1_024
 CARD_FIELDS: dict[str, tuple[Any, str]] = {  # of a card: types, and how a sentence names them
     "base": (str, "a folder or a Hub id"), "n_latents": (int, "an integer"), "answer_prefix": (str, "text"),
     "remove_eos": (bool, "true or false"), "dtype": (str, "text"), "revision": (str | None, "text or null"),
@@ -150,8 +154,8 @@ def read_card(folder: Path) -> Card:
             raise refuse(key, expected)
     if not _can_be_a_path(values["base"]):
         raise refuse("base", CARD_FIELDS["base"][1])
-    if values["n_latents"] < 1:
-        raise refuse("n_latents", "1 or more")
+    if not 1 <= values["n_latents"] <= MOST_LATENTS:
+        raise refuse("n_latents", f"1 to {MOST_LATENTS:,}")
     if values.get("dtype", DTYPES[0]) not in DTYPES:
         raise refuse("dtype", ", ".join(DTYPES))
     return Card(**values)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from codi_tracing.configs.files import LARGEST_CONFIG, LARGEST_TEXT
 from codi_tracing.traces.model.checkpoint import CheckpointError, read_json, reason, short_repr
 from codi_tracing.traces.model.families import Family
+from codi_tracing.traces.model.lora_patterns import check_patterns
 from codi_tracing.traces.model.weight_files import (
     FLOATS,
     OLD_BUFFERS,
@@ -53,6 +55,17 @@ def check_config(config: Any, base: str) -> None:
             f"{base}: its rotary positions are of type {odd[0]!r}, which change with the longest question of a batch; "
             f"supported are {', '.join(LENGTH_FREE_ROPE)}"
         )
+
+
+def check_sizes(base: str) -> None:
+    """Refuse a base's folder with a text file (config, tokenizer, …) that is too large to be parsed."""
+    for path in Path(base).iterdir() if os.path.isdir(base) else ():
+        if (
+            path.suffix in (".json", ".txt", ".model", ".jinja")
+            and path.is_file()
+            and path.stat().st_size > LARGEST_TEXT
+        ):
+            raise CheckpointError(f"{path}: is larger than {LARGEST_TEXT / 2**20:,.0f} MiB; restore the file")
 
 
 def check_base(base: str, config: Any, family: Family, revision: str | None = None) -> nn.Module | None:
@@ -114,7 +127,7 @@ def check_lora(adapter: Path, base: nn.Module | None, family: Family) -> StateDi
     path = adapter / "adapter_config.json"
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file, so the LoRA is missing; restore it")
-    config = read_json(path)
+    config = read_json(path, LARGEST_CONFIG)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is not the config of a LoRA ('peft_type' is not LORA); restore the file")
     set_options = {key: value for key, value in config.items() if key not in PLAIN_LORA and value}
@@ -175,6 +188,8 @@ def compare_names(adapter: Path, tensors: StateDict, base: nn.Module, family: Fa
         raise CheckpointError(f"{adapter}: adapts {other[0]}, expected only {', '.join(family.adapted)} of each block")
     if other := sorted(name for name in tensors if ".lora_" not in name):
         raise CheckpointError(f"{adapter}: holds {other[0][:200]}, which is no matrix of a LoRA; remove it")
+    path = adapter / "adapter_config.json"
+    check_patterns(path, read_json(path, LARGEST_CONFIG), [name for name, _ in base.named_modules()])
     try:
         with torch.device("meta"), reading_byte_order_marks():
             peft.inject_adapter_in_model(peft.PeftConfig.from_pretrained(str(adapter)), base)

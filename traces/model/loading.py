@@ -33,6 +33,7 @@ from codi_tracing.traces.model.integrity import (
     check_base,
     check_config,
     check_lora,
+    check_sizes,
     reading_byte_order_marks,
 )
 from codi_tracing.traces.model.model_files import model_files
@@ -170,6 +171,7 @@ def open_base(what: str, base: str, revision: str | None = None) -> OpenedBase:
     from transformers import AutoConfig
 
     pinned: dict[str, Any] = {"revision": revision} if revision else {}
+    check_sizes(base)
     with refusing(what, base):  # without trust_remote_code=False, transformers asks at the keyboard
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, **pinned)
         family = family_of(config, base)

@@ -110,6 +110,10 @@ def read_state(paths: Sequence[Path]) -> StateDict:
 
 def read_pickle(path: Path) -> StateDict:
     """A state dict that torch.save wrote; only tensors are unpickled."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
+                raise CheckpointError(f"{path}: is compressed, which torch.save does not do; save the plain state dict")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:

@@ -59,7 +59,7 @@ def read_plain(content: bytes) -> Any:
     """The value in bytes of `torch.save`, if it is plain and unpacks to at most `LARGEST_RESULT` bytes."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            unpacked = max(len(content), sum(entry.file_size for entry in archive.infolist()))
         check_size(unpacked, LARGEST_RESULT, "a result")
         value = torch.load(io.BytesIO(content), map_location="cpu", pickle_module=PLAIN, weights_only=False)
         if _bytes_of(value) > 4 * LARGEST_RESULT:  # expanded or shared storage

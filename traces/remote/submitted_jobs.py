@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from codi_tracing.configs.files import read_utf8
+
 
 class JobRecord(NamedTuple):
     """A job's id, and when it was submitted (seconds since 1970)."""
@@ -42,7 +44,7 @@ class Ledger:
     def __post_init__(self) -> None:
         if self.path.is_file():
             try:
-                records = json.loads(self.path.read_text("utf-8"))
+                records = json.loads(read_utf8(self.path))
                 self.jobs = {name: JobRecord(str(job), float(sent)) for name, (job, sent) in records.items()}
             except (ValueError, TypeError, AttributeError):
                 raise ValueError(f"{self.path}: is not whole JSON; delete it, and submit again") from None
