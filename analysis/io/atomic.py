@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def open_temporary(path: Path) -> tuple[Path, int]:
         other = usual.with_suffix(f".{os.getpid()}.tmp")
         other.unlink(missing_ok=True)
         return other, os.open(other, flags, 0o666)
+
+
+def whole_name(temporary: str) -> str | None:
+    """The name of the file that a temporary file of `write_whole` would have become; None for other names."""
+    match = re.fullmatch(r"\.(.+?)(?:\.\d+)?\.tmp", temporary)
+    return match and match[1]
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> Path:

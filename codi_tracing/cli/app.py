@@ -192,9 +192,11 @@ def report_and_print(folder: Path, figures: Path | None = None) -> None:
     from codi_tracing.analysis.report.conclusions import conclusions
     from codi_tracing.analysis.report.finished_run import read_run
     from codi_tracing.analysis.report.write import write_report
+    from codi_tracing.patching.runs.lock import lock_folder
 
     run = read_run(folder)
-    page = write_report(run, figures or True, progress=pair_bar)
+    with lock_folder(folder):
+        page = write_report(run, figures or True, progress=pair_bar)
     typer.echo(f"\nReport: {from_here(page)}\n")
     print_paragraphs(conclusions(run))
 

@@ -124,13 +124,16 @@ def train(
     settings = load_config(config, TrainConfig, out=absolute(out))
     if settings.base is not None and not (settings.base / "config.json").is_file():
         raise ValueError(f"{settings.base}: holds no base model; train it first: codi train train_base")
+    from codi_tracing.patching.runs.lock import lock_folder
     from codi_tracing.traces.training.train import DivergedError, train
 
     def say(step: int, figures: dict) -> None:
         typer.echo(f"step {step:>6}  " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
+    settings.out.mkdir(parents=True, exist_ok=True)
     try:
-        train(settings, say, fresh)
+        with lock_folder(settings.out):
+            train(settings, say, fresh)
     except DivergedError as error:
         stop(str(error), EXIT_FAILED)
     typer.echo(f"written to {from_here(settings.out)}")

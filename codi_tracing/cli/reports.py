@@ -38,8 +38,10 @@ def report(
     """
     if (run / "lens.json").is_file():
         from codi_tracing.analysis.report.lens_page import write_lens_report
+        from codi_tracing.patching.runs.lock import lock_folder
 
-        print_lens(run, write_lens_report(run, figures=figures))
+        with lock_folder(run):
+            print_lens(run, write_lens_report(run, figures=figures))
         return
     report_and_print(run, figures)
 
@@ -107,14 +109,16 @@ def lens(
     from codi_tracing.analysis.report.lens_page import write_lens_report
     from codi_tracing.patching.lens.tables import lens_manifest, lens_tables, open_lens_folder, save_lens
     from codi_tracing.patching.pairs.json_records import find_pairs_file
+    from codi_tracing.patching.runs.lock import lock_folder
     from codi_tracing.traces.model.loading import load_codi
 
     model = load_codi(checkpoint, device, dtype, remote)
     folder = open_lens_folder(out or Path("runs", f"lens-{checkpoint.resolve().name}"), fresh)
-    tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
-    save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), questions, top, seed))
-    print_left_out(left_out)
-    print_lens(folder, write_lens_report(folder, question))
+    with lock_folder(folder):
+        tables = lens_tables(model, questions, top=top, batch_size=batch, seed=seed, progress=True)
+        save_lens(tables, folder, lens_manifest(model, data or find_pairs_file(pairs), questions, top, seed))
+        print_left_out(left_out)
+        print_lens(folder, write_lens_report(folder, question))
 
 
 @app.command("score")

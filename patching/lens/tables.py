@@ -26,6 +26,7 @@ from codi_tracing.analysis.io.run_folder import file_hashes
 from codi_tracing.configs.files import read_utf8
 from codi_tracing.patching.lens.questions import SolvedQuestion, TargetNumber, target_numbers
 from codi_tracing.patching.provenance import digest, now, versions
+from codi_tracing.patching.runs.lock import LOCK
 from codi_tracing.traces.lens import Attention, Lens, answer_beginning, attention_of, logit_lens, number_tokens
 from codi_tracing.traces.loop.tokens import positions_needed, question_ids
 from codi_tracing.traces.model.codi_model import CodiModel
@@ -175,7 +176,8 @@ def open_lens_folder(folder: Path, fresh: bool = False) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder; choose another with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / LENS_MANIFEST).is_file():
+    others = [path for path in folder.iterdir() if not path.name.startswith(LOCK)] if folder.is_dir() else []
+    if others and not (folder / LENS_MANIFEST).is_file():
         raise ValueError(f"{folder}: holds files but no {LENS_MANIFEST}; choose another with --out")
     if (folder / LENS_MANIFEST).is_file() and not _is_ours(folder / LENS_MANIFEST):
         raise ValueError(f"{folder}: its {LENS_MANIFEST} is not of codi lens; choose another folder with --out")

@@ -1,4 +1,4 @@
-"""One process writes a run folder at a time.
+"""One process writes a folder at a time: a run, its report, a lens, a training.
 
 The lock is `flock`, which the death of its process releases. A file system without it (Lustre, some NFS) gets a file
 that is created exclusively and names host and process: one that a dead process of this host left is taken over.
@@ -28,7 +28,7 @@ def lock_folder(out: Path) -> Iterator[None]:
             file.seek(0)
             other = file.read().strip() or "unknown"
             raise ValueError(
-                f"{out}: another process (pid {other}) is writing this run; wait for it, or choose another --out"
+                f"{out}: another process (pid {other}) is writing this folder; wait for it, or choose another --out"
             ) from None
         except OSError as error:
             if error.errno not in WITHOUT_FLOCK:
@@ -100,6 +100,6 @@ def _owner(path: Path) -> tuple[str, str]:
 def _held(out: Path, path: Path) -> ValueError:
     host, pid = _owner(path)
     return ValueError(
-        f"{out}: another process (pid {pid or 'unknown'} on {host or 'an unknown host'}) is writing this run, or was "
-        f"killed there; wait for it, or delete {path} if it no longer runs"
+        f"{out}: another process (pid {pid or 'unknown'} on {host or 'an unknown host'}) is writing this folder, or "
+        f"was killed there; wait for it, or delete {path} if it no longer runs"
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from codi_tracing.analysis.io.atomic import write_json
+from codi_tracing.analysis.io.atomic import whole_name, write_json
 from codi_tracing.analysis.io.run_folder import CHECKS, FORMAT, MANIFEST, PREPARED, TABLE
 from codi_tracing.analysis.io.written_files import REPORT_FOLDERS, written_by_report
 from codi_tracing.configs.files import read_utf8
@@ -19,7 +19,6 @@ from codi_tracing.patching.runs.lock import LOCK, lock_folder
 
 BATCHES = "batches"
 HASHED = re.compile(r"[a-z0-9_-]+\.[0-9a-f]{64}\.(parquet|json)")  # a file of `batches/`
-TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # of `write_whole`, left by a killed process
 RUN_FILES = (TABLE, CHECKS, PREPARED, "jobs.json", "jobs.tmp")
 
 
@@ -77,7 +76,7 @@ def own_manifest(out: Path) -> dict[str, Any] | None:
         manifest = json.loads(read_utf8(out / MANIFEST))
     except FileNotFoundError:
         others = (path for path in out.iterdir() if not path.name.startswith(LOCK))
-        if left := [path.name for path in others if not TEMPORARY.fullmatch(path.name)]:
+        if left := [path.name for path in others if whole_name(path.name) is None]:
             raise ValueError(
                 f"{out}: holds files but is not a run folder ({left[0]}, and no {MANIFEST}); choose another with --out"
             ) from None
@@ -112,8 +111,7 @@ def empty(out: Path) -> None:
     written = [out / name for name in RUN_FILES] + written_by_report(out)
     names = {path.name for path in written} | {MANIFEST}
     hidden = (path for folder in {path.parent for path in written} for path in folder.glob(".*"))
-    temporary = ((path, TEMPORARY.fullmatch(path.name)) for path in hidden)
-    for path in [*written, *(path for path, match in temporary if match and match[1] in names)]:
+    for path in [*written, *(path for path in hidden if whole_name(path.name) in names)]:
         _delete(path)
     empty_batches(out)
     for folder in REPORT_FOLDERS:
@@ -125,8 +123,8 @@ def empty_batches(out: Path, temporary_only: bool = False) -> None:
     """Delete a run's batches, or only what a killed process left of them, and their folder if it is then empty."""
     folder = out / BATCHES
     for path in list(folder.iterdir()) if folder.is_dir() else []:
-        temporary = TEMPORARY.fullmatch(path.name)
-        if (temporary and HASHED.fullmatch(temporary[1])) or (HASHED.fullmatch(path.name) and not temporary_only):
+        temporary = whole_name(path.name)
+        if (temporary and HASHED.fullmatch(temporary)) or (HASHED.fullmatch(path.name) and not temporary_only):
             _delete(path)
     with suppress(OSError):
         folder.rmdir()

@@ -35,11 +35,12 @@ class CheckpointError(ValueError):
 
 
 def reason(error: Exception) -> str:
-    """The first sentence of another library's error."""
+    """The first sentence of another library's error, cut and without control characters: it may quote a file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     sentence = first.partition(". ")[0].rstrip(".")
-    return sentence if len(sentence) <= 500 else f"{sentence[:500]}…"  # it may quote a damaged file
+    shown = "".join(letter if letter.isprintable() else "�" for letter in sentence[:300])
+    return shown if len(sentence) <= 300 else f"{shown}…"
 
 
 def short_repr(value: Any) -> str:

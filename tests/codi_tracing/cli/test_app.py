@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from codi_tracing.cli.app import aligned, from_here
+from codi_tracing.patching.runs.lock import lock_folder
 from codi_tracing.traces.training.word_problems import chain_text, draw_problems
 from tests.support.command_line import codi, refused
 
@@ -133,3 +135,20 @@ def test_a_lens_replaces_another_only_when_asked(written):
     assert "lens: holds a lens already; --fresh replaces it, or choose another with --out" in refused(codi(*words))
     assert {path: path.read_bytes() for path in (written / "lens").rglob("*") if path.is_file()} == before
     assert codi(*words, "--fresh").exit_code == 0
+
+
+def test_a_folder_that_another_process_writes_is_refused_to_each_command_that_writes_one(
+    written, finished_report, tmp_path
+):
+    shaped = "[architecture]\n[optimiser]\nsteps = 1\nbatch = 1\nlr = 0.1\n"
+    (tmp_path / "train.toml").write_text(f'out = "trained"\n{shaped}')
+    run = shutil.copytree(finished_report, tmp_path / "run")
+    commands = {
+        run: ("report", run),
+        written / "lens": ("lens", "thought", "--out", written / "lens", "--fresh", "--limit", 1),
+        tmp_path / "trained": ("train", tmp_path / "train.toml"),
+    }
+    for folder, words in commands.items():
+        folder.mkdir(exist_ok=True)
+        with lock_folder(folder):
+            assert f"another process (pid {os.getpid()}) is writing this folder" in refused(codi(*words))

@@ -271,7 +271,7 @@ def test_a_second_process_on_one_folder_is_refused(config, tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"another process \(pid {holder.pid}\) is writing this run"):
+        with pytest.raises(ValueError, match=rf"another process \(pid {holder.pid}\) is writing this folder"):
             run_experiment(config, tmp_path / "run", progress=False)
         holder.kill()
     assert run_experiment(config, tmp_path / "run", progress=False) == tmp_path / "run"

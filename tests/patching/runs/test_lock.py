@@ -37,7 +37,7 @@ def test_where_there_is_no_flock_a_second_process_is_refused_and_a_killed_ones_l
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        told = rf"another process \(pid {holder.pid} on {platform.node()}\) is writing this run, or was killed there"
+        told = rf"another process \(pid {holder.pid} on {platform.node()}\) is writing this folder, or was killed there"
         with pytest.raises(ValueError, match=told), lock_folder(tmp_path):
             pytest.fail("both have it")
         holder.kill()

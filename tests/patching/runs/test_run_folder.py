@@ -1,10 +1,12 @@
 """A run folder is recognised by its manifest, and replacing a run deletes only what was written by it."""
 
 import json
+import os
 import shutil
 
 import pytest
 
+from codi_tracing.analysis.io.atomic import open_temporary
 from codi_tracing.patching.runs.run_folder import locked, open_run
 
 ABOUT = {"identity": "0" * 64, "identity_of": {}, "shard": None, "created": "", "versions": {}, "format": 3}
@@ -25,10 +27,11 @@ def run(finished_report, tmp_path):
     """A finished run with its report, left-overs of killed processes, and a user's files."""
     folder = shutil.copytree(finished_report, tmp_path / "run")
     digest = "a" * 64
-    left = (f"batches/00-00000.{digest}.parquet", f"batches/checks.{digest}.json", ".cells.parquet.abcd_123")
-    for name in (*left, f"batches/.00-00000.{digest}.parquet.abcd_123", "charts/aggregate/.corners.svg.abcd_123"):
+    for name in (batch := f"batches/00-00000.{digest}.parquet", f"batches/checks.{digest}.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("left")
+    for name in ("cells.parquet", "manifest.json", "manifest.json", batch, "charts/aggregate/corners.svg"):
+        os.close(open_temporary(folder / name)[1])  # a second one of the same file gets another name
     for name in USERS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("mine")
@@ -89,3 +92,11 @@ def test_a_finished_run_that_lost_a_file_is_named_and_no_longer_finished(run, lo
     assert open_run(run, about) is not None
     assert f"{lost} is missing; it is computed again" in capsys.readouterr().err
     assert json.loads((run / "manifest.json").read_text())["finished"] is False
+
+
+def test_a_folder_with_only_what_a_killed_process_left_is_taken_as_empty(tmp_path):
+    (tmp_path / ".lock").write_text("1\n")
+    for _ in range(2):
+        os.close(open_temporary(tmp_path / "manifest.json")[1])
+    with locked(tmp_path):
+        assert open_run(tmp_path, ABOUT, fresh=False) == ABOUT
