@@ -132,7 +132,7 @@ def train(
 
     settings.out.mkdir(parents=True, exist_ok=True)
     try:
-        with lock_folder(settings.out):
+        with lock_folder(settings.out, keep=False):
             train(settings, say, fresh)
     except DivergedError as error:
         stop(str(error), EXIT_FAILED)

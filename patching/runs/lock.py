@@ -19,27 +19,45 @@ WITHOUT_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
-def lock_folder(out: Path) -> Iterator[None]:
-    """Hold the lock of a folder; ValueError if another process has it."""
-    with (out / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            other = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{out}: another process (pid {other}) is writing this folder; wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            if error.errno not in WITHOUT_FLOCK:
-                raise
-            with owner_file(out):
-                yield
-            return
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+def lock_folder(out: Path, keep: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder; ValueError if another process has it. Without `keep`, its file is deleted at the end."""
+    path, held = out / LOCK, False
+    while not held:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                other = file.read().strip() or "unknown"
+                raise ValueError(
+                    f"{out}: another process (pid {other}) is writing this folder; wait for it, or choose another --out"
+                ) from None
+            except OSError as error:
+                if error.errno not in WITHOUT_FLOCK:
+                    raise
+                with owner_file(out):
+                    yield
+                if not keep:
+                    path.unlink(missing_ok=True)
+                return
+            held = _is_same(path, file.fileno())
+            if held:
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                try:
+                    yield
+                finally:
+                    if not keep:
+                        path.unlink(missing_ok=True)
+
+
+def _is_same(path: Path, handle: int) -> bool:
+    """Whether the path still names the open file: who held it before may have deleted it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

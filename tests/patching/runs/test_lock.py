@@ -79,3 +79,21 @@ def test_any_other_error_of_flock_is_not_taken_for_its_absence(tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="Input/output error"), lock_folder(tmp_path):
         pytest.fail("held")
+
+
+def test_a_lock_that_is_not_kept_leaves_no_file_and_is_held_by_one_process_at_a_time(tmp_path, monkeypatch):
+    """A process that opened the file before its holder deleted it must not take the deleted file for the lock."""
+    flock, opened = fcntl.flock, []
+
+    def slow(file, how):
+        if not opened:
+            opened.append(file)
+            (tmp_path / ".lock").unlink()  # the holder ends between this process's open and its flock
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with lock_folder(tmp_path, keep=False):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(ValueError, match=rf"another process \(pid {os.getpid()}\)"), lock_folder(tmp_path):
+            pytest.fail("both have it")
+    assert list(tmp_path.iterdir()) == []

@@ -68,7 +68,7 @@ def test_another_version_is_refused(folder, version):
     ("changes", "message"),
     [
         ({"n_latents": "delete"}, "'n_latents' is None, expected an integer"),
-        ({"n_latents": 0}, "'n_latents' is 0, expected 1 or more"),
+        ({"n_latents": 0}, "'n_latents' is 0, expected 1 to 1,024"),
         ({"n_latents": True}, "'n_latents' is True, expected an integer"),
         ({"remove_eos": "no"}, "'remove_eos' is 'no', expected true or false"),
         ({"answer_prefix": None}, "'answer_prefix' is None, expected text"),
