@@ -20,7 +20,7 @@ WITHOUT_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 @contextmanager
 def lock_folder(out: Path, keep: bool = True) -> Iterator[None]:
-    """Hold the lock of a folder; ValueError if another process has it. Without `keep`, its file is deleted at the end."""
+    """Hold the lock of a folder; ValueError if another process has it. Without `keep`, its file is deleted then."""
     path, held = out / LOCK, False
     while not held:
         with path.open("a+", encoding="utf-8") as file:
